@@ -1,0 +1,78 @@
+"""Every size and option of the components, as frozen dataclasses; presets by dataclasses.replace.
+
+Levels are listed from the full resolution down. What a preset does not override is the Stable Diffusion 1.x value.
+"""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class CLIPTextConfig:
+    """CLIP text transformer (Radford et al. 2021); the defaults are CLIP ViT-L/14, the text encoder of SD 1.x."""
+
+    vocab_size: int = 49408
+    max_length: int = 77
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_width: int = 3072
+    activation: str = "quick_gelu"  # "gelu" (erf) for OpenCLIP
+    norm_eps: float = 1e-5
+    projection_width: int | None = None  # of the pooled text vector; None: no projection in the checkpoint
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """KL autoencoder (Rombach et al. 2022); the defaults are kl-f8 of SD 1.x and 2.x."""
+
+    channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2  # the decoder has one more
+    latent_channels: int = 4
+    in_channels: int = 3
+    norm_groups: int = 32
+    scaling_factor: float = 0.18215  # brings the latents to unit variance; applied in the pipeline only
+    sample_size: int = 512
+    force_upcast: bool = False  # float16 overflows in the decoder of SDXL
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent cell, along one side."""
+        return 2 ** (len(self.channels) - 1)
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """UNet with cross-attention (Rombach et al. 2022); the defaults are SD 1.x.
+
+    `heads` is the number of attention heads per level: official configs give it under the misleading key
+    `attention_head_dim`. `depths` is the number of transformer blocks after each residual block, 0 for none.
+    """
+
+    channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    depths: tuple[int, ...] = (1, 1, 1, 0)
+    middle_depth: int = 1
+    heads: tuple[int, ...] = (8, 8, 8, 8)
+    layers_per_block: int = 2  # the way up has one more
+    context_width: int = 768
+    in_channels: int = 4
+    out_channels: int = 4
+    sample_size: int = 64  # latent cells along one side, as trained
+    norm_groups: int = 32
+    linear_projection: bool = False  # into and out of the transformers: Linear (SD 2) or 1x1 convolution (SD 1)
+    upcast_attention: bool = False  # queries times keys in float32, however the rest runs (SD 2.1 768)
+    only_cross_attention: tuple[bool, ...] = (False, False, False, False)  # levels whose first attention reads text
+    class_count: int | None = None  # noise levels of the x4 upscaler, embedded and added to the time
+    pooled_width: int | None = None  # SDXL: width of the pooled text and size vector, embedded and added likewise
+    size_embedding_width: int = 256  # SDXL: sinusoid width of each of the size numbers in that vector
+
+    @property
+    def time_width(self) -> int:
+        """Width of the time embedding after its MLP."""
+        return 4 * self.channels[0]
+
+
+SD1_TEXT = CLIPTextConfig()
+SD2_TEXT = replace(SD1_TEXT, width=1024, layers=23, heads=16, mlp_width=4096, activation="gelu")
+SD1_VAE = VAEConfig()
+SD1_UNET = UNetConfig()
+SD2_UNET = replace(SD1_UNET, heads=(5, 10, 20, 20), context_width=1024, linear_projection=True)

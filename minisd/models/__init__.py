@@ -1,0 +1,7 @@
+"""The networks, as plain modules: each takes its config, none knows the others."""
+
+from minisd.models.clip import CLIPTextTransformer
+from minisd.models.unet import UNet
+from minisd.models.vae import VAE, Gaussian
+
+__all__ = ["VAE", "CLIPTextTransformer", "Gaussian", "UNet"]

@@ -1,0 +1,75 @@
+"""CLIP text transformer: token ids in, one vector per token out. These vectors condition the UNet."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minisd.configs import CLIPTextConfig
+from minisd.models.layers import Attention
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x sigmoid(1.702 x): the approximation of GELU that OpenAI's CLIP was trained with."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
+
+
+class TransformerLayer(nn.Module):
+    """Pre-norm transformer layer: causal self-attention, then an MLP, each added to its input."""
+
+    def __init__(self, config: CLIPTextConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, config.norm_eps)
+        self.attention = Attention(config.width, config.heads, qkv_bias=True, causal=True)
+        self.norm2 = nn.LayerNorm(config.width, config.norm_eps)
+        self.expand = nn.Linear(config.width, config.mlp_width)
+        self.activation = ACTIVATIONS[config.activation]
+        self.contract = nn.Linear(config.mlp_width, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, width) -> (B, L, width)."""
+        x = x + self.attention(self.norm1(x))
+        return x + self.contract(self.activation(self.expand(self.norm2(x))))
+
+
+class CLIPTextTransformer(nn.Module):
+    """The text half of CLIP (Radford et al. 2021).
+
+    SD 1.x uses the states after the last layer; SD 2.x those after the last but one of OpenCLIP-H, so that its
+    configuration simply has one layer less. The final norm applies to both.
+    """
+
+    def __init__(self, config: CLIPTextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.position_embedding = nn.Embedding(config.max_length, config.width)
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
+        self.final_norm = nn.LayerNorm(config.width, config.norm_eps)
+        if config.projection_width is not None:
+            self.text_projection = nn.Linear(config.width, config.projection_width, bias=False)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids (B, L) -> token plus position embeddings (B, L, width)."""
+        return self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]
+
+    def transform(self, embeddings: Tensor) -> Tensor:
+        """Embeddings (B, L, width) -> text states (B, L, width)."""
+        x = embeddings
+        for layer in self.layers:
+            x = layer(x)
+        return self.final_norm(x)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids (B, L), int64, L <= max_length -> text states (B, L, width)."""
+        return self.transform(self.embed(ids))
+
+    def pool(self, states: Tensor, ids: Tensor) -> Tensor:
+        """The state at the end token, projected where the checkpoint has a projection: (B, L, width) -> (B, P).
+
+        The end token is the largest id of the vocabulary, so argmax finds its first place.
+        """
+        pooled = states[torch.arange(len(ids), device=ids.device), ids.argmax(-1)]
+        return pooled if self.config.projection_width is None else self.text_projection(pooled)

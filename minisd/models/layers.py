@@ -1,0 +1,129 @@
+"""The layers that the text transformer, the autoencoder and the UNet share.
+
+Feature maps are (B, C, H, W) in channels_last memory, so that a map and its (B, H*W, C) tokens are the same bytes.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """Feature map (B, C, H, W) -> tokens (B, H*W, C)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_map(tokens: Tensor, like: Tensor) -> Tensor:
+    """Tokens (B, H*W, C) -> feature map (B, C, H, W), with the height and width of `like`."""
+    return tokens.transpose(1, 2).unflatten(2, like.shape[2:])
+
+
+def readable_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> tuple[Tensor, Tensor]:
+    """softmax(q k^T / sqrt(d)) v, line by line (Vaswani et al. 2017, eq. 1).
+
+    q (B, heads, N, d); k, v (B, heads, M, d) -> output (B, heads, N, d) and the weights (B, heads, N, M).
+    """
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if causal:
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(future, -math.inf)
+    weights = scores.softmax(-1)
+    return weights @ v, weights
+
+
+class Attention(nn.Module):
+    """Multi-head attention of tokens x to a context, or to themselves.
+
+    The fused kernel computes it, unless somebody wants to see the weights: set `watch` to a function and the
+    readable attention runs instead and hands them over, (B, heads, N, M) at each call.
+    """
+
+    watch: Callable[[Tensor], None] | None = None
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        context_width: int | None = None,
+        qkv_bias: bool = False,
+        causal: bool = False,
+        upcast: bool = False,
+    ) -> None:
+        super().__init__()
+        context_width = width if context_width is None else context_width
+        self.heads, self.causal, self.upcast = heads, causal, upcast
+        self.q = nn.Linear(width, width, bias=qkv_bias)
+        self.k = nn.Linear(context_width, width, bias=qkv_bias)
+        self.v = nn.Linear(context_width, width, bias=qkv_bias)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Tokens x (B, N, width), context (B, M, context_width) -> (B, N, width)."""
+        context = x if context is None else context
+        q, k, v = (self._split(p) for p in (self.q(x), self.k(context), self.v(context)))
+        if self.upcast:  # q k^T overflows float16 in SD 2.1
+            q, k, v = q.float(), k.float(), v.float()
+        if self.watch is None:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        else:
+            y, weights = readable_attention(q, k, v, self.causal)
+            self.watch(weights)
+        return self.out(y.transpose(1, 2).flatten(2).to(x.dtype))
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, N, d)
+
+
+class ResBlock(nn.Module):
+    """Residual block: norm, SiLU, convolution, twice; the time embedding, where there is one, joins in between."""
+
+    def __init__(
+        self, width_in: int, width_out: int, groups: int, eps: float, time_width: int | None = None
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, width_in, eps)
+        self.conv1 = nn.Conv2d(width_in, width_out, 3, padding=1)
+        self.time = None if time_width is None else nn.Linear(time_width, width_out)
+        self.norm2 = nn.GroupNorm(groups, width_out, eps)
+        self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1)
+        self.skip = nn.Identity() if width_in == width_out else nn.Conv2d(width_in, width_out, 1)
+
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
+        """x (B, width_in, H, W), time (B, time_width) -> (B, width_out, H, W)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        if self.time is not None and time is not None:
+            h = h + self.time(F.silu(time))[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.skip(x) + h
+
+
+class Downsample(nn.Module):
+    """Halve height and width by a strided convolution.
+
+    The UNet pads symmetrically. The official autoencoder pads only right and below: anything else shifts its picture.
+    """
+
+    def __init__(self, width: int, pad_right_below: bool = False) -> None:
+        super().__init__()
+        self.pad_right_below = pad_right_below
+        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=0 if pad_right_below else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H/2, W/2)."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.pad_right_below else x)
+
+
+class Upsample(nn.Module):
+    """Double height and width: nearest neighbour, then a convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2H, 2W), or to `size` = (height, width) where halving had rounded."""
+        size = torch.Size((2 * x.shape[2], 2 * x.shape[3])) if size is None else size
+        return self.conv(F.interpolate(x, size=list(size), mode="nearest"))

@@ -1,0 +1,112 @@
+"""Names in the diffusers layout: one file a component (unet, vae, text_encoder)."""
+
+from minisd.configs import CLIPTextConfig, UNetConfig, VAEConfig
+
+RESNET = {
+    "norm1": "norm1",
+    "conv1": "conv1",
+    "time": "time_emb_proj",
+    "norm2": "norm2",
+    "conv2": "conv2",
+    "skip": "conv_shortcut",
+}
+TRANSFORMER = {"norm": "norm", "proj_in": "proj_in", "proj_out": "proj_out"}
+ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}
+OLD_VAE_ATTENTION = {"q": "query", "k": "key", "v": "value", "out": "proj_attn"}  # in the first hub files
+FEED_FORWARD = {"expand": "net.0.proj", "contract": "net.2"}
+LAYER = {
+    "norm1": "layer_norm1",
+    "attention.q": "self_attn.q_proj",
+    "attention.k": "self_attn.k_proj",
+    "attention.v": "self_attn.v_proj",
+    "attention.out": "self_attn.out_proj",
+    "norm2": "layer_norm2",
+    "expand": "mlp.fc1",
+    "contract": "mlp.fc2",
+}
+
+
+def under(ours: str, theirs: str, table: dict[str, str]) -> dict[str, str]:
+    """A table with both sides put under their prefixes."""
+    return {f"{ours}.{a}": f"{theirs}.{b}" for a, b in table.items()}
+
+
+def transformer_block(ours: str, theirs: str) -> dict[str, str]:
+    """One block of a spatial transformer; the same in both layouts."""
+    return {
+        **{f"{ours}.norm{n}": f"{theirs}.norm{n}" for n in (1, 2, 3)},
+        **under(f"{ours}.attention1", f"{theirs}.attn1", ATTENTION),
+        **under(f"{ours}.attention2", f"{theirs}.attn2", ATTENTION),
+        **under(f"{ours}.feed_forward", f"{theirs}.ff", FEED_FORWARD),
+    }
+
+
+def transformer(ours: str, theirs: str, depth: int) -> dict[str, str]:
+    """A spatial transformer; the same in both layouts."""
+    modules = under(ours, theirs, TRANSFORMER)
+    for i in range(depth):
+        modules |= transformer_block(f"{ours}.blocks.{i}", f"{theirs}.transformer_blocks.{i}")
+    return modules
+
+
+def unet(config: UNetConfig) -> dict[str, str]:
+    """{our module: their module} of UNet2DConditionModel."""
+    modules = {
+        "time.linear1": "time_embedding.linear_1",
+        "time.linear2": "time_embedding.linear_2",
+        "class_embedding": "class_embedding",
+        "pooled.linear1": "add_embedding.linear_1",
+        "pooled.linear2": "add_embedding.linear_2",
+        "conv_in": "conv_in",
+        "norm_out": "conv_norm_out",
+        "conv_out": "conv_out",
+        **transformer("middle.transformer", "mid_block.attentions.0", config.middle_depth),
+    }
+    for i in (0, 1):
+        modules |= under(f"middle.resnets.{i}", f"mid_block.resnets.{i}", RESNET)
+    for n, depth in enumerate(config.depths):
+        m = len(config.depths) - 1 - n  # the way up counts from the bottom
+        for way, level, blocks in (("down", n, config.layers_per_block), ("up", m, config.layers_per_block + 1)):
+            for i in range(blocks):
+                ours, theirs = f"{way}.{level}", f"{way}_blocks.{level}"
+                modules |= under(f"{ours}.resnets.{i}", f"{theirs}.resnets.{i}", RESNET)
+                if depth:
+                    modules |= transformer(f"{ours}.transformers.{i}", f"{theirs}.attentions.{i}", depth)
+            modules[f"{way}.{level}.resample.conv"] = f"{way}_blocks.{level}.{way}samplers.0.conv"
+    return modules
+
+
+def vae(config: VAEConfig, old_attention: bool = False) -> dict[str, str]:
+    """{our module: their module} of AutoencoderKL; `old_attention` for files of before 2023."""
+    modules = {"to_moments": "quant_conv", "from_latents": "post_quant_conv"}
+    attention = OLD_VAE_ATTENTION if old_attention else ATTENTION
+    halves = (("encoder", "down", config.layers_per_block), ("decoder", "up", config.layers_per_block + 1))
+    for half, way, blocks in halves:
+        modules |= {
+            f"{half}.conv_in": f"{half}.conv_in",
+            f"{half}.norm_out": f"{half}.conv_norm_out",
+            f"{half}.conv_out": f"{half}.conv_out",
+            f"{half}.middle.attention.norm": f"{half}.mid_block.attentions.0.group_norm",
+            **under(f"{half}.middle.attention.attention", f"{half}.mid_block.attentions.0", attention),
+        }
+        for i in (0, 1):
+            modules |= under(f"{half}.middle.resnets.{i}", f"{half}.mid_block.resnets.{i}", RESNET)
+        for level in range(len(config.channels)):
+            ours, theirs = f"{half}.{way}.{level}", f"{half}.{way}_blocks.{level}"
+            for i in range(blocks):
+                modules |= under(f"{ours}.resnets.{i}", f"{theirs}.resnets.{i}", RESNET)
+            modules[f"{ours}.resample.conv"] = f"{theirs}.{way}samplers.0.conv"
+    return modules
+
+
+def text_encoder(config: CLIPTextConfig, prefix: str = "text_model.") -> dict[str, str]:
+    """{our module: their module} of CLIPTextModel; some files lack the prefix."""
+    modules = {
+        "token_embedding": f"{prefix}embeddings.token_embedding",
+        "position_embedding": f"{prefix}embeddings.position_embedding",
+        "final_norm": f"{prefix}final_layer_norm",
+        "text_projection": "text_projection",
+    }
+    for i in range(config.layers):
+        modules |= under(f"layers.{i}", f"{prefix}encoder.layers.{i}", LAYER)
+    return modules
