@@ -1,0 +1,54 @@
+"""The command line: `minisd "a prompt"`, and `minisd COMMAND` for everything else; one module a command."""
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from minisd.cli import bench, convert, generate, inspect, train, verify
+from minisd.cli.parser import Parser
+from minisd.errors import MinisdError
+
+COMMANDS = {
+    "inspect": inspect,
+    "convert": convert,
+    "verify": verify,
+    "bench": bench,
+    "train": train,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, or the error's own, with one line on stderr."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = COMMANDS.get(argv[0]) if argv else None
+    parser = Parser(prog=f"minisd {argv[0]}" if command else "minisd", description=(command or generate).__doc__)
+    if command is None:
+        parser.epilog = f"Other commands: {', '.join(f'minisd {name} --help' for name in COMMANDS)}."
+    (command or generate).add_arguments(parser)
+    debug = "--debug" in argv
+    warnings.showwarning = _show_warning
+    try:
+        args = parser.parse_args([each for each in (argv[1:] if command else argv) if each != "--debug"])
+        return (command or generate).run(args)
+    except MinisdError as error:
+        if debug:
+            raise
+        _say(f"minisd: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say("minisd: interrupted; nothing was written")
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    _say(f"note: {message}")
+
+
+def _say(text: str) -> None:
+    line = " ".join(text.split())
+    encoding = sys.stderr.encoding or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)

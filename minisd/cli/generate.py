@@ -1,0 +1,160 @@
+"""Draw a picture from a prompt."""
+
+import argparse
+import re
+import sys
+import tempfile
+import time
+import unicodedata
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+import weights_loader
+from minisd import images, validation
+from minisd.callbacks import Film
+from minisd.cli.parser import Parser, real, whole
+from minisd.errors import InputError, OutputError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `minisd "a prompt"`."""
+    parser.add_argument("prompt", help="what to draw; @FILE reads it from a file, - from standard input")
+    parser.add_argument("-o", "--output", type=Path, help="PNG, JPEG or WebP file (default: named by the prompt)")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    parser.add_argument("--model", default="sticker", help="name, hub id, folder or file")
+    parser.add_argument("--negative", default="", metavar="PROMPT", help="what to keep away from")
+    parser.add_argument("--steps", type=whole, help="denoising steps (default: the model's)")
+    parser.add_argument("--guidance", type=real, help="guidance scale, 1 for none (default: the model's)")
+    parser.add_argument("--seed", type=whole, help="of the first picture (default: drawn, and reported)")
+    parser.add_argument("--count", type=whole, default=1, help="pictures to draw")
+    parser.add_argument("--height", type=whole, help="pixels (default: the model's)")
+    parser.add_argument("--width", type=whole, help="pixels (default: the model's)")
+    parser.add_argument("--eta", type=real, default=0.0, help="noise that DDIM adds at each step, 0..1")
+    parser.add_argument("--film", type=Path, help="also write the steps: a strip (.png) or an animation (.gif)")
+    parser.add_argument("--scale", type=whole, default=1, help="enlarge the picture, in whole pixels")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="what to compute in")
+    parser.add_argument("--variant", help="which weight files of a folder or repository, such as fp16")
+    parser.add_argument("--offline", action="store_true", default=None, help="never connect; use the hub's cache")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--strict-prompt", action="store_true", help="a prompt that is too long is an error")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything, draw, save; says where, how long and which seed."""
+    import torch
+
+    prompt = read_prompt(args.prompt)
+    count = validation.whole_number(args.count, "count", 1, 10_000)
+    scale = validation.whole_number(args.scale, "scale", 1, 64)
+    targets = [_numbered(args.output, k, count) for k in range(count)] if args.output else None
+    for target in [*(targets or []), *([args.film] if args.film else [])]:
+        images.check_target(target, args.overwrite)
+    if args.film and args.film.suffix.lower() not in (".png", ".gif"):
+        raise OutputError(f"{args.film} has the suffix {args.film.suffix!r}, expected .png (a strip) or .gif.")
+
+    began = time.perf_counter()
+    sd = weights_loader.load(
+        args.model,
+        device=args.device,
+        dtype=getattr(torch, args.dtype),
+        variant=args.variant,
+        offline=args.offline,
+        progress=not args.quiet,
+    )
+    loaded = time.perf_counter()
+    lost = sd.tokenizer.encode(prompt).dropped[0] if args.strict_prompt else ""
+    if lost:
+        raise InputError(f"the prompt is too long, {lost!r} would be lost; shorten it.")
+    seed = args.seed if args.seed is not None else int.from_bytes(__import__("secrets").token_bytes(4), "big")
+    steps = sd.denoise(
+        prompt,
+        args.negative,
+        height=args.height,
+        width=args.width,
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance,
+        num_images_per_prompt=count,
+        seed=seed,
+        eta=args.eta,
+    )
+    total = args.steps or sd.defaults.num_inference_steps
+    film = Film(sd, every=max(1, total // 8))
+    steps = film.watch(steps) if args.film else steps
+    step = None
+    for step in tqdm(steps, total=len(sd.scheduler.grid(total)), disable=args.quiet or not sys.stderr.isatty()):
+        pass
+    assert step is not None
+    pictures = [_enlarged(picture, scale) for picture in images.to_pil(sd.decode(step.latents))]
+    seconds = time.perf_counter() - loaded
+
+    guidance = sd.defaults.guidance_scale if args.guidance is None else args.guidance
+    for k, picture in enumerate(pictures):
+        settings = {
+            "prompt": prompt, "negative_prompt": args.negative, "seed": seed + k, "steps": total,
+            "guidance_scale": guidance, "model": args.model, "software": "minisd",
+        }  # fmt: skip
+        target = targets[k] if targets else images.free_name(Path(), file_stem(prompt))
+        path = _save(picture, target, args.overwrite, settings)
+        _print(f"{path}  {picture.width} x {picture.height}, seed {seed + k}, {total} steps, guidance {guidance:g}")
+    if args.film:
+        if args.film.suffix.lower() == ".gif":
+            film.gif(args.film, overwrite=args.overwrite)
+        else:
+            images.save(film.strip(), args.film, overwrite=args.overwrite)
+        _print(f"{args.film}  the steps: above x_t, below the predicted x0")
+    _print(f"{seconds:.1f} s, after {loaded - began:.1f} s for loading {args.model}")
+    return 0
+
+
+def read_prompt(text: str) -> str:
+    """The prompt itself, or what @FILE or - (standard input) hold, as UTF-8."""
+    if text == "-":
+        raw, where = sys.stdin.buffer.read(), "standard input"
+    elif text.startswith("@"):
+        where = text[1:]
+        try:
+            raw = Path(where).read_bytes()
+        except OSError as error:
+            raise InputError(f"{where!r} cannot be read ({error.strerror}); a prompt after @ is a file.") from error
+    else:
+        return text
+    try:
+        return raw.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} is not UTF-8 text at byte {error.start}; save it as UTF-8.") from error
+
+
+def file_stem(prompt: str) -> str:
+    """A file name of at most 60 plain characters that reminds of the prompt."""
+    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
+    stem = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:60].strip("-")
+    reserved = re.fullmatch(r"con|prn|aux|nul|com\d|lpt\d", stem)  # device names on Windows
+    return "picture" if not stem or reserved else stem
+
+
+def _numbered(path: Path, k: int, count: int) -> Path:
+    return path if count == 1 else path.with_stem(f"{path.stem}-{k + 1}")
+
+
+def _enlarged(picture: Image.Image, scale: int) -> Image.Image:
+    return picture if scale == 1 else picture.resize((picture.width * scale, picture.height * scale), Image.NEAREST)
+
+
+def _save(picture: Image.Image, target: Path, overwrite: bool, settings: dict[str, object]) -> Path:
+    """Save; a picture that cannot be written where it should go is kept in the temporary folder."""
+    try:
+        return images.save(picture, target, overwrite=overwrite, settings=settings)
+    except OutputError as error:
+        refuge = images.free_name(Path(tempfile.gettempdir()), target.stem)
+        images.save(picture, refuge, settings=settings)
+        raise OutputError(f"{error} The picture is kept at {refuge}.") from error
+
+
+def _print(text: str) -> None:
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))

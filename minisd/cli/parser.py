@@ -1,0 +1,37 @@
+"""argparse whose mistakes are InputErrors like all others, and number types that quote what they could not read."""
+
+import argparse
+from typing import NoReturn
+
+from minisd.errors import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises InputError where argparse would print its usage and exit."""
+
+    def __init__(self, **options: str | None) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        """What argparse calls on a mistake."""
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def whole(text: str) -> int:
+    """A whole number in plain decimal digits, with or without a minus."""
+    if not text.isascii() or not text.removeprefix("-").isdigit():
+        raise InputError(f"{text!r} is not a whole number; write it in digits, such as 20.")
+    return int(text)
+
+
+def real(text: str) -> float:
+    """A number in plain decimal notation; its range is checked where it is used."""
+    plain = text.isascii() and not text.startswith("+") and "_" not in text
+    try:
+        return float(text) if plain else _refuse(text)
+    except ValueError:
+        return _refuse(text)
+
+
+def _refuse(text: str) -> float:
+    raise InputError(f"{text!r} is not a number; write it with a point, such as 7.5.")

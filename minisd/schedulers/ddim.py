@@ -1,0 +1,57 @@
+"""DDIM: the deterministic sampler, with as much of DDPM's noise as eta asks for (Song et al. 2021)."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from minisd.errors import InputError
+from minisd.schedulers.base import Draw, Grid, Memory, Scheduler, Step
+
+
+@dataclass(frozen=True)
+class DDIM(Scheduler):
+    """Predicts x_0 and eps, and mixes them again at the next level; no noise at eta 0, DDPM's at eta 1.
+
+    clip_sample bounds the predicted x_0 to +-clip_sample_range. The level after the last step is clean with
+    set_alpha_to_one, else that of timestep 0.
+    """
+
+    eta: float = 0.0
+    clip_sample: bool = False
+    clip_sample_range: float = 1.0
+    set_alpha_to_one: bool = False
+
+    official_name: ClassVar[str] = "DDIMScheduler"
+    official_defaults: ClassVar[dict[str, Any]] = {"clip_sample": True, "set_alpha_to_one": True}
+    refused: ClassVar[dict[str, Any]] = {"thresholding": False}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eta > 1:
+            raise InputError(
+                f"eta is {self.eta!r}, expected a number in 0..1; 0 adds no noise, 1 as much as DDPM."
+            )
+
+    def _step(self, grid: Grid, i: int, x: Tensor, output: Tensor, memory: Memory | None, draw: Draw) -> Step:
+        alpha_bar = self.schedule.alpha_bar(grid.source[i])
+        clean = 1.0 if self.set_alpha_to_one else self.schedule.alpha_bar(0)
+        alpha_bar_prev = self.schedule.alpha_bar(grid.previous[i], clean)
+        x0, eps = self.schedule.x0_and_eps(x, output, alpha_bar)
+        if self.clip_sample:
+            x0 = x0.clamp(-self.clip_sample_range, self.clip_sample_range)
+        # equation 16, then 12
+        variance = (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
+        sigma = self.eta * math.sqrt(variance)
+        x_prev = math.sqrt(alpha_bar_prev) * x0 + math.sqrt(1 - alpha_bar_prev - sigma**2) * eps
+        if self.eta > 0:
+            x_prev = x_prev + sigma * draw()
+        return Step(x_prev, x0, None)
+
+    def to_config(self) -> dict[str, Any]:
+        """As every sampler; eta, which the official class takes at each step instead, only if it is not 0."""
+        config = super().to_config()
+        if self.eta == 0:
+            del config["eta"]
+        return config

@@ -1,0 +1,400 @@
+"""CLIP's byte-pair encoding: prompts -> ids for the text encoder, (B, 77), saying what did not fit.
+
+A prompt is normalised (NFC, one space for any whitespace, lower case) and split into runs of letters, single
+digits and runs of other signs. Each piece becomes bytes, written as printable characters, the last one marked
+`</w>`; then the learned merges are applied, the earliest learned first (Sennrich et al. 2016, Radford et al.
+2021). The library `tokenizers` merges, this file does the rest, for any vocabulary in CLIP's format.
+"""
+
+import gzip
+import json
+import re
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Encoding as Pieces
+from tokenizers import Tokenizer as Engine
+
+from minisd.errors import FileFormatError, InputError, MismatchError, OutputError
+
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+BPE_FILE_MERGES = 49152 - 256 - 2  # what openai/CLIP takes of the 262,144 merges in its file
+
+
+class PromptTruncated(UserWarning):
+    """A prompt is longer than the text encoder reads; the message quotes what was lost."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What the text encoder reads.
+
+    `ids` (B, L) int64; `attention_mask` (B, L) int64, 1 up to the end token, 0 on padding (Stable Diffusion
+    does not use it); `dropped`: for each prompt the text that did not fit, "" where all did.
+    """
+
+    ids: torch.Tensor
+    attention_mask: torch.Tensor
+    dropped: list[str]
+
+
+def byte_alphabet() -> list[str]:
+    """The 256 characters that stand for bytes in CLIP's files, in vocabulary order.
+
+    Printable Latin-1 bytes stand for themselves; the others are numbered on from U+0100, in byte order.
+    """
+    printable = [chr(b) for first, last in ("!~", "¡¬", "®ÿ") for b in range(ord(first), ord(last) + 1)]
+    return printable + [chr(256 + n) for n in range(256 - len(printable))]
+
+
+def clip_vocabulary(merges: Sequence[tuple[str, str]]) -> dict[str, int]:
+    """Token -> id in CLIP's order: bytes, bytes with `</w>`, merges as learned, start, end (the last id)."""
+    alphabet = byte_alphabet()
+    tokens = [*alphabet, *(a + "</w>" for a in alphabet), *(left + right for left, right in merges), BOS, EOS]
+    return {token: i for i, token in enumerate(tokens)}
+
+
+class Tokenizer:
+    """CLIP tokenizer: `tokenizer(prompts)` -> ids (B, max_length) int64.
+
+    `vocab`: token -> id, the ids 0 to n-1. `merges`: pairs of tokens, the earliest learned first. `pad`: SD 1
+    pads with the end token, SD 2 with "!", id 0. As in the reference, a `bos`, `eos` or `pad` in a prompt
+    becomes that id: with SD 2's padding every "!" is a 0. Raises InputError for tables that do not belong
+    together.
+    """
+
+    def __init__(
+        self,
+        vocab: dict[str, int],
+        merges: list[tuple[str, str]],
+        *,
+        bos: str = BOS,
+        eos: str = EOS,
+        pad: str = EOS,
+        max_length: int = 77,
+    ) -> None:
+        tokens = sorted(vocab, key=vocab.__getitem__)
+        if [vocab[token] for token in tokens] != list(range(len(vocab))):
+            raise InputError(f"the {len(vocab)} ids of a vocabulary must be 0 to {len(vocab) - 1}, each once")
+        for token in (bos, eos, pad, *(t for left, right in merges for t in (left, right, left + right))):
+            if token not in vocab:
+                raise InputError(f"{token!r} is not in the vocabulary; use tables that belong together")
+        if max_length < 2:
+            raise InputError(f"max_length must be at least 2, for the start and end tokens, got {max_length}")
+        self.vocab, self.merges = vocab, merges
+        self.bos, self.eos, self.pad = bos, eos, pad
+        self.bos_id, self.eos_id, self.pad_id = vocab[bos], vocab[eos], vocab[pad]
+        self.max_length = max_length
+        self._tokens = tokens  # by id; added ones follow the vocabulary
+        self._engine = self._build_engine()
+
+    def _build_engine(self) -> Engine:
+        # unk_token serves only a vocabulary that lacks some of the bytes
+        engine = Engine(models.BPE(self.vocab, self.merges, unk_token=self.eos, end_of_word_suffix="</w>"))
+        engine.normalizer = normalizers.Sequence(
+            [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+        )
+        # Letters and numbers by Unicode category: `½` and `ⅷ` are numbers, which \w and \d get wrong.
+        specials = f"{re.escape(self.bos)}|{re.escape(self.eos)}"
+        words = Regex(specials + r"|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")  # openai/CLIP
+        keep_words = pre_tokenizers.Split(words, "removed", invert=True)
+        # use_regex: the reference splits once more, as GPT-2 does; it shows in <|ENDOFTEXT|> only
+        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        engine.pre_tokenizer = pre_tokenizers.Sequence([keep_words, to_bytes])
+        engine.decoder = decoders.ByteLevel()
+        # Normalised tokens are found in the lower-cased text, so in any case. By the official files start and
+        # end are, and the padding is not, which comes last and wins where it is the end token too (SD 1).
+        normalized = {self.bos: True, self.eos: True, self.pad: False}
+        engine.add_special_tokens([AddedToken(t, normalized=n, special=True) for t, n in normalized.items()])
+        return engine
+
+    @classmethod
+    def from_folder(cls, path: str | Path) -> Self:
+        """The tokenizer folder of a checkpoint: vocab.json, merges.txt, or tokenizer.json (transformers 5).
+
+        Special tokens come from special_tokens_map.json, then from tokenizer_config.json: those of SD 2
+        disagree on the padding, the map is right. Raises FileFormatError or MismatchError, naming the file.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise FileFormatError(f"{folder} is not a folder; give the tokenizer folder of a checkpoint")
+        config = _optional_json(folder / "tokenizer_config.json")
+        specials = {**config, **_optional_json(folder / "special_tokens_map.json")}
+        added = _optional_json(folder / "added_tokens.json")
+        main_file = folder / "vocab.json"
+        if main_file.exists() or not (folder / "tokenizer.json").exists():
+            vocab, merges = _read_json(main_file), _read_merges(folder / "merges.txt")
+        else:
+            main_file = folder / "tokenizer.json"
+            vocab, merges, more = _read_tokenizer_json(main_file)
+            added |= more
+        if not all(type(i) is int for i in vocab.values()):
+            raise FileFormatError(f"{main_file} has ids that are no whole numbers; fetch it again")
+        try:
+            added |= {token["content"]: int(i) for i, token in config.get("added_tokens_decoder", {}).items()}
+            extra = sorted((int(i), token) for token, i in added.items() if vocab.get(token) != i)
+            bos, eos, pad = (_special(specials, *role) for role in (("bos", BOS), ("eos", EOS), ("pad", EOS)))
+            length = min(config.get("model_max_length", 77), 10**6)
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            files = f"{folder / 'tokenizer_config.json'}, special_tokens_map.json or added_tokens.json"
+            raise FileFormatError(f"{files} is not in CLIP's form ({error!r}); fetch them again") from error
+        try:
+            length = 77 if length == 10**6 else int(length)  # transformers writes 1e30 for "not given"
+            tokenizer = cls(vocab, merges, bos=bos, eos=eos, pad=pad, max_length=length)
+            for i, token in extra:
+                if i != len(tokenizer):
+                    raise InputError(f"the added token {token!r} has id {i} where {len(tokenizer)} is next")
+                tokenizer.add_token(token)
+        except InputError as error:
+            raise MismatchError(f"{main_file} does not fit the files beside it: {error}") from error
+        return tokenizer
+
+    @classmethod
+    def from_bpe(cls, path: str | Path, *, pad: str = EOS, max_length: int = 77) -> Self:
+        """The file of the original CLIP code, bpe_simple_vocab_16e6.txt(.gz): a header line, then merges.
+
+        Raises FileFormatError or MismatchError, naming the file.
+        """
+        merges = _read_merges(Path(path))[:BPE_FILE_MERGES]
+        try:
+            return cls(clip_vocabulary(merges), merges, pad=pad, max_length=max_length)
+        except InputError as error:
+            raise MismatchError(f"{path} is no list of CLIP merges: {error}") from error
+
+    def save(self, folder: str | Path) -> None:
+        """Write the official set: vocab.json, merges.txt, special_tokens_map.json, tokenizer_config.json.
+
+        Added tokens go to added_tokens.json. Raises OutputError.
+        """
+        folder = Path(folder)
+        flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+        roles = {"bos_token": self.bos, "eos_token": self.eos, "unk_token": self.eos}
+        specials = {role: {"content": token, **flags} for role, token in roles.items()}
+        config = {
+            "add_prefix_space": False,
+            "do_lower_case": True,
+            "errors": "replace",
+            "model_max_length": self.max_length,
+            "pad_token": self.pad,
+            "tokenizer_class": "CLIPTokenizer",
+            **{role: {"__type": "AddedToken", **token} for role, token in specials.items()},
+        }
+        vocab = {token: i for i, token in enumerate(self._tokens) if token in self.vocab}
+        texts = {
+            "vocab.json": json.dumps(vocab, ensure_ascii=False),
+            "merges.txt": "".join(f"{line}\n" for line in ("#version: 0.2", *map(" ".join, self.merges))),
+            "special_tokens_map.json": json.dumps({**specials, "pad_token": self.pad}, indent=2),
+            "tokenizer_config.json": json.dumps(config, indent=2),
+        }
+        if self.added:
+            texts["added_tokens.json"] = json.dumps({t: self.token_to_id(t) for t in self.added}, indent=2)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, text in texts.items():
+                part = folder / f"{name}.part"  # an existing file is replaced whole or not at all
+                part.write_bytes(text.encode())
+                part.replace(folder / name)
+        except OSError as error:
+            raise OutputError(f"the tokenizer cannot be saved in {folder}: {error}") from error
+
+    def __call__(self, prompts: str | Sequence[str]) -> torch.Tensor:
+        """Prompts (one text or a list of B) -> ids (B, max_length) int64; see `encode`."""
+        return self.encode(prompts).ids
+
+    def encode(
+        self, prompts: str | Sequence[str], *, padding: bool = True, truncation: bool = True
+    ) -> Encoding:
+        """Start token, prompt, end token, padding, for one text or a list of B.
+
+        `padding`: fill rows up to max_length, else only up to the longest. `truncation`: cut what is longer
+        than max_length, keeping the end token, and quote it in a PromptTruncated warning; else rows may be
+        longer.
+        Raises InputError for anything that is not text.
+        """
+        room = self.max_length - 2
+        bodies, dropped = [], []
+        for prompt in _check_prompts(prompts):
+            pieces = self._first_pieces(prompt) if truncation else self._pieces(prompt)
+            cut = truncation and len(pieces) > room
+            bodies.append(pieces.ids[:room] if cut else pieces.ids)
+            dropped.append(prompt[pieces.offsets[room][0] :].strip() if cut else "")
+            if cut:
+                quote = dropped[-1] if len(dropped[-1]) <= 400 else dropped[-1][:400] + "..."
+                message = f"the prompt has more than {room} tokens, shorten it: its end is lost, {quote!r}"
+                warnings.warn(message, PromptTruncated, stacklevel=3)
+        longest = max(len(body) + 2 for body in bodies)
+        length = max(self.max_length, longest) if padding else longest
+        ids = torch.full((len(bodies), length), self.pad_id, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for row, body in enumerate(bodies):
+            ids[row, : len(body) + 2] = torch.tensor([self.bos_id, *body, self.eos_id])
+            mask[row, : len(body) + 2] = 1
+        return Encoding(ids, mask, dropped)
+
+    def _pieces(self, text: str) -> Pieces:
+        return self._engine.encode(text, add_special_tokens=False)
+
+    def _first_pieces(self, prompt: str) -> Pieces:
+        """The pieces of a prompt, of a very long one only the first, more than max_length - 2 all the same.
+
+        The cut is in front of a blank. A blank is in no piece, composes with nothing under NFC and is in no
+        special token, so nothing behind it can change a piece before it; added tokens may have one, then no
+        cut. A word without blanks stays whole, as a merge can depend on all of it: linear in its length.
+        """
+        words = re.finditer(r"[^ \t\r\n]+", prompt)
+        end = next((word.end() for n, word in enumerate(words) if n == self.max_length), len(prompt))
+        specials = (self.bos, self.eos, self.pad, *self.added)
+        if end < len(prompt) and not any(re.search(r"\s", token) for token in specials):
+            pieces = self._pieces(prompt[:end])
+            if len(pieces) > self.max_length - 2:  # less only where words are of other blanks, such as U+3000
+                return pieces
+        return self._pieces(prompt)
+
+    def tokenize(self, text: str) -> list[str]:
+        """The pieces of one text without start, end and padding, as in "a puppy" -> ["a</w>", "puppy</w>"].
+
+        Bytes that are not printable ASCII show as characters of `byte_alphabet`. Raises InputError.
+        """
+        return self._pieces(_check_text(text, "the text")).tokens
+
+    def decode(self, ids: int | Sequence[int] | torch.Tensor, *, skip_special: bool = False) -> str:
+        """Ids (one, or L) -> normalised text with a space after each word; broken UTF-8 becomes U+FFFD.
+
+        `skip_special` leaves out start, end and padding. Raises InputError for ids outside of the vocabulary.
+        """
+        values = ids.tolist() if isinstance(ids, torch.Tensor) else ids
+        values = list(values) if isinstance(values, list | tuple) else [values]
+        for value in values:
+            self.id_to_token(value)  # the engine would leave out an id that it does not know
+        return self._engine.decode(values, skip_special_tokens=skip_special).replace("</w>", " ").strip()
+
+    def add_token(self, token: str) -> int:
+        """Append a token (textual inversion) and return its id, the length so far.
+
+        Added tokens are found before the byte-pair encoding, in any case and inside of words too. Raises
+        InputError for one that is blank or exists already.
+        """
+        _check_text(token, "a new token")
+        if not token or token != token.strip():
+            raise InputError(f"a new token cannot be empty, nor begin or end with a blank, got {token!r}")
+        normal = self._engine.normalizer.normalize_str
+        if token in self.vocab or normal(token) in map(normal, (self.bos, self.eos, self.pad, *self.added)):
+            raise InputError(f"the token {token!r} exists already; choose a name like '<my-cat>'")
+        self._engine.add_tokens([AddedToken(token, normalized=True, special=False)])
+        self._tokens.append(token)
+        return len(self) - 1
+
+    @property
+    def added(self) -> list[str]:
+        """The tokens beyond the vocabulary, in id order."""
+        return self._tokens[len(self.vocab) :]
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token as `tokenize` writes it ("cat</w>"); None where there is no such token."""
+        return self._engine.token_to_id(token)
+
+    def id_to_token(self, index: int) -> str:
+        """The token of an id, as `tokenize` writes it. Raises InputError outside of the vocabulary."""
+        if not isinstance(index, int) or not 0 <= index < len(self):
+            raise InputError(f"a token id must be a whole number from 0 to {len(self) - 1}, got {index!r}")
+        return self._tokens[index]
+
+    def __len__(self) -> int:
+        """The number of ids, added tokens included."""
+        return len(self._tokens)
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({len(self)} tokens, pad={self.pad!r}, max_length={self.max_length})"
+
+
+def _check_prompts(prompts: str | Sequence[str]) -> Sequence[str]:
+    if isinstance(prompts, str):
+        return [_check_text(prompts, "the prompt")]
+    if not isinstance(prompts, list | tuple):
+        got = type(prompts).__name__
+        raise InputError(f"a prompt must be text or a list of texts, got {got}; write '' for none")
+    if not prompts:
+        raise InputError("a list of prompts cannot be empty; write '' for a prompt without words")
+    return [_check_text(text, f"prompt {i}") for i, text in enumerate(prompts)]
+
+
+def _check_text(text: str, name: str) -> str:
+    if not isinstance(text, str):
+        raise InputError(f"{name} must be text (str), got {type(text).__name__}; convert it first")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"half of a surrogate pair, {text[error.start]!r}, at position {error.start}"
+        raise InputError(f"{name} holds {half}, where whole characters were expected; remove it") from None
+    return text
+
+
+def _special(tables: dict[str, Any], role: str, usual: str) -> str:
+    """The special token of a role, which the files give as text or as an object, or not at all."""
+    token = tables.get(f"{role}_token")
+    token = usual if token is None else token["content"] if isinstance(token, dict) else token
+    if not isinstance(token, str):
+        raise TypeError(f"{role}_token is {token!r}")
+    return token
+
+
+def _read_text(path: Path) -> str:
+    """UTF-8 text of a file, unpacked where it is a gzip file."""
+    try:
+        raw = path.read_bytes()
+        return (gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw).decode()
+    except FileNotFoundError:
+        raise FileFormatError(f"{path} is missing, which the tokenizer needs; fetch it again") from None
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise FileFormatError(f"{path} cannot be read as text ({error}); fetch it again") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise FileFormatError(f"{path} is not JSON ({error}); fetch it again") from error
+    if not isinstance(value, dict):
+        got = type(value).__name__
+        raise FileFormatError(f"{path} holds a {got} where a JSON object was expected; fetch it again")
+    return value
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return _read_json(path) if path.exists() else {}
+
+
+def _read_merges(path: Path) -> list[tuple[str, str]]:
+    """Two tokens a line; the first line is a header unless it is a merge itself."""
+    merges = []
+    for number, line in enumerate(_read_text(path).split("\n")):
+        pair = line.split()
+        if number == 0 and ("#version" in line or len(pair) != 2):
+            continue
+        if len(pair) == 2:
+            merges.append((pair[0], pair[1]))
+        elif pair:
+            raise FileFormatError(f"{path} has {line[:80]!r} in line {number + 1}, expected two tokens")
+    return merges
+
+
+def _read_tokenizer_json(path: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, int]]:
+    """Vocabulary, merges and added tokens."""
+    data = _read_json(path)
+    try:
+        model = data["model"]
+        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+        merges = [(left, right) for left, right in pairs]
+        added = {token["content"]: token["id"] for token in data["added_tokens"]}
+        suffix, vocab = model["end_of_word_suffix"], dict(model["vocab"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(f"{path} is not in the form of CLIP's tokenizer ({error!r})") from error
+    if suffix != "</w>":
+        raise MismatchError(f"{path} marks the end of a word by {suffix!r} where CLIP has '</w>'")
+    return vocab, merges, added

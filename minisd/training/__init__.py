@@ -1,0 +1,1 @@
+"""Training from scratch: the vocabulary, the autoencoder, then the UNet together with its text encoder."""

@@ -1,0 +1,88 @@
+"""Train the KL autoencoder on pictures of Sticker World."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minisd.configs import VAEConfig
+from minisd.models import VAE
+from minisd.training.trainer import Recipe, train
+from minisd.world.render import render
+from minisd.world.scene import sample_scene
+
+VAE_CONFIG = VAEConfig(channels=(24, 48, 96), layers_per_block=1, norm_groups=8, sample_size=64)
+KL_WEIGHT = 1e-5  # on the mean over latents
+THING_WEIGHT = 4.0  # things are a tenth of the pixels and all of the difficulty
+NARROW = -6.0  # first log variance of the posterior: unit noise would be fought for thousands of steps
+
+
+def new_vae(seed: int = 0) -> VAE:
+    """A fresh autoencoder whose encoder starts almost deterministic."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae = VAE(VAE_CONFIG)
+    n = VAE_CONFIG.latent_channels
+    with torch.no_grad():
+        nn.init.dirac_(vae.to_moments.weight)
+        vae.to_moments.weight[n:] = 0
+        vae.to_moments.bias.zero_()
+        vae.to_moments.bias[n:] = NARROW
+    return vae
+
+
+def reconstruction_loss(pixels: Tensor, target: Tensor) -> Tensor:
+    """L1, squares and gradients, things weighted over background.  (B, 3, H, W) twice -> scalar."""
+    away = (target - target[:, :, :1, :1]).abs().amax(1, keepdim=True)  # from the background, read in the corner
+    weight = 1 + THING_WEIGHT * F.max_pool2d((away > 0.1).float(), 5, stride=1, padding=2)
+    loss = (weight * ((pixels - target).abs() + (pixels - target) ** 2)).mean()
+    for scale in (1, 2):
+        a, b = (F.avg_pool2d(x, scale) for x in (pixels, target))
+        for axis in (2, 3):
+            loss = loss + (a.diff(dim=axis) - b.diff(dim=axis)).abs().mean()
+    return loss
+
+
+def train_vae(minutes: float, path: Path, report: Callable[[str], None], batch: int = 12) -> VAE:
+    """Train a fresh autoencoder, or continue the run at `path`, for `minutes` in all; its average, normalised."""
+    vae = new_vae()
+
+    def loss(generator: torch.Generator) -> Tensor:
+        target = render([sample_scene(generator) for _ in range(batch)], VAE_CONFIG.sample_size)
+        gauss = vae.encode(target)
+        pixels = vae.decode(gauss.sample(generator))
+        return reconstruction_loss(pixels.float(), target) + KL_WEIGHT * gauss.kl().float()
+
+    recipe = Recipe(minutes, learning_rate=1.5e-3, bfloat16=True, weight_decay=0.0)
+    average = train(vae, loss, recipe, path, report)
+    normalise(average)
+    return average
+
+
+@torch.no_grad()
+def normalise(vae: VAE, scenes: int = 2000) -> None:
+    """Fold the latents' mean and deviation per channel into the two 1x1 convolutions: exact, and nothing else changes.
+
+    Afterwards scaling_factor times the latents has mean 0 and deviation 1, with the official factor.
+    """
+    generator = torch.Generator().manual_seed(1)
+    chunks = [
+        vae.encode(render([sample_scene(generator) for _ in range(100)], VAE_CONFIG.sample_size)).mean
+        for _ in range(scenes // 100)
+    ]
+    latents = torch.cat(chunks)
+    fold(vae, latents.mean((0, 2, 3)), latents.std((0, 2, 3)))
+
+
+@torch.no_grad()
+def fold(vae: VAE, mean: Tensor, std: Tensor) -> None:
+    """Make latents z into (z - mean) / (std * scaling_factor), and the decoder undo it.  mean, std (C,)."""
+    n, k = vae.config.latent_channels, vae.config.scaling_factor
+    rows = (std * k)[:, None, None, None]
+    vae.to_moments.weight[:n] /= rows
+    vae.to_moments.bias[:n] = (vae.to_moments.bias[:n] - mean) / (std * k)
+    vae.to_moments.bias[n:] -= 2 * torch.log(std * k)
+    vae.from_latents.bias += vae.from_latents.weight[:, :, 0, 0] @ mean
+    vae.from_latents.weight *= (std * k)[None, :, None, None]

@@ -1,0 +1,92 @@
+"""Train the UNet, and the text encoder with it, on captioned latents of Sticker World (Rombach et al. 2022, eq. 3)."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minisd.configs import CLIPTextConfig, UNetConfig
+from minisd.models import VAE, CLIPTextTransformer, UNet
+from minisd.schedulers import DDIM, NoiseSchedule
+from minisd.tokenizer import Tokenizer
+from minisd.training.trainer import Recipe, train
+from minisd.training.vocabulary import learn_vocabulary
+from minisd.world.captions import WORDS, caption
+from minisd.world.render import render
+from minisd.world.scene import Scene, sample_scene
+
+UNET_CONFIG = UNetConfig(
+    channels=(32, 64, 128),
+    depths=(0, 1, 1),
+    heads=(2, 4, 8),
+    layers_per_block=1,
+    context_width=128,
+    sample_size=16,
+    norm_groups=8,
+    only_cross_attention=(False, False, False),
+)
+TEXT_LAYERS = 2
+# Zero terminal SNR: otherwise the background's colour, the mean of the latents, shows through the last noise level.
+SCHEDULE = NoiseSchedule(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+SCHEDULER = DDIM(SCHEDULE, timestep_spacing="trailing", steps_offset=0, set_alpha_to_one=True)
+NO_CAPTION = 0.1  # share of empty captions: what classifier-free guidance needs (Ho & Salimans 2022)
+
+
+def new_tokenizer() -> Tokenizer:
+    """The vocabulary of Sticker World."""
+    return learn_vocabulary(WORDS)
+
+
+def new_denoiser(tokenizer: Tokenizer, seed: int = 0) -> nn.ModuleDict:
+    """A fresh UNet and its text encoder, under the names "unet" and "text_encoder"."""
+    text_config = CLIPTextConfig(
+        vocab_size=len(tokenizer), width=UNET_CONFIG.context_width, layers=TEXT_LAYERS, heads=4, mlp_width=512
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = nn.ModuleDict({"unet": UNet(UNET_CONFIG), "text_encoder": CLIPTextTransformer(text_config)})
+        text = model["text_encoder"]
+        nn.init.normal_(text.token_embedding.weight, std=0.02 * 10)
+        nn.init.normal_(text.position_embedding.weight, std=0.02 * 5)
+        nn.init.zeros_(model["unet"].conv_out.weight)
+    return model
+
+
+@torch.no_grad()
+def latent_pool(vae: VAE, scenes: list[Scene], chunk: int = 64) -> Tensor:
+    """Scenes -> latents (N, C, h, w), scaled to unit variance: encoded once, seen many times."""
+    size = vae.config.sample_size
+    chunks = [vae.encode(render(scenes[i : i + chunk], size)).mean for i in range(0, len(scenes), chunk)]
+    return vae.config.scaling_factor * torch.cat(chunks)
+
+
+def train_text_to_image(
+    vae: VAE, minutes: float, path: Path, report: Callable[[str], None], pool: int = 40_000, batch: int = 64
+) -> tuple[Tokenizer, nn.ModuleDict]:
+    """Train a fresh denoiser, or continue the run at `path`, for `minutes` in all: the tokenizer and the average."""
+    tokenizer = new_tokenizer()
+    model = new_denoiser(tokenizer)
+    unet, text_encoder = model["unet"], model["text_encoder"]
+    scene_generator = torch.Generator().manual_seed(1)
+    scenes = [sample_scene(scene_generator, two=0.6) for _ in range(pool)]
+    latents = latent_pool(vae, scenes)
+    report(f"{pool} scenes encoded, latents mean {latents.mean():.3f} deviation {latents.std():.3f}")
+
+    def loss(generator: torch.Generator) -> Tensor:
+        rows = torch.randint(pool, (batch,), generator=generator)
+        x0 = latents[rows]
+        captions = [caption(scenes[row], generator) for row in rows.tolist()]
+        dropped = torch.rand(batch, generator=generator) < NO_CAPTION
+        ids = tokenizer(["" if drop else text for drop, text in zip(dropped.tolist(), captions, strict=True)])
+        # one timestep of each of `batch` equal stretches: less variance than drawing them independently
+        stretch = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+        t = (stretch * SCHEDULE.num_train_timesteps).long()
+        noise = torch.randn(x0.shape, generator=generator)
+        prediction = unet(SCHEDULE.add_noise(x0, noise, t), t, text_encoder(ids))
+        return F.mse_loss(prediction.float(), SCHEDULE.velocity(x0, noise, t))
+
+    average = train(model, loss, Recipe(minutes, learning_rate=1.5e-3, warmup_steps=300), path, report)
+    assert isinstance(average, nn.ModuleDict)
+    return tokenizer, average

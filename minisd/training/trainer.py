@@ -1,0 +1,146 @@
+"""One loop trains everything: time-budgeted, resumable, averaged, guarded.
+
+The learning rate follows the clock, elapsed / budget, so that a run ends well on any machine. A run is one file,
+replaced atomically; a killed run continues from it, the time already spent counted in.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from minisd.errors import NumericalError, ResumeError
+
+Loss = Callable[[torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to optimise: AdamW, warm-up, cosine decay to zero, clipped gradients, exponential moving average."""
+
+    minutes: float
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema_decay: float = 0.999
+    save_every: float = 120.0  # seconds
+    bfloat16: bool = False  # autocast
+    seed: int = 0
+    patience: int = 20  # consecutive non-finite steps before giving up
+
+
+def train(
+    model: nn.Module, loss: Loss, recipe: Recipe, path: Path, report: Callable[[str], None] = lambda line: None
+) -> nn.Module:
+    """Train `model` in place until the budget is spent; return its moving average.
+
+    `loss(generator)` draws a batch with the generator and returns a scalar. `path` is the run's file: written every
+    `save_every` seconds and at the end, continued from when it exists. Each report is one line of progress.
+
+    Raises NumericalError after `patience` non-finite steps in a row (the file keeps the last good state), ResumeError
+    when the file belongs to another model.
+    """
+    average = deepcopy(model).requires_grad_(False)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay
+    )
+    generator = torch.Generator().manual_seed(recipe.seed)
+    step, elapsed, bad = 0, 0.0, 0
+    if path.exists():
+        step, elapsed = _resume(path, model, average, optimizer, generator)
+    smooth, saved, reported, begin = float("nan"), elapsed, elapsed, time.monotonic() - elapsed
+    budget, first = 60 * recipe.minutes, step
+
+    while elapsed < budget:
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * min(1, (step + 1) / recipe.warmup_steps) * _cosine(elapsed / budget)
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
+            value = loss(generator)
+        value.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        if torch.isfinite(value) and torch.isfinite(norm):  # one bad batch would poison AdamW for ever
+            optimizer.step()
+            _average(average, model, min(recipe.ema_decay, (step + 1) / (step + 10)))
+            smooth = value.item() if math.isnan(smooth) else 0.98 * smooth + 0.02 * value.item()
+            bad = 0
+        else:
+            bad += 1
+            if bad > recipe.patience:
+                raise NumericalError(f"the loss was not finite for {bad} steps in a row at step {step}; {path} is as before")
+        step, elapsed = step + 1, time.monotonic() - begin
+        if elapsed - reported > 15 or elapsed >= budget:
+            rate = (step - first) / max(elapsed - saved, 1e-9) if step == first else 1 / max(elapsed / step, 1e-9)
+            report(f"{elapsed / 60:6.1f}/{recipe.minutes:g} min  step {step}  {rate:.2f} step/s  loss {smooth:.4f}")
+            reported = elapsed
+        if elapsed - saved > recipe.save_every or elapsed >= budget:
+            _save(path, model, average, optimizer, generator, step, elapsed)
+            saved = elapsed
+    return average
+
+
+def _cosine(progress: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+@torch.no_grad()
+def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    for mean, new in zip(average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(new, 1 - decay)
+
+
+def _save(
+    path: Path,
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    step: int,
+    elapsed: float,
+) -> None:
+    """Write the run to one file, which is either the old one or the new one, whatever happens."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    state = {
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "generator": generator.get_state(),
+        "step": step,
+        "elapsed": elapsed,
+    }
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _resume(
+    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> tuple[int, float]:
+    """Put a saved run into these objects; returns its steps and seconds."""
+    try:
+        state = torch.load(path, weights_only=True)
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"])
+    except (RuntimeError, KeyError, ValueError) as error:
+        raise ResumeError(f"{path} holds a run of another model ({error}); give another folder or remove it") from error
+    return state["step"], state["elapsed"]
+
+
+def write_log(path: Path, record: dict[str, object]) -> None:
+    """Append a record to a JSON-lines log."""
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")

@@ -1,0 +1,1 @@
+"""Sticker World: a small world of coloured things, drawn, described and checked exactly."""

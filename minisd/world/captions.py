@@ -1,0 +1,199 @@
+"""From scenes to words and back: one table of templates writes the captions and reads them.
+
+What a caption says stands between the two: an Expectation, which may leave things open. `mention` decides what is said,
+`describe` words it, `expectation` reads it back.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import torch
+
+from minisd.errors import InputError
+from minisd.world.palette import BACKGROUNDS, COLOURS
+from minisd.world.scene import INVERSE, SIZES, Scene, position
+from minisd.world.shapes import THINGS
+
+NAMED_SIZES = [size for size in SIZES if size != "medium"]
+RELATION_WORDS: dict[str, list[str]] = {  # the first is the common one
+    "left of": ["left of", "to the left of"],
+    "right of": ["right of", "to the right of"],
+    "above": ["above", "over"],
+    "below": ["below", "under"],
+}
+POSITION_WORDS: dict[tuple[str, str], str] = {
+    ("top", "left"): "in the top left",
+    ("top", "middle"): "at the top",
+    ("top", "right"): "in the top right",
+    ("middle", "left"): "on the left",
+    ("middle", "middle"): "in the middle",
+    ("middle", "right"): "on the right",
+    ("bottom", "left"): "in the bottom left",
+    ("bottom", "middle"): "at the bottom",
+    ("bottom", "right"): "in the bottom right",
+}
+# Templates with their weights. {a} and {b} are things, {rel} is how a stands to b, {inv} how b stands to a.
+ONE = {
+    "{a}": 6,
+    "{a} {pos}": 2,
+    "there is {a}": 1,
+    "there is {a} {pos}": 0.5,
+    "a picture of {a}": 1,
+    "{pos} there is {a}": 0.5,
+}
+TWO = {
+    "{a} {rel} {b}": 8,
+    "{b} {inv} {a}": 4,
+    "{a} is {rel} {b}": 1,
+    "{rel} {b} is {a}": 1,
+    "there is {a} {rel} {b}": 1,
+    "a picture of {a} {rel} {b}": 1,
+    "{a} with {b} {inv} it": 1,
+    "{b} and {rel} it {a}": 1,
+    "{a} and {b}": 1,
+}
+BACKGROUND = "on a {bg} background"
+
+_PHRASES = {phrase: name for name, phrases in RELATION_WORDS.items() for phrase in phrases}
+_PLACES = {phrase: place for place, phrase in POSITION_WORDS.items()}
+WORDS: list[str] = sorted(
+    {"an", "shape", *THINGS, *COLOURS, *BACKGROUNDS, *NAMED_SIZES}
+    | set(" ".join([*_PHRASES, *_PLACES]).split())
+    | set(re.sub(r"\{\w+\}", "", " ".join([*ONE, *TWO, BACKGROUND])).split())
+)
+
+
+@dataclass(frozen=True)
+class ThingExpectation:
+    """What is asked of one thing; None: left open."""
+
+    shape: str | None = None
+    colour: str | None = None
+    size: str | None = None
+    position: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What is asked of a picture: these things and no others; `relation` is how the first stands to the second."""
+
+    things: tuple[ThingExpectation, ...]
+    relation: str | None = None
+    background: str | None = None
+
+
+def expectation_of(scene: Scene) -> Expectation:
+    """Everything that a caption of the scene could truly say."""
+    things = tuple(
+        ThingExpectation(
+            thing.shape,
+            thing.colour,
+            thing.size,
+            position(thing.x, thing.y, clearance=0.03) if len(scene.things) == 1 else None,
+        )
+        for thing in scene.things
+    )
+    return Expectation(things, scene.relation, scene.background)
+
+
+def mention(scene: Scene, rng: torch.Generator) -> Expectation:
+    """Leave out of a scene what its caption will not say: colours (p = .15), shapes (.1), sizes (.3; medium always).
+
+    A white background is named in one caption of five, others in six of seven: unnamed, it is most likely white.
+    """
+    draws = iter(torch.rand(1 + 3 * len(scene.things), generator=rng).tolist())
+    named = next(draws) < (0.2 if scene.background == "white" else 0.86)
+    whole = expectation_of(scene)
+    things = tuple(
+        replace(
+            thing,
+            shape=thing.shape if next(draws) >= 0.1 else None,
+            colour=thing.colour if next(draws) >= 0.15 else None,
+            size=thing.size if next(draws) >= 0.3 and thing.size in NAMED_SIZES else None,
+        )
+        for thing in whole.things
+    )
+    return replace(whole, things=things, background=scene.background if named else None)
+
+
+def describe(wanted: Expectation, rng: torch.Generator) -> str:
+    """Word an expectation of one or two things; a template may leave out a position or a relation, nothing else.
+
+    Raises InputError for another number of things, and for a medium size, which has no name.
+    """
+    if len(wanted.things) not in (1, 2):
+        raise InputError(f"describe got {len(wanted.things)} things; captions have words for one or two")
+    if any(thing.size not in (None, *NAMED_SIZES) for thing in wanted.things):
+        raise InputError(f"describe got a size without a name; use one of {', '.join(NAMED_SIZES)}, or None")
+    u, v = torch.rand(2, generator=rng).tolist()
+    known = {f"{name}": _noun(thing) for name, thing in zip("ab", wanted.things, strict=False)}
+    place = wanted.things[0].position
+    if len(wanted.things) == 1 and place is not None:
+        known["pos"] = POSITION_WORDS[place]
+    if wanted.relation is not None:
+        variant = 0 if v < 0.7 else -1
+        known["rel"] = RELATION_WORDS[wanted.relation][variant]
+        known["inv"] = RELATION_WORDS[INVERSE[wanted.relation]][variant]
+    table = ONE if len(wanted.things) == 1 else TWO
+    usable = {t: weight for t, weight in table.items() if set(re.findall(r"\{(\w+)\}", t)) <= set(known)}
+    totals = list(accumulate(usable.values()))
+    template = next(t for t, total in zip(usable, totals, strict=True) if u * totals[-1] < total)
+    words = template.format_map(known)
+    return words if wanted.background is None else f"{words} {BACKGROUND.format(bg=wanted.background)}"
+
+
+def caption(scene: Scene, rng: torch.Generator) -> str:
+    """A true sentence about the scene, in lower case, such as "a red circle above a blue square"."""
+    return describe(mention(scene, rng), rng)
+
+
+def expectation(prompt: str) -> Expectation:
+    """Read a caption of our own grammar; case, spacing and closing dots do not matter, nor does a missing article.
+
+    Raises InputError for a prompt that no template matches.
+    """
+    words = " ".join(re.sub(r"[.,!]", " ", prompt.lower()).split())
+    for pattern in _PATTERNS:
+        found = pattern.fullmatch(words)
+        if found is None:
+            continue
+        said = found.groupdict()
+        things = [_read_noun(said[name]) for name in "ab" if name in said]
+        if said.get("pos") is not None:
+            things[0] = replace(things[0], position=_PLACES[said["pos"]])
+        relation = None
+        if said.get("rel") is not None:
+            relation = _PHRASES[said["rel"]]
+        elif said.get("inv") is not None:
+            relation = INVERSE[_PHRASES[said["inv"]]]
+        return Expectation(tuple(things), relation, said["bg"])
+    unknown = [word for word in words.split() if word not in WORDS]
+    why = f"it does not know {', '.join(map(repr, unknown))}" if unknown else "the words are in an unknown order"
+    raise InputError(f"the checker cannot read {prompt!r}: {why}; write it like 'a red circle above a blue square'")
+
+
+def _noun(thing: ThingExpectation) -> str:
+    words = [word for word in (thing.size, thing.colour, thing.shape or "shape") if word is not None]
+    return " ".join(["an" if words[0][0] in "aeiou" else "a", *words])
+
+
+def _read_noun(words: str) -> ThingExpectation:
+    known = {"shape": THINGS, "colour": COLOURS, "size": SIZES}
+    said = {what: word for what, names in known.items() for word in words.split() if word in names}
+    return ThingExpectation(**said)
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    def any_of(names: list[str]) -> str:
+        return "|".join(sorted(names, key=len, reverse=True))
+
+    noun = rf"(?:(?:an?|the) )?(?:(?:{any_of(NAMED_SIZES)}) )?(?:(?:{any_of(list(COLOURS))}) )?"
+    noun += f"(?:{any_of(['shape', *THINGS])})"
+    holes = {"a": noun, "b": noun, "rel": any_of(list(_PHRASES)), "inv": any_of(list(_PHRASES))}
+    holes["pos"] = any_of(list(_PLACES))
+    body = template.format_map({name: f"(?P<{name}>{options})" for name, options in holes.items()})
+    return re.compile(f"{body}(?: on an? (?P<bg>{any_of(list(BACKGROUNDS))}) background)?")
+
+
+_PATTERNS = [_pattern(template) for template in (*ONE, *TWO)]

@@ -1,0 +1,87 @@
+"""Does a picture show what was asked?  An exact answer, from what `segment.find` sees in it."""
+
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from minisd.errors import InputError
+from minisd.world.captions import Expectation, ThingExpectation, expectation, expectation_of
+from minisd.world.scene import Scene, position, relation
+from minisd.world.segment import Found, find
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found, and what of the request is right; what was left open is right."""
+
+    found: tuple[Found, ...]
+    background_found: str | None
+    object: bool  # every thing asked for is there, with its own shape and colour
+    shape: bool
+    colour: bool
+    size: bool
+    position: bool
+    relation: bool
+    count: bool  # as many objects as asked for, each one of ours
+    background: bool
+
+    @property
+    def exact(self) -> bool:
+        """All of it is right, and nothing else is in the picture."""
+        parts = (self.object, self.size, self.position, self.relation, self.count, self.background)
+        return all(parts)
+
+
+def check(image: Tensor | Image.Image, wanted: Scene | Expectation | str) -> Verdict:
+    """Compare a picture, (3, H, W) in [-1, 1] or PIL, with a scene, an expectation or a caption of our grammar.
+
+    Raises InputError for a picture of another shape or too small to see anything in, for NaN, and for a caption it
+    cannot read.
+    """
+    if isinstance(wanted, str):
+        wanted = expectation(wanted)
+    elif isinstance(wanted, Scene):
+        wanted = expectation_of(wanted)
+    if isinstance(image, Image.Image):
+        image = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 127.5 - 1
+    if image.ndim != 3 or image.shape[0] != 3 or image.shape[1] != image.shape[2] or image.shape[1] < 32:
+        raise InputError(f"check got a picture of shape {tuple(image.shape)}; give one (3, N, N) with N >= 32")
+    if not torch.isfinite(image).all():
+        raise InputError("check got a picture with NaN or infinity; look for where the sampler diverged")
+    found, background = find(image)
+    return judge(tuple(found), background, wanted)
+
+
+def judge(found: tuple[Found, ...], background: str | None, wanted: Expectation) -> Verdict:
+    """The verdict under the matching of things asked for to objects found that gets the most right."""
+    count = len(found) == len(wanted.things) and all(f.shape is not None and f.colour is not None for f in found)
+    ground = wanted.background in (None, background)
+    padded = (*found, *[None] * (len(wanted.things) - len(found)))
+    verdicts = (
+        Verdict(found, background, *_compare(match, wanted), count=count, background=ground)
+        for match in permutations(padded, len(wanted.things))
+    )
+    return max(verdicts, key=lambda v: (v.exact, v.object + v.shape + v.colour + v.size + v.position + v.relation))
+
+
+def _compare(
+    match: tuple[Found | None, ...], wanted: Expectation
+) -> tuple[bool, bool, bool, bool, bool, bool]:
+    """object, shape, colour, size, position, relation of one matching."""
+    pairs = list(zip(match, wanted.things, strict=True))
+    shape = all(f is not None and w.shape in (None, f.shape) for f, w in pairs)
+    colour = all(f is not None and w.colour in (None, f.colour) for f, w in pairs)
+    size = all(f is not None and w.size in (None, f.size) for f, w in pairs)
+    place = all(f is not None and _is_at(f, w) for f, w in pairs)
+    related = wanted.relation is None
+    if len(match) == 2 and match[0] is not None and match[1] is not None:
+        related = related or relation(match[0].x, match[0].y, match[1].x, match[1].y) == wanted.relation
+    return shape and colour, shape, colour, size, place, related
+
+
+def _is_at(found: Found, wanted: ThingExpectation) -> bool:
+    return wanted.position is None or position(found.x, found.y) == wanted.position

@@ -1,0 +1,107 @@
+"""The things of Sticker World as signed distance functions: negative inside, positive outside, in units of length.
+
+Each is drawn around the origin with y downwards; `sdf` brings them to one convention: the centroid at the origin and
+the area of the unit disc, so that `radius` means the same amount of paint for every thing.
+"""
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def circle(x: Tensor, y: Tensor) -> Tensor:
+    """The unit disc."""
+    return torch.hypot(x, y) - 1
+
+
+def ring(x: Tensor, y: Tensor) -> Tensor:
+    """The unit disc with a hole of less than half its width."""
+    return (torch.hypot(x, y) - 0.72).abs() - 0.28
+
+
+def square(x: Tensor, y: Tensor) -> Tensor:
+    """Sides of length 2."""
+    dx, dy = x.abs() - 1, y.abs() - 1
+    return torch.hypot(dx.clamp(min=0), dy.clamp(min=0)) + torch.maximum(dx, dy).clamp(max=0)
+
+
+def triangle(x: Tensor, y: Tensor) -> Tensor:
+    """Three equal sides, one tip up: a star so blunt that its valleys lie on straight sides."""
+    return _star(x, y, points=3, valley=0.5)
+
+
+def star(x: Tensor, y: Tensor) -> Tensor:
+    """Five points, one up."""
+    return _star(x, y, points=5, valley=0.5)
+
+
+def heart(x: Tensor, y: Tensor) -> Tensor:
+    """A square on its corner with a half disc on each of its two upper sides."""
+    u, v = (x.abs() + y) * math.sqrt(0.5), (x.abs() - y) * math.sqrt(0.5)  # along and across the upper right side
+    disc = torch.hypot(u, v - 1) - 1
+    du, dv = u.abs() - 1, v.abs() - 1
+    box = torch.hypot(du.clamp(min=0), dv.clamp(min=0)) + torch.maximum(du, dv).clamp(max=0)
+    return torch.minimum(disc, box)
+
+
+def _star(x: Tensor, y: Tensor, points: int, valley: float) -> Tensor:
+    """A star with tips at distance 1 and valleys at distance `valley`, folded onto one half of one of its points."""
+    distance, sector = torch.hypot(x, y), 2 * math.pi / points
+    angle = torch.atan2(x, -y)  # from the upward tip
+    angle = (angle - sector * torch.round(angle / sector)).abs()
+    along, across = distance * torch.cos(angle), distance * torch.sin(angle)
+    ex, ey = valley * math.cos(sector / 2) - 1, valley * math.sin(sector / 2)  # the edge, from tip to valley
+    dx = along - 1
+    t = ((dx * ex + across * ey) / (ex * ex + ey * ey)).clamp(0, 1)
+    outside = torch.sign(dx * ey - across * ex)
+    return outside * torch.hypot(dx - t * ex, across - t * ey)
+
+
+THINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "circle": circle,
+    "square": square,
+    "triangle": triangle,
+    "star": star,
+    "heart": heart,
+    "ring": ring,
+}
+
+
+class Extent(NamedTuple):
+    """How far a thing reaches from its centroid, in radii."""
+
+    left: float
+    right: float
+    up: float
+    down: float
+
+
+@cache
+def _frame(shape: str) -> tuple[float, float, float, Extent]:
+    """Centroid x and y and equivalent radius of the shape as drawn, and its extent; measured on a fine grid."""
+    step = 1 / 256
+    axis = torch.arange(-2 + step / 2, 2, step)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    cover = (0.5 - THINGS[shape](x, y) / step).clamp(0, 1)
+    area = cover.double().sum()
+    cx, cy = float((cover * x).double().sum() / area), float((cover * y).double().sum() / area)
+    radius = math.sqrt(float(area) * step * step / math.pi)
+    columns, rows = axis[cover.amax(0) > 0.5], axis[cover.amax(1) > 0.5]
+    left, right = cx - float(columns[0]), float(columns[-1]) - cx
+    up, down = cy - float(rows[0]), float(rows[-1]) - cy
+    return cx, cy, radius, Extent(left / radius, right / radius, up / radius, down / radius)
+
+
+def extent(shape: str) -> Extent:
+    """How far the shape reaches from its centroid in each direction, for radius 1."""
+    return _frame(shape)[3]
+
+
+def sdf(shape: str, x: Tensor, y: Tensor) -> Tensor:
+    """Signed distance to the shape with its centroid at the origin and the area of the unit disc."""
+    cx, cy, radius, _ = _frame(shape)
+    return THINGS[shape](x * radius + cx, y * radius + cy) / radius

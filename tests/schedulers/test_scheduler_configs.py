@@ -1,0 +1,148 @@
+"""scheduler_config.json in and out."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from scheduler_oracle import oracle
+
+from minisd.errors import InputError
+from minisd.schedulers import DDIM, DDPM, LMS, PNDM, NoiseSchedule, Scheduler
+
+SAMPLERS: tuple[type[Scheduler], ...] = (DDPM, DDIM, PNDM, LMS)
+SD15 = {
+    "_class_name": "PNDMScheduler",
+    "_diffusers_version": "0.6.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+    "clip_sample": False,
+}
+UNUSUAL: list[Scheduler] = [
+    DDPM(clip_sample=True, clip_sample_range=2.0),
+    DDIM(NoiseSchedule(beta_schedule="linear", prediction_type="v_prediction"), "trailing", 0, eta=0.3),
+    DDIM(NoiseSchedule(rescale_betas_zero_snr=True, prediction_type="v_prediction"), clip_sample=True),
+    DDIM(NoiseSchedule(trained_betas=(0.1, 0.2, 0.3), num_train_timesteps=3), set_alpha_to_one=True),
+    PNDM(skip_prk_steps=False, set_alpha_to_one=True),
+    LMS(NoiseSchedule(num_train_timesteps=500), "leading", use_karras_sigmas=True),
+]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_defaults_are_stable_diffusion(sampler: type[Scheduler]) -> None:
+    assert sampler.from_config(SD15) == sampler()
+    assert Scheduler.from_config(SD15) == PNDM()
+
+
+@pytest.mark.parametrize("scheduler", [*(sampler() for sampler in SAMPLERS), *UNUSUAL])
+def test_out_and_in_again(scheduler: Scheduler) -> None:
+    config = json.loads(json.dumps(scheduler.to_config()))
+    assert Scheduler.from_config(config) == scheduler
+    assert hash(Scheduler.from_config(config)) == hash(scheduler)
+    theirs = oracle(scheduler)
+    n = min(20, scheduler.schedule.num_train_timesteps - 1)
+    if getattr(scheduler, "skip_prk_steps", True) or n > 3:
+        theirs.set_timesteps(n)
+        assert torch.allclose(theirs.timesteps.float(), scheduler.grid(n).timesteps.float(), rtol=1e-4)
+    for key, value in config.items():
+        if key in theirs.config and key != "_class_name":
+            assert theirs.config[key] == value
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_missing_keys_mean_what_they_mean_to_the_official_class(sampler: type[Scheduler]) -> None:
+    import diffusers
+
+    theirs = getattr(diffusers, sampler.official_name)()
+    ours = Scheduler.from_config({"_class_name": sampler.official_name})
+    checked = 0
+    for key, value in ours.to_config().items():
+        if key in theirs.config and key != "_class_name":
+            assert theirs.config[key] == value, key
+            checked += 1
+    assert checked >= 8
+
+
+def test_values_that_were_only_another_class_defaults_are_dropped() -> None:
+    import diffusers
+
+    euler = diffusers.EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+    )
+    assert DDIM.from_config(dict(euler.config)).timestep_spacing == "leading"
+    assert LMS.from_config(dict(euler.config)).timestep_spacing == "linspace"
+    stated = diffusers.EulerDiscreteScheduler(timestep_spacing="trailing")
+    assert DDIM.from_config(dict(stated.config)).timestep_spacing == "trailing"
+
+
+def test_every_official_config(shared_data: Path) -> None:
+    files = sorted((shared_data / "configs").glob("*/*scheduler.json"))
+    assert len(files) >= 14
+    for file in files:
+        config = json.loads(file.read_text())
+        if config["_class_name"] in {sampler.official_name for sampler in Scheduler.__subclasses__()}:
+            scheduler = Scheduler.from_config(config)
+            assert scheduler.official_name == config["_class_name"]
+            assert Scheduler.from_config(scheduler.to_config()) == scheduler
+        else:
+            with pytest.raises(InputError, match=r"DDIMScheduler.*PNDMScheduler"):
+                Scheduler.from_config(config)
+        for sampler in SAMPLERS:
+            scheduler = sampler.from_config(config)
+            for key, value in scheduler.to_config().items():
+                if key in config and key != "_class_name":
+                    assert config[key] == value
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "LMSDiscreteScheduler"),
+        ({"_class_name": None}, "LMSDiscreteScheduler"),
+        ({"_class_name": ["DDIMScheduler"]}, "LMSDiscreteScheduler"),
+        ({"beta_schedule": "sigmoid"}, "squaredcos_cap_v2"),
+        ({"prediction_type": "flow"}, "v_prediction"),
+        ({"prediction_type": None}, "v_prediction"),
+        ({"timestep_spacing": "log"}, "trailing"),
+        ({"steps_offset": "1"}, "steps_offset"),
+        ({"steps_offset": -1}, "steps_offset"),
+        ({"steps_offset": True}, "steps_offset"),
+        ({"set_alpha_to_one": "false"}, "set_alpha_to_one"),
+        ({"beta_start": "0.1"}, "beta"),
+        ({"trained_betas": [0.1]}, "trained_betas"),
+        ({"_class_name": "DDPMScheduler", "variance_type": "learned_range"}, "fixed_small"),
+        ({"_class_name": "DDPMScheduler", "clip_sample_range": -1}, "clip_sample_range"),
+        ({"_class_name": "DDIMScheduler", "clip_sample_range": "1"}, "clip_sample_range"),
+        ({"_class_name": "DDIMScheduler", "thresholding": True}, "thresholding"),
+        ({"_class_name": "LMSDiscreteScheduler", "use_beta_sigmas": True}, "use_beta_sigmas"),
+    ],
+)
+def test_wrong_values(change: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Scheduler.from_config({**SD15, **change})
+
+
+def test_no_dict() -> None:
+    for config in (None, "DDIMScheduler", [SD15]):
+        with pytest.raises(InputError, match="dict"):
+            Scheduler.from_config(config)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="None"):
+        Scheduler.from_config({})
+
+
+def test_unknown_and_inert_keys_are_ignored() -> None:
+    config = {**SD15, "sample_max_value": 3, "thresholding": True, "schedule": "x", "something": [1]}
+    assert Scheduler.from_config(config) == PNDM()
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.1, float("nan"), "0", True, None])
+def test_wrong_eta(eta: object) -> None:
+    with pytest.raises(InputError, match="eta"):
+        replace(DDIM(), eta=eta)

@@ -1,0 +1,122 @@
+"""What the hub client raises, in the project's error classes: by class and status, never by message text."""
+
+import errno
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import huggingface_hub.errors as hf
+from huggingface_hub import constants
+
+from minisd.errors import (
+    HubError,
+    HubGated,
+    HubNotFound,
+    HubOffline,
+    HubRateLimited,
+    HubUnreachable,
+    InputError,
+    IntegrityError,
+    MinisdError,
+    OutputError,
+)
+
+WAITS = (1.0, 4.0)  # seconds before the second and third attempt
+LONGEST_WAIT = 30  # seconds; a hub that asks for more is reported instead of waited for
+T = TypeVar("T")
+
+
+def attempt(call: Callable[[], T], repo: str, what: str) -> T:
+    """The result of `call`, which asks the hub for `what` of `repo`; tried again where that may help.
+
+    Raises what `translate` chooses (HubError, IntegrityError, OutputError, InputError) or the exception.
+    """
+    for wait in (*WAITS, None):
+        try:
+            return call()
+        except Exception as error:
+            problem = translate(error, repo, what)
+            if problem is None:
+                raise
+            wait = _retry_after(error) if isinstance(problem, HubRateLimited) and wait is not None else wait
+            if (
+                wait is None
+                or wait > LONGEST_WAIT
+                or not isinstance(problem, HubRateLimited | HubUnreachable)
+            ):
+                raise problem from error
+            time.sleep(wait)
+    raise AssertionError("unreachable")
+
+
+def translate(error: BaseException, repo: str, what: str) -> MinisdError | None:
+    """The error that says in the project's words why `what` of `repo` did not come; None if unknown."""
+    page = f"{constants.ENDPOINT}/{repo}"
+    match error:
+        case hf.LocalEntryNotFoundError(__cause__=hf.HfHubHTTPError() | hf.HTTPError() as cause):
+            return translate(cause, repo, what)  # the client blames the connection, its cause knows better
+        case hf.GatedRepoError():
+            return HubGated(f"{repo} is gated: accept its terms on {page}, then log in with `hf auth login`.")
+        case hf.DisabledRepoError():
+            return HubNotFound(f"{repo} has been disabled on the hub; choose another model.")
+        case hf.RevisionNotFoundError():
+            return HubNotFound(f"{repo} is on the hub but has no {what}; look on {page} which there are.")
+        case hf.RepositoryNotFoundError():
+            return HubNotFound(
+                f"{repo} is missing, private or gated: check the name, or log in with `hf auth login`."
+            )
+        case hf.RemoteEntryNotFoundError():
+            return HubNotFound(f"{repo} has no {what}; look on {page} what there is.")
+        case hf.OfflineModeIsEnabled():
+            return HubOffline(
+                f"{what} of {repo} is not in the cache and HF_HUB_OFFLINE is set; unset it to download."
+            )
+        case hf.HFValidationError():
+            return InputError(f"{repo!r} cannot be the id of a model on the hub; expected 'owner/name'.")
+        case hf.HfHubHTTPError():
+            return _from_status(error.response.status_code, error, repo, what)
+        case hf.HTTPError() | hf.FileMetadataError() | hf.LocalEntryNotFoundError() | ConnectionError():
+            return HubUnreachable(
+                f"{constants.ENDPOINT} gave no usable answer for {what} of {repo} ({type(error).__name__}); "
+                "check the network, and HF_ENDPOINT and the proxy variables if they are set."
+            )
+        case RuntimeError() | hf.XetDownloadError():  # from the transfer library hf_xet
+            return HubUnreachable(
+                f"The transfer of {what} of {repo} failed ({type(error).__name__}); try again."
+            )
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return OutputError(f"No space left in {constants.HF_HUB_CACHE} for {what} of {repo}; free some.")
+        case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS | errno.ENOTDIR | errno.EEXIST):
+            return OutputError(
+                f"{constants.HF_HUB_CACHE} cannot be written, so {what} of {repo} cannot be stored; "
+                "set HF_HOME to a folder that can."
+            )
+        case OSError(errno=None):  # how the client reports a body of the wrong length
+            return IntegrityError(f"{what} of {repo} came incomplete and was thrown away; try again.")
+    return None
+
+
+def _from_status(status: int, error: hf.HfHubHTTPError, repo: str, what: str) -> HubError:
+    """An HTTP status that has no exception class of its own."""
+    match status:
+        case 401 | 403:
+            return HubGated(
+                f"The hub refused {what} of {repo} (HTTP {status}): check the name, log in with "
+                f"`hf auth login` and accept the terms on {constants.ENDPOINT}/{repo} if it has some."
+            )
+        case 404 | 410:
+            return HubNotFound(f"{what} of {repo} is not on the hub (HTTP {status}); check the name.")
+        case 429:
+            return HubRateLimited(
+                f"The hub asks to slow down (HTTP 429) at {what} of {repo}; wait {_retry_after(error):.0f} "
+                "s, or log in with `hf auth login` for a higher limit."
+            )
+        case _:
+            return HubUnreachable(f"The hub failed at {what} of {repo} (HTTP {status}); try again later.")
+
+
+def _retry_after(error: BaseException) -> float:
+    """The seconds that the hub asks to wait."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    value = "" if response is None else response.headers.get("Retry-After", "")
+    return float(value) if value.isdecimal() else 5.0
