@@ -121,7 +121,8 @@ def quiet(tokenizer: Tokenizer, texts: str | list[str], **options: bool) -> Enco
 
 AWKWARD = [
     "", " ", "\t\n", "½ ⅷ x² ٣ 四 snake_case __x__", "cat, dog", "café 東京", "cafe\u0301",
-    "don't WE'RE it's 'twas ''s !'s", f"a {BOS} b{EOS}c", f"{BOS.upper()} x {EOS.upper()}!y", "a ! b!!! !?",
+    "don't WE'RE it's 'twas ''s !'s", "i'd I'LL i've i'm 'd'd x'll'e", f"a {BOS} b{EOS}c",
+    f"{BOS.upper()} x {EOS.upper()}!y", "a ! b!!! !?",
     "İ ǅ ẞ ΑΣ ﬁ Ω Å", "👩‍👩‍👧 🐶 \U0001f3f4\u200d☠️", "مرحبا שלום", "\x00\x01\x7f\x1c\x85",
     "a\u00a0b\u3000c\u200bd\u180ee\u2028f", "\u1100\u1161\u11a8 가", "a</w> </w>b", "\ufeff\ufffd\ufffe",
     "e" + "\u0301\u0327" * 40, "!" * 100, "a" * 300, "-_-" * 40, "word " * 200, "。" * 90, "\u0345\u0301",
@@ -291,9 +292,11 @@ def test_a_long_prompt_is_read_only_as_far_as_needed(small):
         assert first.ids[:75] == whole.ids[:75]
         assert first.offsets[75] == whole.offsets[75]
     assert len(small._first_pieces("puppy " * 1000)) < 1000  # it does cut
-    small.add_token("big dog")
-    text = "x " * 70 + "big dog " * 500
-    assert small._first_pieces(text).ids == small._pieces(text).ids
+    small.add_token("one two three")
+    small.add_token("zqzqzq dog")  # begins before the place of the cut, ends behind it
+    text = "x " * 71 + "one two three " * 2 + "zqzqzq dog " + "x " * 500
+    assert small._first_pieces(text).ids[:75] == small._pieces(text).ids[:75]
+    assert small._pieces(text).ids[73] == small.token_to_id("zqzqzq dog")
 
 
 @pytest.mark.parametrize(
@@ -448,7 +451,7 @@ def test_bare_folder_and_other_special_tokens(small_folders, tmp_path):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_original_bpe_file(small_folders, tmp_path, packed):
+def test_original_bpe_file(small_folders, tmp_path, monkeypatch, packed):
     folder = Tokenizer.from_folder(small_folders["sd2"])
     text = "\n".join(
         ['"bpe_simple_vocab_16e6.txt#version: 0.2', *(f"{a} {b}" for a, b in MERGES), ""]
@@ -459,6 +462,8 @@ def test_original_bpe_file(small_folders, tmp_path, packed):
     assert (tokenizer.vocab, tokenizer.merges, tokenizer.pad_id) == (folder.vocab, folder.merges, 0)
     assert torch.equal(quiet(tokenizer, AWKWARD).ids, quiet(folder, AWKWARD).ids)
     assert Tokenizer.from_bpe(path).pad == EOS
+    monkeypatch.setattr("minisd.tokenizer.BPE_FILE_MERGES", 10)  # the original goes on behind CLIP's merges
+    assert Tokenizer.from_bpe(path).merges == MERGES[:10]
 
 
 def test_original_bpe_file_of_official_size(sd1, official_folders, tmp_path):

@@ -63,7 +63,7 @@ def latent_pool(vae: VAE, scenes: list[Scene], chunk: int = 64) -> Tensor:
 
 
 def train_text_to_image(
-    vae: VAE, minutes: float, path: Path, report: Callable[[str], None], pool: int = 40_000, batch: int = 64
+    vae: VAE, minutes: float, path: Path, report: Callable[[str], None], pool: int = 24_000, batch: int = 64
 ) -> tuple[Tokenizer, nn.ModuleDict]:
     """Train a fresh denoiser, or continue the run at `path`, for `minutes` in all: the tokenizer and the average."""
     tokenizer = new_tokenizer()
@@ -87,6 +87,6 @@ def train_text_to_image(
         prediction = unet(SCHEDULE.add_noise(x0, noise, t), t, text_encoder(ids))
         return F.mse_loss(prediction.float(), SCHEDULE.velocity(x0, noise, t))
 
-    average = train(model, loss, Recipe(minutes, learning_rate=1.5e-3, warmup_steps=300), path, report)
+    average = train(model, loss, Recipe(minutes, learning_rate=1e-3, warmup_steps=300), path, report)
     assert isinstance(average, nn.ModuleDict)
     return tokenizer, average

@@ -4,7 +4,6 @@ The learning rate follows the clock, elapsed / budget, so that a run ends well o
 replaced atomically; a killed run continues from it, the time already spent counted in.
 """
 
-import json
 import math
 import os
 import time
@@ -58,7 +57,7 @@ def train(
     if path.exists():
         step, elapsed = _resume(path, model, average, optimizer, generator)
     smooth, saved, reported, begin = float("nan"), elapsed, elapsed, time.monotonic() - elapsed
-    budget, first = 60 * recipe.minutes, step
+    budget, reported_step = 60 * recipe.minutes, step
 
     while elapsed < budget:
         for group in optimizer.param_groups:
@@ -79,9 +78,9 @@ def train(
                 raise NumericalError(f"the loss was not finite for {bad} steps in a row at step {step}; {path} is as before")
         step, elapsed = step + 1, time.monotonic() - begin
         if elapsed - reported > 15 or elapsed >= budget:
-            rate = (step - first) / max(elapsed - saved, 1e-9) if step == first else 1 / max(elapsed / step, 1e-9)
+            rate = (step - reported_step) / (elapsed - reported)
             report(f"{elapsed / 60:6.1f}/{recipe.minutes:g} min  step {step}  {rate:.2f} step/s  loss {smooth:.4f}")
-            reported = elapsed
+            reported, reported_step = elapsed, step
         if elapsed - saved > recipe.save_every or elapsed >= budget:
             _save(path, model, average, optimizer, generator, step, elapsed)
             saved = elapsed
@@ -139,8 +138,3 @@ def _resume(
         raise ResumeError(f"{path} holds a run of another model ({error}); give another folder or remove it") from error
     return state["step"], state["elapsed"]
 
-
-def write_log(path: Path, record: dict[str, object]) -> None:
-    """Append a record to a JSON-lines log."""
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")

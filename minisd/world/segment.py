@@ -76,13 +76,14 @@ def find(image: Tensor) -> tuple[list[Found], str | None]:
 
 def _split(pixels: Tensor, ground: Tensor, own: Tensor) -> list[Tensor]:
     """A region in parts of one paint each: things touch where no mixture of paint and ground explains the colours."""
-    name = delta_e(lab(pixels[own])[:, None], PALETTE_LAB[: len(COLOURS)]).argmin(1)
-    paint = pixels[own][name == name.mode().values].median(0).values
+    inner = pixels[_core(own)]
+    name = delta_e(lab(inner)[:, None], PALETTE_LAB[: len(COLOURS)]).argmin(1)
+    paint = inner[name == name.mode().values].median(0).values
     mixture = ground + _cover(pixels, ground, paint)[..., None] * (paint - ground)
-    core = _erode(own & ((pixels - mixture).norm(dim=-1) > MIXTURE))
-    if core.sum() < MIN_AREA / 4 * own.numel():
+    other = _erode(own & ((pixels - mixture).norm(dim=-1) > MIXTURE))
+    if other.sum() < MIN_AREA / 4 * own.numel():
         return [own]
-    other = _dilate(core) & own
+    other = _dilate(other) & own
     rest = [part for region in _regions(other) for part in _split(pixels, ground, region)]
     return _regions(own & ~other) + rest
 
@@ -96,8 +97,7 @@ def _cover(pixels: Tensor, ground: Tensor, paint: Tensor) -> Tensor:
 def _identify(pixels: Tensor, ground: Tensor, own: Tensor) -> Found | None:
     """Name the thing that fills a region: its colour from the core, its shape from our own drawings."""
     size = own.shape[0]
-    core = _erode(own)
-    paint = pixels[core if core.any() else own].median(0).values
+    paint = pixels[_core(own)].median(0).values
     cover = _cover(pixels, ground, paint) * _dilate(_dilate(own))
     area = float(cover.sum()) / cover.numel()
     if area < MIN_AREA:
@@ -125,6 +125,16 @@ def _name(colour: Tensor, names: list[str]) -> str | None:
 def _size(radius: float) -> str:
     """The size whose range is nearest, by area."""
     return min(SIZES, key=lambda size: abs(math.log(radius / math.sqrt(SIZES[size][0] * SIZES[size][1]))))
+
+
+def _core(own: Tensor) -> Tensor:
+    """The pixels furthest from the edge, where the paint is pure: eroded twice, as far as something is left."""
+    for _ in range(2):
+        smaller = _erode(own)
+        if smaller.sum() < MIN_AREA / 4 * own.numel():
+            break
+        own = smaller
+    return own
 
 
 def _dilate(mask: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ API = "api"  # the file name under which a fault of the listing is set
 
 @dataclass
 class Fault:
-    """What goes wrong `times` times: an HTTP status, or drop, cut, flip, short, html, hang, loop."""
+    """What goes wrong `times` times: an HTTP status, or drop, cut, flip, short, html, odd, hang, loop."""
 
     kind: str | int
     times: float = 1
@@ -108,6 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self.send(fault.kind, b'{"error": "as requested"}', fault.headers)
         if fault.kind == "html":
             return self.send(200, b"<html>Please log in to the network</html>", {"Content-Type": "text/html"})
+        if fault.kind == "odd":
+            return self.send(200, b'{"id": "me/model", "sha": "../../../escape", "siblings": []}')
         if fault.kind == "loop":
             return self.send(302, b"", {"Location": self.path})
         if fault.kind == "hang":

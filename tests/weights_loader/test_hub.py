@@ -363,6 +363,7 @@ REFUSALS = {  # name: (method, file, kind, times, headers), (error, words in the
     "broken-get-once": (("GET", UNET, 504, 1, {}), (None, "")),
     "portal": (("GET", API, "html", ALWAYS, {}), ("HubUnreachable", "network")),
     "portal-head": (("HEAD", UNET, "html", ALWAYS, {}), ("HubUnreachable", "network")),
+    "odd-answer": (("GET", API, "odd", ALWAYS, {}), ("HubUnreachable", "network")),
     "redirects": (("GET", API, "loop", ALWAYS, {}), ("HubUnreachable", "TooManyRedirects")),
     "dropped-list": (("GET", API, "drop", 1, {}), (None, "")),
 }
