@@ -1,8 +1,6 @@
 """Pictures in and out: tensors in [-1, 1], NumPy arrays in [0, 1], PIL images; grids; PNG files."""
 
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from minisd import writing
 from minisd.errors import InputError, OutputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
@@ -68,15 +67,7 @@ def check_target(path: str | Path, overwrite: bool = False) -> Path:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise OutputError(f"{path} has the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}.")
-    if not path.parent.is_dir():
-        raise OutputError(f"the folder {path.parent} does not exist; make it first, or choose another place.")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"the folder {path.parent} is not writable; choose another place.")
-    if path.is_symlink() or path.exists():
-        if path.is_symlink() or not path.is_file():
-            raise OutputError(f"{path} is not a plain file; choose another name.")
-        if not overwrite:
-            raise OutputError(f"{path} exists; choose another name, or allow overwriting it (--overwrite).")
+    writing.check_target(path, overwrite)
     return path
 
 
@@ -110,18 +101,6 @@ def save(
         options["pnginfo"] = info
     if frames:
         options |= {"save_all": True, "append_images": list(frames), "duration": milliseconds, "loop": 0}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=path.suffix)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            image.save(file, format=Image.registered_extensions()[path.suffix.lower()], **options)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp made it private
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"{path} could not be written ({error.strerror or error}); free some space.") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    writing.write_atomically(path, lambda file: image.save(file, format=kind, **options), overwrite)
     return path

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from minisd import images, validation
@@ -73,7 +73,7 @@ class StableDiffusion:
         vae: VAE,
         unet: UNet,
         scheduler: Scheduler,
-        defaults: Defaults = Defaults(),  # noqa: B008 (frozen)
+        defaults: Defaults = Defaults(),
     ) -> None:
         width, context = text_encoder.config.width, unet.config.context_width
         if width != context:
@@ -196,16 +196,14 @@ class StableDiffusion:
         x, memory = x * grid.init_noise_sigma, None
         for i, t in enumerate(grid.timesteps):
             scaled = scheduler.scale_input(grid, i, x).to(self.dtype)
+            output = self.unet(scaled, t, text).float()  # with guidance twice the rows: the text has them
             if guided:
-                uncond, cond = self.unet(torch.cat([scaled, scaled]), t, text).float().chunk(2)
+                uncond, cond = output.chunk(2)
                 output = uncond + guidance * (cond - uncond)
-            else:
-                output = self.unet(scaled, t, text).float()
             x, x0, memory = scheduler.step(grid, i, x, output, memory, randn)
             if not torch.isfinite(x).all():
                 raise NumericalError(
-                    f"the latents are not finite after step {i} (timestep {float(t):g}); the weights may be damaged, "
-                    "or try float32."
+                    f"the latents are not finite after step {i} (timestep {float(t):g}): {_diagnosis(self.unet)}."
                 )
             yield DenoisingStep(i, t, x, x0)
 
@@ -215,7 +213,7 @@ class StableDiffusion:
         ids = self.tokenizer(list(prompts))
         states = self.text_encoder(ids.to(self.text_encoder.token_embedding.weight.device))
         if not torch.isfinite(states).all():
-            raise NumericalError("the text states are not finite; the text encoder's weights may be damaged.")
+            raise NumericalError(f"the text states are not finite: {_diagnosis(self.text_encoder)}.")
         return states.to(self.dtype)
 
     @torch.no_grad()
@@ -239,7 +237,7 @@ class StableDiffusion:
             warnings.warn(f"the decoder overflowed in {weight.dtype}; decoding again in float32", stacklevel=2)
             pixels = _decode_each(copy.deepcopy(self.vae).float(), raw)
         if not torch.isfinite(pixels).all():
-            raise NumericalError("the decoded pixels are not finite; the autoencoder's weights may be damaged.")
+            raise NumericalError(f"the decoded pixels are not finite: {_diagnosis(self.vae)}.")
         return pixels.clamp(-1, 1)
 
     def _request(
@@ -341,6 +339,14 @@ def _generators(
     first = secrets.randbelow(2**32) if seed is None else validation.seed(seed)
     seeds = [(first + k) % (validation.LARGEST_SEED + 1) for k in range(count)]
     return [torch.Generator().manual_seed(each) for each in seeds], seeds
+
+
+def _diagnosis(network: nn.Module) -> str:
+    """Why a network may have given NaN: the first of its tensors that hold it, if any do."""
+    bad = [name for name, tensor in network.state_dict().items() if not torch.isfinite(tensor).all()]
+    if bad:
+        return f"{len(bad)} of its weights hold NaN or infinity ({', '.join(bad[:3])}), fetch them again"
+    return "its weights are finite, try float32 and a guidance scale below 20"
 
 
 def _decode_each(vae: VAE, raw: Tensor) -> Tensor:

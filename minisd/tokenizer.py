@@ -6,15 +6,13 @@ digits and runs of other signs. Each piece becomes bytes, written as printable c
 2021). The library `tokenizers` merges, this file does the rest, for any vocabulary in CLIP's format.
 """
 
-import gzip
 import json
 import re
 import warnings
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
@@ -22,6 +20,8 @@ from tokenizers import Encoding as Pieces
 from tokenizers import Tokenizer as Engine
 
 from minisd.errors import FileFormatError, InputError, MismatchError, OutputError
+from minisd.tokenizer_files import optional_json, read_json, read_merges, read_tokenizer_json, special
+from minisd.writing import write_atomically
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 BPE_FILE_MERGES = 49152 - 256 - 2  # what openai/CLIP takes of the 262,144 merges in its file
@@ -124,22 +124,22 @@ class Tokenizer:
         folder = Path(path)
         if not folder.is_dir():
             raise FileFormatError(f"{folder} is not a folder; give the tokenizer folder of a checkpoint")
-        config = _optional_json(folder / "tokenizer_config.json")
-        specials = {**config, **_optional_json(folder / "special_tokens_map.json")}
-        added = _optional_json(folder / "added_tokens.json")
+        config = optional_json(folder / "tokenizer_config.json")
+        specials = {**config, **optional_json(folder / "special_tokens_map.json")}
+        added = optional_json(folder / "added_tokens.json")
         main_file = folder / "vocab.json"
         if main_file.exists() or not (folder / "tokenizer.json").exists():
-            vocab, merges = _read_json(main_file), _read_merges(folder / "merges.txt")
+            vocab, merges = read_json(main_file), read_merges(folder / "merges.txt")
         else:
             main_file = folder / "tokenizer.json"
-            vocab, merges, more = _read_tokenizer_json(main_file)
+            vocab, merges, more = read_tokenizer_json(main_file)
             added |= more
         if not all(type(i) is int for i in vocab.values()):
             raise FileFormatError(f"{main_file} has ids that are no whole numbers; fetch it again")
         try:
             added |= {token["content"]: int(i) for i, token in config.get("added_tokens_decoder", {}).items()}
             extra = sorted((int(i), token) for token, i in added.items() if vocab.get(token) != i)
-            bos, eos, pad = (_special(specials, *role) for role in (("bos", BOS), ("eos", EOS), ("pad", EOS)))
+            bos, eos, pad = (special(specials, *role) for role in (("bos", BOS), ("eos", EOS), ("pad", EOS)))
             length = min(config.get("model_max_length", 77), 10**6)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             files = f"{folder / 'tokenizer_config.json'}, special_tokens_map.json or added_tokens.json"
@@ -161,7 +161,7 @@ class Tokenizer:
 
         Raises FileFormatError or MismatchError, naming the file.
         """
-        merges = _read_merges(Path(path))[:BPE_FILE_MERGES]
+        merges = read_merges(Path(path))[:BPE_FILE_MERGES]
         try:
             return cls(clip_vocabulary(merges), merges, pad=pad, max_length=max_length)
         except InputError as error:
@@ -196,12 +196,10 @@ class Tokenizer:
             texts["added_tokens.json"] = json.dumps({t: self.token_to_id(t) for t in self.added}, indent=2)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for name, text in texts.items():
-                part = folder / f"{name}.part"  # an existing file is replaced whole or not at all
-                part.write_bytes(text.encode())
-                part.replace(folder / name)
         except OSError as error:
             raise OutputError(f"the tokenizer cannot be saved in {folder}: {error}") from error
+        for name, text in texts.items():
+            write_atomically(folder / name, lambda file, text=text: file.write(text.encode()), overwrite=True)
 
     def __call__(self, prompts: str | Sequence[str]) -> torch.Tensor:
         """Prompts (one text or a list of B) -> ids (B, max_length) int64; see `encode`."""
@@ -333,68 +331,3 @@ def _check_text(text: str, name: str) -> str:
         half = f"half of a surrogate pair, {text[error.start]!r}, at position {error.start}"
         raise InputError(f"{name} holds {half}, where whole characters were expected; remove it") from None
     return text
-
-
-def _special(tables: dict[str, Any], role: str, usual: str) -> str:
-    """The special token of a role, which the files give as text or as an object, or not at all."""
-    token = tables.get(f"{role}_token")
-    token = usual if token is None else token["content"] if isinstance(token, dict) else token
-    if not isinstance(token, str):
-        raise TypeError(f"{role}_token is {token!r}")
-    return token
-
-
-def _read_text(path: Path) -> str:
-    """UTF-8 text of a file, unpacked where it is a gzip file."""
-    try:
-        raw = path.read_bytes()
-        return (gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw).decode()
-    except FileNotFoundError:
-        raise FileFormatError(f"{path} is missing, which the tokenizer needs; fetch it again") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise FileFormatError(f"{path} cannot be read as text ({error}); fetch it again") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(_read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise FileFormatError(f"{path} is not JSON ({error}); fetch it again") from error
-    if not isinstance(value, dict):
-        got = type(value).__name__
-        raise FileFormatError(f"{path} holds a {got} where a JSON object was expected; fetch it again")
-    return value
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    return _read_json(path) if path.exists() else {}
-
-
-def _read_merges(path: Path) -> list[tuple[str, str]]:
-    """Two tokens a line; the first line is a header unless it is a merge itself."""
-    merges = []
-    for number, line in enumerate(_read_text(path).split("\n")):
-        pair = line.split()
-        if number == 0 and ("#version" in line or len(pair) != 2):
-            continue
-        if len(pair) == 2:
-            merges.append((pair[0], pair[1]))
-        elif pair:
-            raise FileFormatError(f"{path} has {line[:80]!r} in line {number + 1}, expected two tokens")
-    return merges
-
-
-def _read_tokenizer_json(path: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, int]]:
-    """Vocabulary, merges and added tokens."""
-    data = _read_json(path)
-    try:
-        model = data["model"]
-        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-        merges = [(left, right) for left, right in pairs]
-        added = {token["content"]: token["id"] for token in data["added_tokens"]}
-        suffix, vocab = model["end_of_word_suffix"], dict(model["vocab"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileFormatError(f"{path} is not in the form of CLIP's tokenizer ({error!r})") from error
-    if suffix != "</w>":
-        raise MismatchError(f"{path} marks the end of a word by {suffix!r} where CLIP has '</w>'")
-    return vocab, merges, added

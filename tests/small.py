@@ -43,10 +43,14 @@ def write_tokenizer(folder: Path, sd2: bool = False) -> Path:
     """The same as a folder of official files, not written by the library."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(clip_vocabulary(merges())), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges()), encoding="utf-8")
+    (folder / "merges.txt").write_text(
+        "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges()), encoding="utf-8"
+    )
     flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
     tokens = {"bos_token": BOS, "eos_token": EOS, "unk_token": EOS}
-    specials = {role: {"content": token, **flags} for role, token in tokens.items()} | {"pad_token": "!" if sd2 else EOS}
+    specials = {role: {"content": token, **flags} for role, token in tokens.items()} | {
+        "pad_token": "!" if sd2 else EOS
+    }
     config = {role: {"__type": "AddedToken", "content": token, **flags} for role, token in tokens.items()}
     more = {"model_max_length": 77, "tokenizer_class": "CLIPTokenizer", "pad_token": EOS}
     (folder / "special_tokens_map.json").write_text(json.dumps(specials))
@@ -57,7 +61,7 @@ def write_tokenizer(folder: Path, sd2: bool = False) -> Path:
 def randomise(network: nn.Module, seed: int = 0, gain: float = 1.0) -> nn.Module:
     """Fill a network, ours or the oracle's, with seeded weights that keep activations near scale `gain`.
 
-    With a small gain every layer hands on numbers of tiny variance, so that the epsilon of every norm decides.
+    With a small gain every layer hands on numbers of tiny variance: the epsilon of every norm decides.
     """
     generator = torch.Generator().manual_seed(seed)
     norms = tuple(n for n, m in network.named_modules() if isinstance(m, nn.GroupNorm | nn.LayerNorm))
@@ -78,7 +82,12 @@ def small_pipeline(sd2: bool = False, in_channels: int = 4) -> StableDiffusion:
     """Ours, two levels each, random seeded weights: SD 1 (PNDM, eps) or SD 2 (DDIM, v) in small."""
     tokenizer = small_tokenizer(sd2)
     text = CLIPTextConfig(
-        vocab_size=len(tokenizer), width=64, layers=2, heads=1, mlp_width=96, activation="gelu" if sd2 else "quick_gelu"
+        vocab_size=len(tokenizer),
+        width=64,
+        layers=2,
+        heads=1,
+        mlp_width=96,
+        activation="gelu" if sd2 else "quick_gelu",
     )
     vae = VAEConfig(channels=(32, 64), layers_per_block=1, sample_size=32)
     unet = UNetConfig(
@@ -113,24 +122,47 @@ def unet_arguments(levels: str, **others: Any) -> dict[str, Any]:
 
 
 UNETS = {
-    "sd1": unet_arguments("ccp", block_out_channels=(32, 64, 64), attention_head_dim=8, cross_attention_dim=24),
+    "sd1": unet_arguments(
+        "ccp", block_out_channels=(32, 64, 64), attention_head_dim=8, cross_attention_dim=24
+    ),
     "sd2": unet_arguments(
-        "ccp", block_out_channels=(32, 64, 96), attention_head_dim=(2, 4, 6), cross_attention_dim=40,
-        use_linear_projection=True, upcast_attention=True,
+        "ccp",
+        block_out_channels=(32, 64, 96),
+        attention_head_dim=(2, 4, 6),
+        cross_attention_dim=40,
+        use_linear_projection=True,
+        upcast_attention=True,
     ),
     "x4": unet_arguments(
-        "pccc", block_out_channels=(16, 32, 32, 48), attention_head_dim=8, cross_attention_dim=48, in_channels=7,
-        use_linear_projection=True, only_cross_attention=(True, True, True, False), num_class_embeds=10,
+        "pccc",
+        block_out_channels=(16, 32, 32, 48),
+        attention_head_dim=8,
+        cross_attention_dim=48,
+        in_channels=7,
+        use_linear_projection=True,
+        only_cross_attention=(True, True, True, False),
+        num_class_embeds=10,
     ),
     "sdxl": unet_arguments(
-        "pcc", block_out_channels=(32, 48, 64), attention_head_dim=(2, 3, 4), cross_attention_dim=24,
-        transformer_layers_per_block=(1, 2, 3), use_linear_projection=True, addition_embed_type="text_time",
-        addition_time_embed_dim=8, projection_class_embeddings_input_dim=68,
+        "pcc",
+        block_out_channels=(32, 48, 64),
+        attention_head_dim=(2, 3, 4),
+        cross_attention_dim=24,
+        transformer_layers_per_block=(1, 2, 3),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=68,
     ),
     "inpaint": unet_arguments(
-        "cp", block_out_channels=(16, 32), attention_head_dim=8, cross_attention_dim=12, in_channels=9, layers_per_block=1,
+        "cp",
+        block_out_channels=(16, 32),
+        attention_head_dim=8,
+        cross_attention_dim=12,
+        in_channels=9,
+        layers_per_block=1,
     ),
-}  # fmt: skip
+}
 
 VAES = {
     "two levels": {"block_out_channels": (16, 32), "layers_per_block": 1},
@@ -141,14 +173,20 @@ VAES = {
 TEXTS: dict[str, dict[str, Any]] = {
     "sd1": {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 96},
     "sd2": {
-        "hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 100,
+        "hidden_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 3,
+        "intermediate_size": 100,
         "hidden_act": "gelu",
     },
     "wide": {
-        "hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 12, "intermediate_size": 384,
+        "hidden_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 12,
+        "intermediate_size": 384,
         "layer_norm_eps": 1e-3,
     },
-}  # fmt: skip
+}
 
 
 def oracle_unet(shape: str, seed: int = 0, gain: float = 1.0) -> Any:
@@ -163,16 +201,26 @@ def oracle_vae(shape: str, seed: int = 0, gain: float = 1.0) -> Any:
     from diffusers import AutoencoderKL
 
     levels = len(VAES[shape]["block_out_channels"])
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * levels, "up_block_types": ("UpDecoderBlock2D",) * levels}
+    blocks = {
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+    }
     return randomise(AutoencoderKL(**VAES[shape], **blocks, norm_num_groups=8), seed, gain)
 
 
-def oracle_text(shape: str, seed: int = 0, gain: float = 1.0, projection: int | None = None, **others: Any) -> Any:
+def oracle_text(
+    shape: str, seed: int = 0, gain: float = 1.0, projection: int | None = None, **others: Any
+) -> Any:
     """CLIPTextModel of a shape in TEXTS, or CLIPTextModelWithProjection to width `projection`."""
     import transformers
 
     kind = transformers.CLIPTextModel if projection is None else transformers.CLIPTextModelWithProjection
-    arguments = {"vocab_size": 300, "projection_dim": projection or 512, "bos_token_id": 298, "eos_token_id": 2}
+    arguments = {
+        "vocab_size": 300,
+        "projection_dim": projection or 512,
+        "bos_token_id": 298,
+        "eos_token_id": 2,
+    }
     config = transformers.CLIPTextConfig(**{**arguments, **TEXTS[shape], **others})
     return randomise(kind(config), seed, gain)
 
@@ -189,8 +237,10 @@ class InMemory:
 
 
 def copy_weights(blank: Any, table: Mapping[str, str], theirs: nn.Module) -> Any:
-    """Our network, from a function that makes it blank, with the oracle's weights under {our: their} module names."""
-    return build(blank, lambda names: expand(table, names), InMemory(theirs.state_dict()), lambda name: False, "oracle")
+    """Our network, from a function that makes it blank, with the oracle's weights; {our module: theirs}."""
+    return build(
+        blank, lambda names: expand(table, names), InMemory(theirs.state_dict()), lambda name: False, "oracle"
+    )
 
 
 def unet_like(oracle: Any) -> UNet:
@@ -210,7 +260,9 @@ def text_like(oracle: Any) -> CLIPTextTransformer:
     json_config = {**oracle.config.to_dict(), "architectures": [type(oracle).__name__]}
     config = official_configs.text_config(json_config)
     prefix = "text_model." if any(name.startswith("text_model.") for name in oracle.state_dict()) else ""
-    return copy_weights(lambda: CLIPTextTransformer(config), diffusers_names.text_encoder(config, prefix), oracle)
+    return copy_weights(
+        lambda: CLIPTextTransformer(config), diffusers_names.text_encoder(config, prefix), oracle
+    )
 
 
 def oracle_pipeline(tokenizer_folder: Path, sd2: bool = False, context: int = 64) -> Any:
@@ -247,9 +299,16 @@ def oracle_pipeline(tokenizer_folder: Path, sd2: bool = False, context: int = 64
             eos_token_id=2,
         )
     )
-    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "set_alpha_to_one": False}
+    betas = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "set_alpha_to_one": False,
+    }
     if sd2:
-        scheduler = diffusers.DDIMScheduler(**betas, steps_offset=1, clip_sample=False, prediction_type="v_prediction")
+        scheduler = diffusers.DDIMScheduler(
+            **betas, steps_offset=1, clip_sample=False, prediction_type="v_prediction"
+        )
     else:
         scheduler = diffusers.PNDMScheduler(**betas, steps_offset=1, skip_prk_steps=True)
     pipeline = diffusers.StableDiffusionPipeline(

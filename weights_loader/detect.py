@@ -32,7 +32,7 @@ STRANGERS = (
     (r"conditioner\.embedders\.", "an SDXL checkpoint", "minisd runs SD 1.x and 2.x"),
     (r"(^|\.)joint_blocks\.", "an SD 3 checkpoint", "minisd runs SD 1.x and 2.x"),
     (r"(^|\.)double_blocks\.", "a Flux checkpoint", "minisd runs SD 1.x and 2.x"),
-    (r"lora_(up|down|A|B)|\.lora\.|lora_unet|lora_te", "a LoRA", "load the model that it adapts"),
+    (r"lora_(up|down|A|B)|[._]lora\.|lora_unet|lora_te", "a LoRA", "load the model that it adapts"),
     (r"^(string_to_param|emb_params|<.+>$)", "a textual-inversion embedding", "load the model that it belongs to"),
     (r"^(control_model\.|controlnet_)", "a ControlNet", "load the model that it steers"),
     (r"^decoder\.layers\.|^encoder\.layers\.\d+\.conv", "a TAESD autoencoder", "load a whole model"),

@@ -186,7 +186,9 @@ def _common_prefix(names: list[str]) -> str:
     prefix = ""
     while True:
         for wrapper in WRAPPERS:
-            if all(name.startswith(prefix + wrapper) and name != prefix + wrapper for name in names):
+            if names and all(
+                name.startswith(prefix + wrapper) and name != prefix + wrapper for name in names
+            ):
                 prefix += wrapper
                 break
         else:

@@ -1,7 +1,6 @@
 """A model in diffusers layout: a folder with a folder for each component."""
 
 import warnings
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any

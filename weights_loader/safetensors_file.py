@@ -146,7 +146,7 @@ def _check_entry(name: str, entry: Any, start: int, path: Path) -> tuple[TensorS
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _counts(shape) or len(shape) > 64 or math.prod(n for n in shape if n) >= 2**63:
         raise FileFormatError(f"{where} has shape {shown(shape)}, expected a list of sizes.")
-    if not _counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+    if not _counts(offsets) or len(offsets) != 2:
         raise FileFormatError(f"{where} has data_offsets {shown(offsets)}, expected [begin, end].")
     begin, end = offsets
     needed = math.prod(shape) * dtype.itemsize

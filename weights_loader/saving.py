@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from minisd.errors import OutputError
 from minisd.pipeline import StableDiffusion
+from minisd.writing import check_target, write_json
 from weights_loader import official_configs
 from weights_loader.folder import DEFAULTS
 from weights_loader.names import Place, diffusers, expand, ldm, openclip, write
 from weights_loader.single_file import CONFIGS_KEY
-from weights_loader.writing import check_target, save_safetensors, write_json
+from weights_loader.writing import save_safetensors
 
 WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",

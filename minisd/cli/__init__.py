@@ -5,13 +5,15 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from minisd.cli import convert, generate, inspect, train
+from minisd.cli import bench, convert, generate, inspect, train, verify
 from minisd.cli.parser import Parser
 from minisd.errors import MinisdError
 
 COMMANDS = {
     "inspect": inspect,
     "convert": convert,
+    "verify": verify,
+    "bench": bench,
     "train": train,
 }
 

@@ -2,12 +2,14 @@
 
 import argparse
 import re
+import secrets
 import sys
 import tempfile
 import time
 import unicodedata
 from pathlib import Path
 
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -46,8 +48,6 @@ def add_arguments(parser: Parser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check everything, draw, save; says where, how long and which seed."""
-    import torch
-
     prompt = read_prompt(args.prompt)
     count = validation.whole_number(args.count, "count", 1, 10_000)
     scale = validation.whole_number(args.scale, "scale", 1, 64)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     lost = sd.tokenizer.encode(prompt).dropped[0] if args.strict_prompt else ""
     if lost:
         raise InputError(f"the prompt is too long, {lost!r} would be lost; shorten it.")
-    seed = args.seed if args.seed is not None else int.from_bytes(__import__("secrets").token_bytes(4), "big")
+    seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     steps = sd.denoise(
         prompt,
         args.negative,
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         seed=seed,
         eta=args.eta,
     )
-    total = args.steps or sd.defaults.num_inference_steps
+    total = sd.defaults.num_inference_steps if args.steps is None else args.steps
     film = Film(sd, every=max(1, total // 8))
     steps = film.watch(steps) if args.film else steps
     step = None

@@ -1,7 +1,6 @@
-"""Check official weights (SD 1.x, 2.x) against the numbers that are known of them; exit code 0 if none fails."""
+"""Check official weights (SD 1.x, 2.x) against the numbers known of them; exit code 0 if none fails."""
 
 import argparse
-import json
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +9,8 @@ import torch
 
 import weights_loader
 from minisd.cli.parser import Parser
-from minisd.errors import OutputError
-from minisd.official_facts import FACTS
-from minisd.verification import MODELS, Result, Subject, known_picture, verify
+from minisd.verification import FACTS, MODELS, Result, Subject, known_picture, verify
+from minisd.writing import check_target, write_json
 from weights_loader import detect
 
 FAILED = 1
@@ -55,7 +53,7 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Load in float32, print a line a check as it is made, then the verdict."""
     if args.json is not None:
-        _check_report(args.json)
+        check_target(args.json)
     golden = None if args.golden is None else known_picture(args.golden, "golden")
     picture = None if args.picture is None else known_picture(args.picture, "picture")
     torch.backends.cudnn.allow_tf32 = False  # float32 in earnest
@@ -82,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
     if args.json is not None:
         report = {"model": str(args.model), "family": family, "name": model, **counts}
-        _write(args.json, {**report, "checks": [asdict(result) for result in results]})
+        write_json({**report, "checks": [asdict(result) for result in results]}, args.json)
     return FAILED if counts["FAIL"] else 0
 
 
@@ -103,21 +101,3 @@ def result_row(result: Result) -> str:
     values = (result.expected, result.got, result.difference, result.tolerance)
     numbers = ["" if value is None else f"{value:.6g}" for value in values]
     return row(result.name, *numbers, result.verdict + (f": {result.note}" if result.note else ""))
-
-
-def _check_report(path: Path) -> None:
-    if path.exists() or path.is_symlink():
-        raise OutputError(f"{path} exists; choose another name for the report.")
-    if not path.parent.is_dir():
-        raise OutputError(f"the folder {path.parent} does not exist; make it first, or choose another place.")
-
-
-def _write(path: Path, report: dict[str, object]) -> None:
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            json.dump(report, file, indent=1)
-            file.write("\n")
-    except OSError as error:
-        raise OutputError(
-            f"{path} could not be written ({error.strerror or error}); choose another place."
-        ) from error

@@ -21,6 +21,13 @@ def to_map(tokens: Tensor, like: Tensor) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, like.shape[2:])
 
 
+def rows_like(x: Tensor, other: Tensor) -> Tensor:
+    """Repeat the batch x (B, ...) until it has as many rows as `other`: 2B for guidance, whose halves differ in text."""
+    if len(other) % len(x):
+        raise ValueError(f"there are {len(x)} pictures for {len(other)} texts, expected as many or a multiple of them.")
+    return x if len(x) == len(other) else x.repeat(len(other) // len(x), *[1] * (x.ndim - 1))
+
+
 def readable_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> tuple[Tensor, Tensor]:
     """softmax(q k^T / sqrt(d)) v, line by line (Vaswani et al. 2017, eq. 1).
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisd.configs import UNetConfig
-from minisd.models.layers import Attention, Downsample, ResBlock, Upsample, to_map, to_tokens
+from minisd.models.layers import Attention, Downsample, ResBlock, Upsample, rows_like, to_map, to_tokens
 
 RESNET_NORM_EPS = 1e-5
 TRANSFORMER_NORM_EPS = 1e-6
@@ -64,7 +64,12 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         """Tokens (B, N, width), text states (B, L, context_width) -> (B, N, width)."""
-        x = x + self.attention1(self.norm1(x), text if self.only_cross_attention else None)
+        if self.only_cross_attention:
+            x = rows_like(x, text)
+            x = x + self.attention1(self.norm1(x), text)
+        else:
+            x = x + self.attention1(self.norm1(x))
+            x = rows_like(x, text)
         x = x + self.attention2(self.norm2(x), text)
         return x + self.feed_forward(self.norm3(x))
 
@@ -91,7 +96,7 @@ class SpatialTransformer(nn.Module):
         for block in self.blocks:
             h = block(h, text)
         h = to_map(self.proj_out(h), like=x) if self.linear else self.proj_out(to_map(h, like=x))
-        return x + h
+        return rows_like(x, h) + h
 
 
 class Level(nn.Module):
@@ -181,7 +186,9 @@ class UNet(nn.Module):
     ) -> Tensor:
         """Latents (B, in_channels, h, w), timesteps () or (B,), text states (B, L, context_width) -> (B, out, h, w).
 
-        `noise_level` (B,), int64, only where the config counts classes; `pooled` (B, pooled_width) only for SDXL.
+        For guidance, text may have a multiple of B rows, with one timestep: the latents count as repeated, and what
+        comes before the text enters is computed once. `noise_level` (B,), int64, only where the config counts
+        classes; `pooled` (B, pooled_width) only for SDXL.
         """
         time = self.embed_time(t, latents, noise_level, pooled)
         x = self.conv_in(latents.contiguous(memory_format=torch.channels_last))
@@ -199,7 +206,8 @@ class UNet(nn.Module):
 
         for level in self.up:
             for i in range(len(level.resnets)):
-                x = level.block(i, torch.cat([x, skips.pop()], dim=1), time, text)
+                skip = rows_like(skips.pop(), x)
+                x = level.block(i, torch.cat([x, skip], dim=1), time, text)
             if level.resample is not None:
                 x = level.resample(x, size=skips[-1].shape[2:])
 
@@ -212,8 +220,8 @@ class UNet(nn.Module):
         noise_level: Tensor | None = None,
         pooled: Tensor | None = None,
     ) -> Tensor:
-        """Everything that enters through the residual blocks, as one vector per picture: (B, time_width)."""
-        t = torch.as_tensor(t, device=latents.device).expand(len(latents))
+        """Everything that enters through the residual blocks: a vector for each picture, or one for all, (1, width)."""
+        t = torch.as_tensor(t, device=latents.device).reshape(-1)
         time = self.time(sinusoids(t, self.config.channels[0]).to(latents.dtype))
         if noise_level is not None:
             time = time + self.class_embedding(noise_level)

@@ -90,18 +90,19 @@ class Scheduler(ABC):
 
         Raises InputError unless n is a whole number in 1..num_train_timesteps and start in 0..n-1.
         """
-        times = [int(t) for t in self._spaced(n, start).round()]
+        times = self._spaced(n, start)[start:].round().astype(int).tolist()
         stride = self.schedule.num_train_timesteps // n  # the reference's, also where the spacing is uneven
         return Grid(torch.tensor(times), source=tuple(times), previous=tuple(t - stride for t in times))
 
     def _spaced(self, n: int, start: int) -> Floats:
+        """All of the n timesteps, after a check of n and of where the run is to start."""
         total = self.schedule.num_train_timesteps
         n = validate_steps(n, total)
         if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start < n:
             raise InputError(
                 f"a run of {n} steps cannot start at {start!r}, expected a whole number in 0..{n - 1}."
             )
-        return spaced_timesteps(self.timestep_spacing, n, total, self.steps_offset)[start:]
+        return spaced_timesteps(self.timestep_spacing, n, total, self.steps_offset)
 
     def scale_input(self, grid: Grid, i: int, x: Tensor) -> Tensor:
         """x as the model wants to see it at call i."""

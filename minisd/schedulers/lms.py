@@ -46,7 +46,7 @@ class LMS(Scheduler):
     def grid(self, n: int, start: int = 0) -> Grid:
         """As every sampler, with fractional timesteps (float32) and the noise levels that belong to them."""
         table = self.schedule.sigmas.numpy()
-        times = self._spaced(n, start=0)
+        times = self._spaced(n, start)
         sigmas = sigmas_at(times, table)
         if self.use_karras_sigmas:
             sigmas = karras_sigmas(sigmas[0], sigmas[-1], n)

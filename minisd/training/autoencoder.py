@@ -49,7 +49,7 @@ def train_vae(minutes: float, path: Path, report: Callable[[str], None], batch: 
     """Train a fresh autoencoder, or continue the run at `path`, for `minutes` in all; its average, normalised."""
     vae = new_vae()
 
-    def loss(generator: torch.Generator) -> Tensor:
+    def loss(generator: torch.Generator, progress: float) -> Tensor:
         target = render([sample_scene(generator) for _ in range(batch)], VAE_CONFIG.sample_size)
         gauss = vae.encode(target)
         pixels = vae.decode(gauss.sample(generator))
@@ -62,7 +62,7 @@ def train_vae(minutes: float, path: Path, report: Callable[[str], None], batch: 
 
 
 @torch.no_grad()
-def normalise(vae: VAE, scenes: int = 2000) -> None:
+def normalise(vae: VAE, scenes: int = 1000) -> None:
     """Fold the latents' mean and deviation per channel into the two 1x1 convolutions: exact, and nothing else changes.
 
     Afterwards scaling_factor times the latents has mean 0 and deviation 1, with the official factor.

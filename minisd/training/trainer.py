@@ -5,7 +5,6 @@ replaced atomically; a killed run continues from it, the time already spent coun
 """
 
 import math
-import os
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -16,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from minisd.errors import NumericalError, ResumeError
+from minisd.writing import write_atomically
 
-Loss = Callable[[torch.Generator], Tensor]
+Loss = Callable[[torch.Generator, float], Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ def train(
 ) -> nn.Module:
     """Train `model` in place until the budget is spent; return its moving average.
 
-    `loss(generator)` draws a batch with the generator and returns a scalar. `path` is the run's file: written every
+    `loss(generator, progress)` draws a batch with the generator and returns a scalar; progress is the spent part of
+    the budget, 0 to 1. `path` is the run's file: written every
     `save_every` seconds and at the end, continued from when it exists. Each report is one line of progress.
 
     Raises NumericalError after `patience` non-finite steps in a row (the file keeps the last good state), ResumeError
@@ -64,7 +65,7 @@ def train(
             group["lr"] = recipe.learning_rate * min(1, (step + 1) / recipe.warmup_steps) * _cosine(elapsed / budget)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
-            value = loss(generator)
+            value = loss(generator, elapsed / budget)
         value.backward()
         norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         if torch.isfinite(value) and torch.isfinite(norm):  # one bad batch would poison AdamW for ever
@@ -108,7 +109,6 @@ def _save(
 ) -> None:
     """Write the run to one file, which is either the old one or the new one, whatever happens."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
     state = {
         "model": model.state_dict(),
         "average": average.state_dict(),
@@ -117,11 +117,7 @@ def _save(
         "step": step,
         "elapsed": elapsed,
     }
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_atomically(path, lambda file: torch.save(state, file), overwrite=True)
 
 
 def _resume(

@@ -1,10 +1,11 @@
 """From scenes to words and back: one table of templates writes the captions and reads them.
 
-What a caption says stands between the two: an Expectation, which may leave things open. `mention` decides what is said,
-`describe` words it, `expectation` reads it back.
+What a caption says stands between the two: an Expectation, which may leave things open. `mention` decides
+what is said, `describe` words it, `expectation` reads it back.
 """
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -76,7 +77,7 @@ class ThingExpectation:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What is asked of a picture: these things and no others; `relation` is how the first stands to the second."""
+    """What is asked of a picture: these things alone; `relation` is how the first stands to the second."""
 
     things: tuple[ThingExpectation, ...]
     relation: str | None = None
@@ -98,9 +99,9 @@ def expectation_of(scene: Scene) -> Expectation:
 
 
 def mention(scene: Scene, rng: torch.Generator) -> Expectation:
-    """Leave out of a scene what its caption will not say: colours (p = .15), shapes (.1), sizes (.3; medium always).
+    """Leave out what a caption will not say: colours (p = .15), shapes (.1), sizes (.3; medium always).
 
-    A white background is named in one caption of five, others in six of seven: unnamed, it is most likely white.
+    White backgrounds are named in one caption of five, others in six of seven: unnamed, it is likely white.
     """
     draws = iter(torch.rand(1 + 3 * len(scene.things), generator=rng).tolist())
     named = next(draws) < (0.2 if scene.background == "white" else 0.86)
@@ -118,7 +119,7 @@ def mention(scene: Scene, rng: torch.Generator) -> Expectation:
 
 
 def describe(wanted: Expectation, rng: torch.Generator) -> str:
-    """Word an expectation of one or two things; a template may leave out a position or a relation, nothing else.
+    """Word an expectation of one or two things; a template may leave out place or relation, nothing else.
 
     Raises InputError for another number of things, and for a medium size, which has no name.
     """
@@ -127,7 +128,7 @@ def describe(wanted: Expectation, rng: torch.Generator) -> str:
     if any(thing.size not in (None, *NAMED_SIZES) for thing in wanted.things):
         raise InputError(f"describe got a size without a name; use one of {', '.join(NAMED_SIZES)}, or None")
     u, v = torch.rand(2, generator=rng).tolist()
-    known = {f"{name}": _noun(thing) for name, thing in zip("ab", wanted.things, strict=False)}
+    known = {name: _noun(thing) for name, thing in zip("ab", wanted.things, strict=False)}
     place = wanted.things[0].position
     if len(wanted.things) == 1 and place is not None:
         known["pos"] = POSITION_WORDS[place]
@@ -149,7 +150,7 @@ def caption(scene: Scene, rng: torch.Generator) -> str:
 
 
 def expectation(prompt: str) -> Expectation:
-    """Read a caption of our own grammar; case, spacing and closing dots do not matter, nor does a missing article.
+    """Read a caption of our own grammar, whatever its case, spacing and full stops, with or without articles.
 
     Raises InputError for a prompt that no template matches.
     """
@@ -179,9 +180,9 @@ def _noun(thing: ThingExpectation) -> str:
 
 
 def _read_noun(words: str) -> ThingExpectation:
-    known = {"shape": THINGS, "colour": COLOURS, "size": SIZES}
-    said = {what: word for what, names in known.items() for word in words.split() if word in names}
-    return ThingExpectation(**said)
+    known: tuple[Container[str], ...] = (THINGS, COLOURS, SIZES)
+    shape, colour, size = (next((word for word in words.split() if word in n), None) for n in known)
+    return ThingExpectation(shape, colour, size)
 
 
 def _pattern(template: str) -> re.Pattern[str]:

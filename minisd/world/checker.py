@@ -37,10 +37,10 @@ class Verdict:
 
 
 def check(image: Tensor | Image.Image, wanted: Scene | Expectation | str) -> Verdict:
-    """Compare a picture, (3, H, W) in [-1, 1] or PIL, with a scene, an expectation or a caption of our grammar.
+    """Compare a picture, (3, N, N) in [-1, 1] or PIL, with a scene, an expectation or a caption.
 
-    Raises InputError for a picture of another shape or too small to see anything in, for NaN, and for a caption it
-    cannot read.
+    Raises InputError for a picture of another shape or below 32 pixels, for NaN, and for a caption outside
+    of our own grammar.
     """
     if isinstance(wanted, str):
         wanted = expectation(wanted)
@@ -68,9 +68,7 @@ def judge(found: tuple[Found, ...], background: str | None, wanted: Expectation)
     return max(verdicts, key=lambda v: (v.exact, v.object + v.shape + v.colour + v.size + v.position + v.relation))
 
 
-def _compare(
-    match: tuple[Found | None, ...], wanted: Expectation
-) -> tuple[bool, bool, bool, bool, bool, bool]:
+def _compare(match: tuple[Found | None, ...], wanted: Expectation) -> tuple[bool, bool, bool, bool, bool, bool]:
     """object, shape, colour, size, position, relation of one matching."""
     pairs = list(zip(match, wanted.things, strict=True))
     shape = all(f is not None and w.shape in (None, f.shape) for f, w in pairs)

@@ -38,7 +38,11 @@ def lab(pixels: Tensor) -> Tensor:
     srgb = (pixels.float().clamp(-1, 1) + 1) / 2
     linear = torch.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     to_xyz = linear.new_tensor(
-        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+        [
+            [0.4124564, 0.3575761, 0.1804375],
+            [0.2126729, 0.7151522, 0.0721750],
+            [0.0193339, 0.1191920, 0.9503041],
+        ]
     )
     xyz = linear @ (to_xyz / to_xyz.sum(1, keepdim=True)).T  # relative to white
     f = torch.where(xyz > (6 / 29) ** 3, xyz.clamp(min=1e-9) ** (1 / 3), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
@@ -49,7 +53,7 @@ def lab(pixels: Tensor) -> Tensor:
 def delta_e(first: Tensor, second: Tensor) -> Tensor:
     """CIEDE2000 difference of two Lab colours, (..., 3) and (..., 3) broadcast -> (...).
 
-    About 1 is just visible; above 20 nobody confuses the two. Source: Sharma, Wu, Dalal 2005, equations 2 to 22.
+    About 1 is just visible; above 20 nobody confuses the two. Source: Sharma, Wu, Dalal 2005, eq. 2 to 22.
     """
     (l1, a1, b1), (l2, a2, b2) = first.unbind(-1), second.unbind(-1)
     c7 = ((torch.hypot(a1, b1) + torch.hypot(a2, b2)) / 2) ** 7
@@ -80,8 +84,8 @@ def delta_e(first: Tensor, second: Tensor) -> Tensor:
     c7 = chroma**7
     blue = 60 * degrees * torch.exp(-(((hue_degrees - 275) / 25) ** 2))
     rotation = -2 * torch.sqrt(c7 / (c7 + 25.0**7)) * torch.sin(blue)
-    l, c, h = d_l / s_l, d_c / s_c, d_h / s_h
-    return torch.sqrt((l * l + c * c + h * h + rotation * c * h).clamp(min=0))
+    light, c, h = d_l / s_l, d_c / s_c, d_h / s_h
+    return torch.sqrt((light * light + c * c + h * h + rotation * c * h).clamp(min=0))
 
 
 PALETTE_LAB = lab(rgb(list(PALETTE)))

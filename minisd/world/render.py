@@ -35,11 +35,12 @@ def _draw(scenes: Sequence[Scene], cover: Tensor) -> None:
     size = cover.shape[-1]
     centres = (torch.arange(size, device=cover.device) + 0.5) / size  # of the pixels
     for shape, rows in groups.items():
-        b, k, *numbers = zip(*rows, strict=True)
-        x, y, radius = torch.tensor(numbers, device=cover.device)[:, :, None, None]
+        numbers = torch.tensor(rows, dtype=torch.float32, device=cover.device)
+        x, y, radius = numbers[:, 2:].T[:, :, None, None]
         across, down = torch.broadcast_tensors((centres - x) / radius, (centres[:, None] - y) / radius)
         distance = sdf(shape, across, down) * (radius * size)  # in pixels
-        cover[list(b), list(k)] = (0.5 - distance).clamp(0, 1)
+        b, k = numbers[:, :2].long().T
+        cover[b, k] = (0.5 - distance).clamp(0, 1)
 
 
 def render(scenes: Sequence[Scene], size: int = 64, device: torch.device | str = "cpu") -> Tensor:

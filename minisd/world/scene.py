@@ -10,8 +10,12 @@ import torch
 from minisd.world.palette import BACKGROUNDS, COLOURS
 from minisd.world.shapes import THINGS, extent
 
-# Ranges of the radius (of the disc with the same area). The gaps keep sizes apart; medium is what goes without saying.
-SIZES: dict[str, tuple[float, float]] = {"small": (0.08, 0.095), "medium": (0.12, 0.14), "large": (0.175, 0.205)}
+# Ranges of the radius (of the disc with the same area), with gaps. Medium is what goes without saying.
+SIZES: dict[str, tuple[float, float]] = {
+    "small": (0.08, 0.095),
+    "medium": (0.12, 0.14),
+    "large": (0.175, 0.205),
+}
 RELATIONS = ("left of", "right of", "above", "below")
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
@@ -50,7 +54,7 @@ class Scene:
 
 
 def relation(x1: float, y1: float, x2: float, y2: float) -> str:
-    """How a thing at (x1, y1) stands to a thing at (x2, y2): the direction in which they are further apart."""
+    """How a thing at (x1, y1) stands to one at (x2, y2): the direction in which they are further apart."""
     if abs(x1 - x2) >= abs(y1 - y2):
         return "left of" if x1 < x2 else "right of"
     return "above" if y1 < y2 else "below"
@@ -71,7 +75,7 @@ def scene_from_seed(seed: int, two: float = 0.4, white: float = 0.55) -> Scene:
 def sample_scene(generator: torch.Generator, two: float = 0.4, white: float = 0.55) -> Scene:
     """Draw a scene: two things with probability `two`, a white background with probability `white`.
 
-    Sizes are drawn before places, and places are built so that they fit: rejection would make large things rare.
+    Sizes come before places, and places are built so that they fit: rejection would make large things rare.
     The places are never ambiguous: see BORDER, GAP, MARGIN and SLANT.
     """
     draws = iter(torch.rand(16, generator=generator).tolist())
@@ -92,7 +96,9 @@ def sample_scene(generator: torch.Generator, two: float = 0.4, white: float = 0.
     radii = [low + (high - low) * next(draws) for low, high in (SIZES[size] for size in sizes)]
 
     if count == 1:
-        places = [_anywhere(shape, radius, next(draws), next(draws)) for (shape, _), radius in zip(kinds, radii, strict=True)]
+        places = [
+            _anywhere(shape, radius, next(draws), next(draws)) for (shape, _), radius in zip(kinds, radii, strict=True)
+        ]
     else:
         places = _beside(kinds[0][0], radii[0], kinds[1][0], radii[1], [next(draws) for _ in range(5)])
     return Scene(
@@ -112,9 +118,7 @@ def _anywhere(shape: str, radius: float, u: float, v: float) -> tuple[float, flo
     return left + (right - left) * u, top + (bottom - top) * v
 
 
-def _beside(
-    shape: str, radius: float, shape2: str, radius2: float, draws: list[float]
-) -> list[tuple[float, float]]:
+def _beside(shape: str, radius: float, shape2: str, radius2: float, draws: list[float]) -> list[tuple[float, float]]:
     """Two centroids in a relation that nobody would dispute (MARGIN, SLANT), without touching (GAP).
 
     Built, not rejected: every relation is equally likely whatever the sizes.

@@ -1,7 +1,8 @@
-"""What is in a picture: palette segmentation, connected components, analysis by synthesis. No learned weights.
+"""What is in a picture: palette segmentation, connected components, analysis by synthesis; nothing learned.
 
-A pixel on an edge is a mixture of object and background, and so is a blurred one; projecting it onto the line between
-the two colours recovers the mixture, so areas, centroids and the comparison with our own drawings survive blur.
+A pixel on an edge is a mixture of object and background, and so is a blurred one; projecting it onto the line
+between the two colours recovers the mixture, so areas, centroids and the comparison with our own drawings
+survive blur.
 """
 
 import math
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, max_pool2d
 
-from minisd.world.palette import BACKGROUNDS, COLOURS, PALETTE, PALETTE_LAB, delta_e, lab, rgb
+from minisd.world.palette import BACKGROUNDS, COLOURS, PALETTE, PALETTE_LAB, delta_e, lab
 from minisd.world.render import masks
 from minisd.world.scene import SIZES, Scene, Thing
 from minisd.world.shapes import THINGS
@@ -25,7 +26,7 @@ MIN_IOU, MIN_LEAD = 0.75, 0.03  # of the best template, and over the second best
 
 @dataclass(frozen=True)
 class Found:
-    """An object in a picture; shape or colour is None where it is none of ours. Lengths in fractions of the canvas."""
+    """An object, lengths in fractions of the canvas; a shape or colour that is none of ours is None."""
 
     shape: str | None
     colour: str | None
@@ -39,8 +40,8 @@ class Found:
 def components(mask: Tensor) -> Tensor:
     """Label the 8-connected regions of a boolean (H, W) mask: -> int64 (H, W), 0 outside, 1, 2, ... inside.
 
-    Every pixel starts with its own number, takes the highest of its neighbours', then the one that pixel has by now
-    (a jump to a pixel of the same region), until nothing changes.
+    Every pixel starts with its own number, takes the highest of its neighbours', then the one that pixel
+    has by now (a jump to a pixel of the same region), until nothing changes.
     """
     inside = mask.float()
     label = inside * torch.arange(1, mask.numel() + 1, device=mask.device).view(mask.shape)
@@ -62,7 +63,7 @@ def _regions(mask: Tensor, least: float = MIN_AREA) -> list[Tensor]:
 
 
 def find(image: Tensor) -> tuple[list[Found], str | None]:
-    """All objects of a picture, (3, H, W) in [-1, 1], and the name of its background (None: not one of ours)."""
+    """All objects of a picture, (3, N, N) in [-1, 1], and its background (None: not one of ours)."""
     pixels = image.detach().float().cpu().clamp(-1, 1).permute(1, 2, 0)
     rim = max(1, pixels.shape[0] // 32)
     frame = torch.ones(pixels.shape[:2], dtype=torch.bool)
@@ -75,7 +76,7 @@ def find(image: Tensor) -> tuple[list[Found], str | None]:
 
 
 def _split(pixels: Tensor, ground: Tensor, own: Tensor) -> list[Tensor]:
-    """A region in parts of one paint each: things touch where no mixture of paint and ground explains the colours."""
+    """A region in parts of one paint each: what no mixture of paint and ground explains is another thing."""
     inner = pixels[_core(own)]
     name = delta_e(lab(inner)[:, None], PALETTE_LAB[: len(COLOURS)]).argmin(1)
     paint = inner[name == name.mode().values].median(0).values
@@ -84,6 +85,8 @@ def _split(pixels: Tensor, ground: Tensor, own: Tensor) -> list[Tensor]:
     if other.sum() < MIN_AREA / 4 * own.numel():
         return [own]
     other = _dilate(other) & own
+    if (own & ~other).sum() < MIN_AREA * own.numel():  # noise: nothing is of one paint
+        return [own]
     rest = [part for region in _regions(other) for part in _split(pixels, ground, region)]
     return _regions(own & ~other) + rest
 
@@ -128,7 +131,7 @@ def _size(radius: float) -> str:
 
 
 def _core(own: Tensor) -> Tensor:
-    """The pixels furthest from the edge, where the paint is pure: eroded twice, as far as something is left."""
+    """The pixels furthest from the edge, where the paint is pure: eroded twice, if something is left."""
     for _ in range(2):
         smaller = _erode(own)
         if smaller.sum() < MIN_AREA / 4 * own.numel():

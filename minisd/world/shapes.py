@@ -1,7 +1,7 @@
-"""The things of Sticker World as signed distance functions: negative inside, positive outside, in units of length.
+"""The things of Sticker World as signed distance functions: negative inside, positive outside.
 
-Each is drawn around the origin with y downwards; `sdf` brings them to one convention: the centroid at the origin and
-the area of the unit disc, so that `radius` means the same amount of paint for every thing.
+Each is drawn around the origin with y downwards; `sdf` brings them to one convention: the centroid at the
+origin and the area of the unit disc, so that `radius` means the same amount of paint for every thing.
 """
 
 import math
@@ -41,7 +41,8 @@ def star(x: Tensor, y: Tensor) -> Tensor:
 
 def heart(x: Tensor, y: Tensor) -> Tensor:
     """A square on its corner with a half disc on each of its two upper sides."""
-    u, v = (x.abs() + y) * math.sqrt(0.5), (x.abs() - y) * math.sqrt(0.5)  # along and across the upper right side
+    u = (x.abs() + y) * math.sqrt(0.5)  # along the upper right side, and v across it
+    v = (x.abs() - y) * math.sqrt(0.5)
     disc = torch.hypot(u, v - 1) - 1
     du, dv = u.abs() - 1, v.abs() - 1
     box = torch.hypot(du.clamp(min=0), dv.clamp(min=0)) + torch.maximum(du, dv).clamp(max=0)
@@ -49,7 +50,7 @@ def heart(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _star(x: Tensor, y: Tensor, points: int, valley: float) -> Tensor:
-    """A star with tips at distance 1 and valleys at distance `valley`, folded onto one half of one of its points."""
+    """A star with tips at distance 1 and valleys at `valley`, folded onto one half of one of its points."""
     distance, sector = torch.hypot(x, y), 2 * math.pi / points
     angle = torch.atan2(x, -y)  # from the upward tip
     angle = (angle - sector * torch.round(angle / sector)).abs()
@@ -82,7 +83,7 @@ class Extent(NamedTuple):
 
 @cache
 def _frame(shape: str) -> tuple[float, float, float, Extent]:
-    """Centroid x and y and equivalent radius of the shape as drawn, and its extent; measured on a fine grid."""
+    """Centroid x and y, equivalent radius and extent of the shape as drawn, measured on a fine grid."""
     step = 1 / 256
     axis = torch.arange(-2 + step / 2, 2, step)
     y, x = torch.meshgrid(axis, axis, indexing="ij")

@@ -130,7 +130,7 @@ def test_quick_gelu_of_clip_is_not_the_erf_gelu_of_openclip() -> None:
     x = torch.linspace(-4, 4, 33)
     torch.testing.assert_close(quick_gelu(x), x / (1 + (-1.702 * x).exp()))
     assert (quick_gelu(x) - F.gelu(x)).abs().max() > 1e-2
-    assert ACTIVATIONS == {"quick_gelu": quick_gelu, "gelu": F.gelu}
+    assert {"quick_gelu": quick_gelu, "gelu": F.gelu} == ACTIVATIONS
     assert (SD1_TEXT.activation, SD2_TEXT.activation) == ("quick_gelu", "gelu")
     torch.testing.assert_close(ACTIVATIONS["gelu"](x), x * 0.5 * (1 + torch.erf(x / 2**0.5)))
 

@@ -7,17 +7,25 @@ import torch
 import torch.nn.functional as F
 from small import copy_weights, randomise
 
-from minisd.models.layers import Attention, Downsample, ResBlock, Upsample, readable_attention, to_map, to_tokens
+from minisd.models.layers import (
+    Attention,
+    Downsample,
+    ResBlock,
+    Upsample,
+    readable_attention,
+    to_map,
+    to_tokens,
+)
 from weights_loader.names import diffusers as names
 
 pytest.importorskip("diffusers")
-from diffusers.models.attention_processor import Attention as OracleAttention  # noqa: E402
-from diffusers.models.downsampling import Downsample2D  # noqa: E402
-from diffusers.models.resnet import ResnetBlock2D  # noqa: E402
-from diffusers.models.upsampling import Upsample2D  # noqa: E402
+from diffusers.models.attention_processor import Attention as OracleAttention
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
 
 BLOCK = {"rtol": 0, "atol": 1e-5}
-# the scales at which a block is looked at: of its input, and of its weights; the low ones show a norm's epsilon
+# the scales of its input and of its weights at which a block is tested; the low ones show a norm's epsilon
 SCALES = [(1.0, 1.0), (1e-3, 1.0), (1e-3, 1e-2)]
 
 
@@ -27,7 +35,9 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize(("scale", "gain"), SCALES)
 @pytest.mark.parametrize("eps", [1e-5, 1e-6])
-@pytest.mark.parametrize(("width_in", "width_out", "time_width"), [(16, 16, 24), (16, 32, 24), (32, 16, None)])
+@pytest.mark.parametrize(
+    ("width_in", "width_out", "time_width"), [(16, 16, 24), (16, 32, 24), (32, 16, None)]
+)
 def test_residual_block(
     width_in: int, width_out: int, time_width: int | None, eps: float, scale: float, gain: float
 ) -> None:
@@ -58,7 +68,10 @@ def test_residual_blocks_parity_sees_a_wrong_epsilon() -> None:
 @pytest.mark.parametrize(("heads", "bias"), [(1, True), (4, False), (8, False)])
 def test_attention(heads: int, bias: bool, context_width: int | None) -> None:
     oracle = randomise(
-        OracleAttention(query_dim=32, cross_attention_dim=context_width, heads=heads, dim_head=32 // heads, bias=bias), 2
+        OracleAttention(
+            query_dim=32, cross_attention_dim=context_width, heads=heads, dim_head=32 // heads, bias=bias
+        ),
+        2,
     )
     ours = copy_weights(lambda: Attention(32, heads, context_width, qkv_bias=bias), names.ATTENTION, oracle)
     x, context = noise(2, 35, 32), None if context_width is None else noise(2, 77, 24, seed=1)
@@ -87,10 +100,12 @@ def test_upsample(size: tuple[int, int] | None) -> None:
 
 
 def test_padding_right_below_is_not_symmetric() -> None:
-    """A dot in the first row and column stays there: symmetric padding would shift the picture by one pixel."""
+    """A dot in the first row and column stays there: symmetric padding would shift it by a pixel."""
     down = Downsample(1, pad_right_below=True)
     with torch.no_grad():
-        down.conv.weight.copy_(torch.eye(3)[0][:, None] * torch.eye(3)[0])  # takes the upper left corner of its window
+        down.conv.weight.copy_(
+            torch.eye(3)[0][:, None] * torch.eye(3)[0]
+        )  # takes the upper left corner of its window
         down.conv.bias.zero_()
     x = torch.zeros(1, 1, 4, 4)
     x[..., 0, 0] = 1
@@ -102,7 +117,9 @@ def test_padding_right_below_is_not_symmetric() -> None:
 def test_readable_attention_is_the_fused_one(causal: bool, gain: float) -> None:
     q, k, v = (noise(2, 3, 20, 8, seed=seed) * gain for seed in range(3))
     readable, weights = readable_attention(q, k, v, causal)
-    torch.testing.assert_close(readable, F.scaled_dot_product_attention(q, k, v, is_causal=causal), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        readable, F.scaled_dot_product_attention(q, k, v, is_causal=causal), rtol=1e-5, atol=1e-5
+    )
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 20), rtol=0, atol=1e-5)
     assert bool(weights.triu(1).any()) is not causal
 

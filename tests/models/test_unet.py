@@ -1,4 +1,4 @@
-"""The UNet against UNet2DConditionModel: transformers, whole networks of each official shape, timesteps, numbers."""
+"""The UNet against UNet2DConditionModel: networks of each official shape, transformers, times, numbers."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from minisd.models.unet import GEGLU, SpatialTransformer, UNet, sinusoids
 from weights_loader.names import diffusers as names
 
 pytest.importorskip("diffusers")
-from diffusers.models.transformers.transformer_2d import Transformer2DModel  # noqa: E402
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
 BLOCK = {"rtol": 0, "atol": 1e-5}
 NETWORK = 1e-4  # of the output's scale
@@ -39,7 +39,9 @@ def inputs(unet: UNet, size: tuple[int, int] = (15, 11), batch: int = 2, scale: 
         ours["noise_level"] = theirs["class_labels"] = torch.arange(batch) + 3
     if config.pooled_width is not None:
         width = config.size_embedding_width
-        numbers = torch.tensor([[1024.0, 768, 0, 8, 512, 640]]).repeat(batch, 1) + torch.arange(batch)[:, None]
+        numbers = (
+            torch.tensor([[1024.0, 768, 0, 8, 512, 640]]).repeat(batch, 1) + torch.arange(batch)[:, None]
+        )
         pooled = noise(batch, config.pooled_width - 6 * width, seed=4)
         theirs["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": numbers}
         ours["pooled"] = torch.cat([pooled, sinusoids(numbers.flatten(), width).reshape(batch, -1)], 1)
@@ -75,7 +77,15 @@ def test_network_parity_sees_each_wrong_epsilon(shape: str) -> None:
 
 @pytest.mark.parametrize(
     "t",
-    [0, 999, 500.5, torch.tensor(37), torch.tensor(499.75), torch.tensor([3, 998]), torch.tensor([0.25, 731.5])],
+    [
+        0,
+        999,
+        500.5,
+        torch.tensor(37),
+        torch.tensor(499.75),
+        torch.tensor([3, 998]),
+        torch.tensor([0.25, 731.5]),
+    ],
     ids=str,
 )
 @torch.no_grad()
@@ -86,7 +96,9 @@ def test_timesteps_of_any_kind(t: Any) -> None:
     got = unet(latents, t, text)
     assert relative_error(got, oracle(latents, t, text).sample) < NETWORK
     rows = torch.as_tensor(t).expand(2)
-    torch.testing.assert_close(got, torch.cat([unet(latents[i, None], rows[i], text[i, None]) for i in (0, 1)]), **BLOCK)
+    torch.testing.assert_close(
+        got, torch.cat([unet(latents[i, None], rows[i], text[i, None]) for i in (0, 1)]), **BLOCK
+    )
     assert relative_error(unet(latents, 450, text), got) > 100 * NETWORK  # the time does matter
 
 
@@ -97,15 +109,41 @@ def test_timesteps_of_any_kind(t: Any) -> None:
 @torch.no_grad()
 def test_spatial_transformer(linear: bool, depth: int, only_cross: bool, scale: float, gain: float) -> None:
     oracle = Transformer2DModel(
-        num_attention_heads=4, attention_head_dim=8, in_channels=32, num_layers=depth, cross_attention_dim=24,
-        norm_num_groups=8, use_linear_projection=linear, only_cross_attention=only_cross,
-    )  # fmt: skip
+        num_attention_heads=4,
+        attention_head_dim=8,
+        in_channels=32,
+        num_layers=depth,
+        cross_attention_dim=24,
+        norm_num_groups=8,
+        use_linear_projection=linear,
+        only_cross_attention=only_cross,
+    )
     randomise(oracle, 1, gain)
     config = UNetConfig(norm_groups=8, context_width=24, linear_projection=linear)
     table = {a[2:]: b[2:] for a, b in names.transformer("x", "x", depth).items()}
     ours = copy_weights(lambda: SpatialTransformer(config, 32, 4, depth, only_cross), table, oracle)
     x, text = noise(2, 32, 9, 5) * scale, noise(2, 77, 24, seed=1)
     torch.testing.assert_close(ours(x, text), oracle(x, encoder_hidden_states=text).sample, **BLOCK)
+
+
+@pytest.mark.parametrize("shape", UNETS)
+@torch.no_grad()
+def test_guidance_shares_what_comes_before_the_text(shape: str) -> None:
+    """Text of 2B rows for B latents is both halves in one call, as if the latents were given twice."""
+    unet = unet_like(oracle_unet(shape))
+    latents, text, ours, _ = inputs(unet, (8, 12))
+    halves = torch.cat([text, noise(2, 77, unet.config.context_width, seed=7)])
+    if "pooled" in ours or "noise_level" in ours:
+        ours = {name: value[:1] for name, value in ours.items()}
+    twice = unet(torch.cat([latents, latents]), 333, halves, **{k: v.repeat(4, *[1] * (v.ndim - 1)) for k, v in ours.items()})
+    assert relative_error(unet(latents, 333, halves, **ours), twice) < 1e-5
+
+
+def test_texts_that_do_not_go_with_the_latents_are_refused() -> None:
+    unet = unet_like(oracle_unet("sd1"))
+    for pictures, texts in ((2, 1), (2, 3)):
+        with torch.no_grad(), pytest.raises(ValueError, match=f"{pictures} pictures for {texts} texts"):
+            unet(noise(pictures, 4, 8, 12), 1, noise(texts, 77, 24))
 
 
 def test_watching_all_attention_changes_nothing() -> None:
@@ -120,7 +158,9 @@ def test_watching_all_attention_changes_nothing() -> None:
                 module.watch = seen.append
         watched = unet(latents, 10, text)
     assert relative_error(watched, fused) < 1e-5
-    assert [tuple(w.shape) for w in seen] == [(2, 8, n, 77) for n in (96, 96, 24, 24, 6, 24, 24, 24, 96, 96, 96)]
+    assert [tuple(w.shape) for w in seen] == [
+        (2, 8, n, 77) for n in (96, 96, 24, 24, 6, 24, 24, 24, 96, 96, 96)
+    ]
     assert all((w.sum(-1) - 1).abs().max() < 1e-5 for w in seen)
 
 
@@ -188,13 +228,17 @@ def test_geglu_gates_with_the_second_half_and_the_erf_gelu() -> None:
         values, gates = h[..., :16], h[..., 16:]
         expected = (values * gates * 0.5 * (1 + torch.erf(gates / 2**0.5))) @ layer.contract.weight.T
         torch.testing.assert_close(layer(x), expected + layer.contract.bias, **BLOCK)
-    assert (F.gelu(gates) - F.gelu(gates, approximate="tanh")).abs().max() > 1e-4  # so the test would see that one
+    assert (
+        F.gelu(gates) - F.gelu(gates, approximate="tanh")
+    ).abs().max() > 1e-4  # so the test would see that one
 
 
 def test_downsampling_pads_symmetrically() -> None:
     unet = meta_unet(SD1_UNET)
     steps = [level.resample for level in unet.down[:-1]]
-    assert [(s.conv.padding, s.conv.stride, s.pad_right_below) for s in steps] == [((1, 1), (2, 2), False)] * 3
+    assert [(s.conv.padding, s.conv.stride, s.pad_right_below) for s in steps] == [
+        ((1, 1), (2, 2), False)
+    ] * 3
     assert unet.down[-1].resample is None
 
 
@@ -227,5 +271,14 @@ def test_upscaler_reads_text_twice_but_not_in_its_last_level_nor_its_middle() ->
         for name, module in unet.named_modules()
         if type(module).__name__ == "TransformerBlock"
     }
-    assert {name[: name.index(".transformer")] for name, only in cross.items() if only} == {"down.1", "down.2", "up.1", "up.2"}
-    assert {name[: name.index(".transformer")] for name, only in cross.items() if not only} == {"down.3", "up.0", "middle"}
+    assert {name[: name.index(".transformer")] for name, only in cross.items() if only} == {
+        "down.1",
+        "down.2",
+        "up.1",
+        "up.2",
+    }
+    assert {name[: name.index(".transformer")] for name, only in cross.items() if not only} == {
+        "down.3",
+        "up.0",
+        "middle",
+    }

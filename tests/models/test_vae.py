@@ -10,7 +10,7 @@ from minisd.models.vae import VAE, Gaussian, Middle
 from weights_loader.names import diffusers as names
 
 pytest.importorskip("diffusers")
-from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D  # noqa: E402
+from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D
 
 BLOCK = {"rtol": 0, "atol": 1e-5}
 NETWORK = 1e-4  # of the output's scale
@@ -143,7 +143,9 @@ def test_attention_has_one_head_and_biases() -> None:
     for half in (meta_vae().encoder, meta_vae().decoder):
         attention = half.middle.attention.attention
         assert attention.heads == 1
-        assert all(linear.bias is not None for linear in (attention.q, attention.k, attention.v, attention.out))
+        assert all(
+            linear.bias is not None for linear in (attention.q, attention.k, attention.v, attention.out)
+        )
 
 
 def test_scaling_factor_is_that_of_sd_and_not_applied_here() -> None:

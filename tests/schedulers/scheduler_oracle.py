@@ -32,6 +32,15 @@ def oracle(sampler: Scheduler, exact: bool = False, **overrides: object):
         if hasattr(reference, "final_alpha_cumprod"):
             one = reference.config.set_alpha_to_one
             reference.final_alpha_cumprod = reference.one if one else reference.alphas_cumprod[0]
+    if isinstance(reference, diffusers.LMSDiscreteScheduler):
+        quadrature = reference.get_lms_coefficient
+
+        def on_floats(*args: int) -> float:  # a hundred times faster than on tensors
+            tensor, reference.sigmas = reference.sigmas, reference.sigmas.tolist()
+            coefficient, reference.sigmas = quadrature(*args), tensor
+            return coefficient
+
+        reference.get_lms_coefficient = on_floats
     return reference
 
 
@@ -64,10 +73,9 @@ def our_run(sampler: Scheduler, n: int, x: Tensor, seed: int = 0) -> list[tuple[
 def their_run(reference, n: int, x: Tensor, exact: Grid | None = None, seed: int | None = None, **step):
     """As our_run, by the reference; x0 is None where it gives none. `exact`: our noise levels, in float64."""
     reference.set_timesteps(n)
-    x = x * float(reference.init_noise_sigma)
     if exact is not None and exact.sigmas:
         reference.sigmas = torch.tensor(exact.sigmas, dtype=torch.float64)
-        x = x / float(reference.init_noise_sigma) * exact.init_noise_sigma
+    x = x * float(reference.init_noise_sigma)
     if seed is not None:
         step["generator"] = torch.Generator().manual_seed(seed)
     trace = []
@@ -79,9 +87,7 @@ def their_run(reference, n: int, x: Tensor, exact: Grid | None = None, seed: int
     return trace
 
 
-def largest_difference(
-    ours: list[tuple[Tensor, Tensor]], theirs: list[tuple[Tensor, Tensor | None]]
-) -> float:
+def largest_difference(ours: list[tuple[Tensor, Tensor]], theirs: list[tuple[Tensor, Tensor | None]]) -> float:
     """Over all calls, relative to the largest value of each."""
     assert len(ours) == len(theirs)
     worst = 0.0

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from scheduler_oracle import (
-    TRAILING_BUGS,
     drawing,
     fake_model,
     largest_difference,
@@ -24,7 +23,11 @@ from minisd.schedulers import DDIM, DDPM, LMS, PNDM, NoiseSchedule, Scheduler
 from minisd.schedulers.lms import lms_coefficients
 
 SD = NoiseSchedule()
-COUNTS = (1, 2, 3, 5, 7, 16, 20, 30, 50, 61, 100)
+COUNTS = {
+    "leading": (1, 2, 3, 5, 7, 16, 20, 30, 50, 61, 100),
+    "linspace": (1, 2, 7, 20),
+    "trailing": (1, 2, 7, 20),
+}
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 VARIANTS = [
     DDPM(),
@@ -52,14 +55,14 @@ def test_runs_against_the_reference(sampler: Scheduler, prediction: str, spacing
         pytest.skip("the reference's PNDM refuses prediction_type sample")
     sampler = replace(sampler, schedule=replace(SD, prediction_type=prediction), timestep_spacing=spacing)
     seed = 3 if isinstance(sampler, DDPM) else None
-    for n in COUNTS:
-        if (spacing == "trailing" and n in TRAILING_BUGS) or (
-            n < 4 and not getattr(sampler, "skip_prk_steps", True)
-        ):
+    for n in COUNTS[spacing]:
+        if n < 4 and not getattr(sampler, "skip_prk_steps", True):
             continue
         # the same float64 schedule on both sides: the formulas are equal
         exact = their_run(oracle(sampler, exact=True), n, start(), sampler.grid(n), seed)
         assert largest_difference(our_run(sampler, n, start(), seed or 0), exact) < 1e-9, n
+        if n not in (1, 5, 7, 50):
+            continue
         # as the reference is, with its float32 schedule
         single = start().float()
         theirs = their_run(oracle(sampler), n, single, seed=seed)
@@ -133,9 +136,7 @@ def seeded(seed: int) -> torch.Generator:
 )
 def test_full_toy_loops(sampler: Scheduler, n: int, total: float, mean: float) -> None:
     """course.md 4.2: the numbers that the reference's own tests print."""
-    schedule = NoiseSchedule(
-        1e-4, 0.02, "linear", num_train_timesteps=1100 if isinstance(sampler, LMS) else 1000
-    )
+    schedule = NoiseSchedule(1e-4, 0.02, "linear", num_train_timesteps=1100 if isinstance(sampler, LMS) else 1000)
     sampler = replace(sampler, schedule=schedule, steps_offset=0)
     grid, memory, generator = sampler.grid(n), None, seeded(0)
     x = torch.arange(768).reshape(3, 8, 8, 4).div(768).permute(3, 0, 1, 2) * grid.init_noise_sigma

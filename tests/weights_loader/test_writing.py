@@ -16,9 +16,10 @@ import safetensors.torch
 import torch
 
 from minisd.errors import InputError, OutputError
+from minisd.writing import check_target, write_atomically, write_json
 from weights_loader import writing
 from weights_loader.files import open_weights
-from weights_loader.writing import check_target, save_safetensors, write_atomically, write_json
+from weights_loader.writing import save_safetensors
 
 ROOT = Path(__file__).resolve().parents[2]
 GENERATOR = torch.Generator().manual_seed(0)
@@ -253,7 +254,7 @@ def test_disk_full(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from weights_loader.writing import write_atomically
+from minisd.writing import write_atomically
 def write(file):
     file.write(b"half")
     file.flush()

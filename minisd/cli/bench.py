@@ -1,0 +1,157 @@
+"""Compare speed, memory and accuracy with diffusers: on this machine, with the same weights, in one run."""
+
+import argparse
+import datetime
+import os
+import platform
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import minisd
+from minisd import validation
+from minisd.benchmark import measure, sides
+from minisd.benchmark.measure import Row
+from minisd.benchmark.sides import FAMILIES, SCENES
+from minisd.cli.parser import Parser, whole
+from minisd.errors import InputError, NumericalError, OutputError
+from minisd.writing import check_target, write_json
+
+ROWS = ("load", *SCENES)
+DTYPES = ("float32", "bfloat16", "float16")
+USUAL_DTYPES = {"cpu": "float32,bfloat16", "cuda": "bfloat16,float16"}
+TINY_SIZE = 64
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `minisd bench`."""
+    parser.add_argument("--family", choices=tuple(FAMILIES), default="sd15", help="whose sizes")
+    parser.add_argument("--size", type=whole, default=512, help="side of the picture in pixels")
+    parser.add_argument("--tiny", action="store_true", help="a self-test: tiny networks, 64 pixels")
+    parser.add_argument("--rows", default="load,text,unet,vae", help=f"what to measure, of {','.join(ROWS)}")
+    parser.add_argument("--dtype", help="such as float32,bfloat16 (default: the usual ones of each device)")
+    parser.add_argument("--device", help="cpu, cuda or both with a comma (default: what is there)")
+    parser.add_argument("--repeats", type=whole, default=5, help="measurements of each side, in turn")
+    parser.add_argument("--threads", type=whole, help="of the CPU (default: PyTorch's choice)")
+    parser.add_argument("--channels-last", action="store_true", help="diffusers in that memory format, too")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the random weights, or reuse them")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements there")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make weights, measure, print the table; 6 when a row misses its accuracy gate."""
+    rows = _chosen(args.rows, ROWS, "--rows")
+    there = [device for device in USUAL_DTYPES if device == "cpu" or torch.cuda.is_available()]
+    devices = there if args.device is None else _chosen(args.device, there, "--device")
+    places = [
+        (torch.device(device), getattr(torch, name))
+        for device in devices
+        for name in _chosen(USUAL_DTYPES[device] if args.dtype is None else args.dtype, DTYPES, "--dtype")
+    ]
+    size = TINY_SIZE if args.tiny else validation.size(args.size, "--size", 64, 64)
+    repeats = validation.whole_number(args.repeats, "--repeats", 1, 1000)
+    threads = torch.get_num_threads() if args.threads is None else args.threads
+    validation.whole_number(threads, "--threads", 1, 1024)
+    if args.json is not None:
+        check_target(args.json, args.overwrite)
+    versions = sides.require_oracle()
+    configs = sides.tiny(FAMILIES[args.family]) if args.tiny else FAMILIES[args.family]
+    used = {SCENES[row].component for row in rows if row != "load"}
+    components = [each for each in sides.COMPONENTS if each in used or "load" in rows]
+
+    results: list[Row] = []
+    with _threads(threads), _weights_folder(args.keep, args.family + "-tiny" * args.tiny) as folder:
+        about = _about(versions)
+        print(f"minisd bench: {args.family}{', tiny' * args.tiny}, {size} x {size} pixels")
+        print(", ".join(f"{key} {value}" for key, value in about.items()))
+        peaks = [measure.machine_peak(*place, args.tiny) for place in places]
+        for peak in peaks:
+            print("peak on {device} in {dtype}: matmul {matmul:.0f}, conv {conv:.0f} GFLOP/s".format_map(peak))
+        for component in components:
+            sides.make_weights(component, configs, folder)
+        print(f"medians of {repeats} (min to max); ratio = diffusers / minisd; accuracy: {measure.GATE}\n")
+        oracle = "diffusers, channels_last" if args.channels_last else "diffusers"
+        print(_line("what", "dtype", oracle, "minisd", "ratio", "accuracy"))
+        print(_line(*("---",) * 6), flush=True)
+        for name in rows:
+            if name == "load":
+                measured = measure.loading(components, folder, places, repeats)
+            else:
+                inputs = SCENES[name].inputs(configs, size)
+                measured = measure.compare(SCENES[name], inputs, folder, places, repeats, args.channels_last)
+            for row in measured:
+                print(_line(*row.cells()), flush=True)
+                results.append(row)
+
+    if args.json is not None:
+        settings = {key: str(each) if isinstance(each, Path) else each for key, each in vars(args).items()}
+        content = {
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "settings": settings,
+            "machine": about,
+            "peaks_gflops": peaks,
+            "rows": [row.as_json() for row in results],
+        }
+        write_json(content, args.json, args.overwrite)
+        print(f"\n{args.json}  all measurements")
+    missed = sum(not row.passes for row in results)
+    if missed:
+        print(f"\n{missed} of {len(results)} rows miss the accuracy gate")
+    return NumericalError.exit_code if missed else 0
+
+
+def _chosen(text: str, allowed: Sequence[str], option: str) -> list[str]:
+    """The parts of a comma-separated list, each once, in the order of `allowed`."""
+    parts = [part.strip() for part in text.split(",")]
+    if not set(parts) <= set(allowed):
+        raise InputError(f"{option} is {text!r}, expected one or more of {','.join(allowed)}.")
+    return [each for each in allowed if each in parts]
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _weights_folder(keep: Path | None, name: str) -> Iterator[Path]:
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="minisd-bench-") as temporary:
+            yield Path(temporary)
+        return
+    try:
+        (keep / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{keep} cannot hold the weights ({error.strerror}); keep them elsewhere.") from error
+    yield keep / name
+
+
+def _about(versions: dict[str, str]) -> dict[str, Any]:
+    """The machine, how busy it is, and the versions."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "CPU": models[0] if models else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else "unknown",
+        **({"GPU": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
+        "minisd": minisd.__version__,
+        "torch": torch.__version__,
+        **versions,
+    }
+
+
+def _line(what: str, dtype: str, oracle: str, ours: str, ratio: str, accuracy: str) -> str:
+    return f"| {what:<41} | {dtype:<8} | {oracle:<29} | {ours:<29} | {ratio:>5} | {accuracy} |"

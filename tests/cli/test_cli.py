@@ -1,0 +1,172 @@
+"""The command line: what it writes, what it says, and one line and an exit code for every mistake."""
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from small import small_pipeline
+
+import weights_loader
+from minisd.cli import main
+from minisd.cli.generate import file_stem
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small saved model."""
+    return str(weights_loader.save(small_pipeline(), tmp_path_factory.mktemp("cli") / "model"))
+
+
+def run(*arguments: str) -> int:
+    return main([*arguments, "--quiet"])
+
+
+def test_a_picture_with_its_settings_and_its_report(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    target = tmp_path / "picture.png"
+    assert run("a cat", "--model", model, "--steps", "2", "--seed", "5", "-o", str(target)) == 0
+    picture = Image.open(target)
+    assert picture.text["prompt"] == "a cat"
+    assert picture.text["seed"] == "5"
+    said = capsys.readouterr().out
+    assert str(target) in said
+    assert "seed 5" in said
+    assert " s, after " in said
+
+
+def test_the_same_seed_gives_the_same_picture_and_the_pipeline_s_own(model: str, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        assert run("a cat", "--model", model, "--steps", "2", "--seed", "5", "-o", str(tmp_path / name)) == 0
+    assert Image.open(tmp_path / "a.png").tobytes() == Image.open(tmp_path / "b.png").tobytes()
+    direct = weights_loader.load(model)("a cat", num_inference_steps=2, seed=5).images[0]
+    assert Image.open(tmp_path / "a.png").tobytes() == direct.tobytes()
+
+
+def test_a_drawn_seed_is_reported(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run("a cat", "--model", model, "--steps", "1", "-o", str(tmp_path / "a.png")) == 0
+    seed = Image.open(tmp_path / "a.png").text["seed"]
+    assert f"seed {seed}" in capsys.readouterr().out
+
+
+def test_count_numbers_the_files_and_names_come_from_the_prompt(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("A cat, twice!", "--model", model, "--steps", "1", "--count", "2") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-cat-twice-2.png", "a-cat-twice.png"]
+
+
+def test_film_as_strip_and_as_animation(model: str, tmp_path: Path) -> None:
+    strip, gif = tmp_path / "film.png", tmp_path / "film.gif"
+    for film, name in ((strip, "a.png"), (gif, "b.png")):
+        arguments = ("a cat", "--model", model, "--steps", "3", "-o", str(tmp_path / name), "--film", str(film))
+        assert run(*arguments) == 0
+    assert Image.open(strip).width > Image.open(strip).height  # a column a step, two rows
+    assert Image.open(gif).n_frames == len(weights_loader.load(model).scheduler.grid(3))
+
+
+def test_prompts_from_a_file_and_from_standard_input(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prompt.txt").write_text("a café\n")
+    assert run(f"@{tmp_path / 'prompt.txt'}", "--model", model, "--steps", "1", "-o", str(tmp_path / "a.png")) == 0
+    assert Image.open(tmp_path / "a.png").text["prompt"] == "a café"
+
+    class Stdin:
+        buffer = io.BytesIO(b"ab\xff")
+
+    monkeypatch.setattr("sys.stdin", Stdin())
+    assert run("-", "--model", model) == 2
+
+
+MISTAKES = [
+    (("a", "--steps", "0"), 2, "1..1000"),
+    (("a", "--steps", "7,5"), 2, "'7,5'"),
+    (("a", "--steps", "0x10"), 2, "'0x10'"),
+    (("a", "--guidance", "nan"), 2, "nan"),
+    (("a", "--guidance", "1e400"), 2, "inf"),
+    (("a", "--guidance", "+3"), 2, "'+3'"),
+    (("a", "--seed", "-1"), 2, "-1"),
+    (("a", "--seed", "18446744073709551616"), 2, "18446744073709551616"),
+    (("a", "--height", "63"), 2, "64"),
+    (("a", "--width", "0"), 2, "width"),
+    (("a", "--count", "0"), 2, "count"),
+    (("a", "--eta", "2"), 2, "eta"),
+    (("a", "--device", "gpu0"), 7, "cpu"),
+    (("a", "--nonsense"), 2, "--nonsense"),
+    (("@/nowhere/at/all.txt",), 2, "all.txt"),
+    (("a", "-o", "/nowhere/at/all.png"), 8, "/nowhere/at"),
+    (("a", "-o", "picture.txt"), 8, ".txt"),
+    (("a\udc80",), 2, "surrogate"),
+    ((), 2, "prompt"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "quoted"), MISTAKES)
+def test_a_mistake_is_one_line_and_writes_nothing(
+    arguments: tuple[str, ...],
+    code: int,
+    quoted: str,
+    model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments, "--model", model) == code
+    captured = capsys.readouterr()
+    assert quoted in captured.err
+    assert len(captured.err.strip().splitlines()) == 1
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_files_are_kept_unless_overwriting_is_allowed(model: str, tmp_path: Path) -> None:
+    target = tmp_path / "a.png"
+    target.write_bytes(b"mine")
+    assert run("a", "--model", model, "--steps", "1", "-o", str(target)) == 8
+    assert target.read_bytes() == b"mine"
+    assert run("a", "--model", model, "--steps", "1", "-o", str(target), "--overwrite") == 0
+    assert Image.open(target).format == "PNG"
+
+
+def test_an_unknown_model_names_close_ones(capsys: pytest.CaptureFixture) -> None:
+    assert run("a", "--model", "stickers") == 2
+    assert "sticker" in capsys.readouterr().err
+
+
+def test_strict_prompt_refuses_what_would_be_cut(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    prompt = "word " * 200
+    target = str(tmp_path / "a.png")
+    assert run(prompt, "--model", model, "--strict-prompt", "-o", target) == 2
+    assert run(prompt, "--model", model, "--steps", "1", "-o", target) == 0
+    assert "note: the prompt has more than" in capsys.readouterr().err
+
+
+def test_inspect_and_convert(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    single = tmp_path / "single.safetensors"
+    assert main(["convert", model, str(single)]) == 0
+    assert main(["inspect", str(single)]) == 0
+    said = capsys.readouterr().out
+    assert "ldm" in said
+    assert "unet" in said
+    back = tmp_path / "back"
+    assert main(["convert", str(single), str(back), "--tokenizer", f"{model}/tokenizer"]) == 0
+    original, returned = weights_loader.load(model), weights_loader.load(back)
+    for name, tensor in original.unet.state_dict().items():
+        assert tensor.equal(returned.unet.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("prompt", "stem"),
+    [
+        ("a red circle", "a-red-circle"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("a\0b", "a-b"),
+        ("CON", "picture"),
+        ("東京", "picture"),
+        ("x" * 300, "x" * 60),
+    ],
+)
+def test_names_from_prompts_are_plain_and_short(prompt: str, stem: str) -> None:
+    assert file_stem(prompt) == stem

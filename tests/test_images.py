@@ -1,0 +1,160 @@
+"""Pictures in and out: rounding, ranges, modes, grids, files that are written whole or not at all."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from minisd import images
+from minisd.errors import InputError, OutputError
+
+
+def picture(color: tuple[int, int, int] = (10, 200, 30), size: tuple[int, int] = (6, 4)) -> Image.Image:
+    return Image.new("RGB", size, color)
+
+
+def test_minus_one_to_one_is_rounded_not_cut() -> None:
+    """127.6 of 255 is 128."""
+    pixels = torch.tensor([-1.0, 127.6 / 127.5 - 1, 127.4 / 127.5 - 1, 1.0, -3.0, 3.0]).reshape(1, 1, 1, 6)
+    (image,) = images.to_pil(pixels.expand(1, 3, 1, 6))
+    assert np.asarray(image)[0, :, 0].tolist() == [0, 128, 127, 255, 0, 255]
+
+
+def test_every_byte_survives_the_way_in_and_out() -> None:
+    array = np.arange(256 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    pixels = images.from_pil(Image.fromarray(array))
+    assert pixels.shape == (1, 3, 16, 16)
+    assert pixels.min() == -1
+    assert pixels.max() == 1
+    assert np.array_equal(np.asarray(images.to_pil(pixels)[0]), array)
+
+
+def test_rows_are_height_and_columns_width() -> None:
+    pixels = torch.zeros(2, 3, 4, 6)
+    pixels[1, 0, 3, 5] = 1.0
+    array = images.to_numpy(pixels)
+    assert array.shape == (2, 4, 6, 3)
+    assert array[1, 3, 5].tolist() == [1.0, 0.5, 0.5]
+    assert images.to_pil(pixels)[1].size == (6, 4)
+    assert images.to_pil(pixels)[1].getpixel((5, 3)) == (255, 128, 128)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_arrays_of_any_float(dtype: type) -> None:
+    array = np.full((2, 3, 3), 0.25, dtype=dtype)
+    (image,) = images.numpy_to_pil(array)
+    assert np.asarray(image).tolist() == np.full((2, 3, 3), 64).tolist()
+
+
+def test_grey_arrays() -> None:
+    (image,) = images.numpy_to_pil(np.ones((2, 3, 1)))
+    assert image.mode == "L"
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 4), (4, 4, 2), (1, 1, 4, 4, 3), (3, 4, 4)])
+def test_arrays_of_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="expected"):
+        images.numpy_to_pil(np.zeros(shape))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_nan_is_no_black_picture(value: float) -> None:
+    array = np.zeros((4, 4, 3))
+    array[1, 2, 0] = value
+    with pytest.raises(InputError, match="NaN"):
+        images.numpy_to_pil(array)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "1", "CMYK", "RGBA", "LA"])
+def test_images_of_any_mode(mode: str) -> None:
+    pixels = images.from_pil(Image.new("RGB", (5, 3), "white").convert(mode))
+    assert pixels.shape == (1, 3, 3, 5)
+    torch.testing.assert_close(pixels, torch.ones(1, 3, 3, 5))
+
+
+def test_transparency_is_on_white() -> None:
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    image.putpixel((1, 0), (255, 0, 0, 255))
+    pixels = images.from_pil(image)[0, :, 0]
+    torch.testing.assert_close(pixels, torch.tensor([[1.0, 1.0], [1.0, -1.0], [1.0, -1.0]]))
+
+
+def test_grid() -> None:
+    colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    grid = images.image_grid([picture(color) for color in colors], columns=2, gap=1)
+    assert grid.size == (13, 9)
+    assert [grid.getpixel(at) for at in ((0, 0), (12, 0), (0, 8))] == colors
+    assert grid.getpixel((6, 0)) == grid.getpixel((12, 8)) == (255, 255, 255)
+    assert images.image_grid([picture()] * 5).size == (18, 8)
+    with pytest.raises(InputError, match="at least one"):
+        images.image_grid([])
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".PNG", ".jpg", ".gif"])
+def test_saved_and_read_again(tmp_path: Path, suffix: str) -> None:
+    path = images.save(picture(), tmp_path / f"a{suffix}", settings={"prompt": "a — ½ 東京", "seed": 3})
+    assert os.listdir(tmp_path) == [path.name]
+    with Image.open(path) as read:
+        assert read.size == (6, 4)
+        if suffix.lower() == ".png":
+            assert read.convert("RGB").tobytes() == picture().tobytes()
+            assert read.text == {"prompt": "a — ½ 東京", "seed": "3"}
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_animations(tmp_path: Path) -> None:
+    frames = [picture((value, 0, 0)) for value in (0, 90, 180)]
+    path = images.save(frames[0], tmp_path / "a.gif", frames=frames[1:], milliseconds=50)
+    with Image.open(path) as read:
+        assert (read.n_frames, read.info["duration"], read.info["loop"]) == (3, 50, 0)
+
+
+def test_existing_files_are_kept_unless_told(tmp_path: Path) -> None:
+    path = images.save(picture(), tmp_path / "a.png")
+    with pytest.raises(OutputError, match="exists"):
+        images.save(picture((0, 0, 0)), path)
+    assert Image.open(path).getpixel((0, 0)) == (10, 200, 30)
+    images.save(picture((0, 0, 0)), path, overwrite=True)
+    assert Image.open(path).getpixel((0, 0)) == (0, 0, 0)
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = images.save(picture(), tmp_path / "a.png")
+    content = path.read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        images.save(picture((0, 0, 0)), path, overwrite=True)
+    assert path.read_bytes() == content
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_targets_that_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "link.png").symlink_to(tmp_path / "nowhere.png")
+    for name, message in (
+        ("a.txt", "suffix"),
+        ("a", "suffix"),
+        ("none/a.png", "does not exist"),
+        ("folder.png", "not a plain file"),
+        ("link.png", "not a plain file"),
+    ):
+        with pytest.raises(OutputError, match=message):
+            images.check_target(tmp_path / name, overwrite=True)
+    assert images.check_target(tmp_path / "new.png") == tmp_path / "new.png"
+
+
+def test_free_names(tmp_path: Path) -> None:
+    assert images.free_name(tmp_path, "cat").name == "cat.png"
+    for expected in ("cat-2.png", "cat-3.png"):
+        images.save(picture(), images.free_name(tmp_path, "cat"))
+        assert images.free_name(tmp_path, "cat").name == expected

@@ -1,0 +1,131 @@
+"""Captions: true, plain, varied, and readable by our own parser."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+from minisd.errors import InputError
+from minisd.world.captions import (
+    TWO,
+    WORDS,
+    Expectation,
+    ThingExpectation,
+    caption,
+    describe,
+    expectation,
+    expectation_of,
+    mention,
+)
+from minisd.world.scene import INVERSE, scene_from_seed
+
+SCENES = [scene_from_seed(seed) for seed in range(3000)]
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def swapped(wanted: Expectation) -> Expectation:
+    relation = None if wanted.relation is None else INVERSE[wanted.relation]
+    return replace(wanted, things=wanted.things[::-1], relation=relation)
+
+
+def open_places(wanted: Expectation) -> Expectation:
+    return replace(
+        wanted, relation=None, things=tuple(replace(thing, position=None) for thing in wanted.things)
+    )
+
+
+def test_captions_parse_back_to_what_was_mentioned():
+    generator, places = rng(), 0
+    for scene in SCENES:
+        said = mention(scene, generator)
+        for _ in range(3):
+            read = expectation(describe(said, generator))
+            if said.relation is not None and read.relation is not None:
+                assert said in (read, swapped(read))
+            else:  # the template left relation or position out, and nothing else
+                assert open_places(read) in (open_places(said), swapped(open_places(said)))
+                for thing in read.things:
+                    assert thing.position in (None, said.things[0].position)
+                    places += thing.position is not None
+    assert places > 300
+
+
+def test_what_is_mentioned_is_true():
+    generator = rng(1)
+    for scene in SCENES:
+        said, whole = mention(scene, generator), expectation_of(scene)
+        assert said.background in (None, whole.background)
+        for part, full in zip(said.things, whole.things, strict=True):
+            assert part.shape in (None, full.shape)
+            assert part.colour in (None, full.colour)
+            assert part.size in (None, full.size)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "first", "relation", "second"),
+    [
+        ("a red circle above a blue square", ("circle", "red"), "above", ("square", "blue")),
+        ("a blue square below a red circle", ("square", "blue"), "below", ("circle", "red")),
+        ("to the left of an orange ring is a star", ("star", None), "left of", ("ring", "orange")),
+        ("a red heart with a pink shape under it", ("heart", "red"), "above", (None, "pink")),
+        ("A red  circle, above the blue square.", ("circle", "red"), "above", ("square", "blue")),
+    ],
+)
+def test_reading(prompt, first, relation, second):
+    things = ThingExpectation(*first), ThingExpectation(*second)
+    assert expectation(prompt) == Expectation(things, relation, None)
+
+
+def test_reading_one_thing():
+    thing = ThingExpectation("star", "green", "small", ("top", "left"))
+    assert expectation("a small green star in the top left on a black background") == Expectation(
+        (thing,), None, "black"
+    )
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", "a photo of a dog", "red above blue", "a circle circle", "a red circle above"]
+)
+def test_what_cannot_be_read_is_an_error(prompt):
+    with pytest.raises(InputError, match="cannot read"):
+        expectation(prompt)
+
+
+def test_words_are_all_words_and_all_are_used():
+    generator = rng(2)
+    said = [caption(scene, generator) for scene in SCENES]
+    used = Counter(word for words in said for word in words.split())
+    assert set(used) == set(WORDS)
+    assert all(word.isalpha() and word.islower() for word in WORDS)
+    assert min(used.values()) >= 20
+
+
+def test_proportions():
+    generator = rng(3)
+    pairs = [(scene, caption(scene, generator)) for scene in SCENES]
+    unnamed = Counter(scene.background for scene, words in pairs if "background" not in words)
+    assert unnamed["white"] / unnamed.total() >= 0.7
+    assert len(TWO) >= 6
+    plain = [
+        words for scene, words in pairs if len(scene.things) == 2 and words[0] == "a" and " it" not in words
+    ]
+    assert len(plain) > 0.5 * sum(len(scene.things) == 2 for scene in SCENES)
+    full = [all(t.colour and t.shape for t in expectation(words).things) for _, words in pairs]
+    assert 0.55 < sum(full) / len(full) < 0.85
+
+
+def test_same_generator_same_caption():
+    assert [caption(scene, rng(4)) for scene in SCENES[:50]] == [
+        caption(scene, rng(4)) for scene in SCENES[:50]
+    ]
+
+
+def test_what_has_no_words_is_an_error():
+    with pytest.raises(InputError, match="one or two"):
+        describe(Expectation(()), rng())
+    with pytest.raises(InputError, match="without a name"):
+        describe(Expectation((ThingExpectation("star", "red", "medium"),)), rng())
