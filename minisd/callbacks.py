@@ -55,7 +55,8 @@ class Film:
             both = torch.stack([step.latents[picture], step.x0[picture]])
             noisy, clean = images.to_pil(self.sd.decode(both))
             if labels:
-                ImageDraw.Draw(noisy).text((2, 1), f"t={float(step.t):.0f}", fill="white", stroke_width=1, stroke_fill="black")
+                pen = ImageDraw.Draw(noisy)
+                pen.text((2, 1), f"t={float(step.t):.0f}", fill="white", stroke_width=1, stroke_fill="black")
             pairs.append((noisy, clean))
         return pairs
 

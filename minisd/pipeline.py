@@ -142,15 +142,14 @@ class StableDiffusion:
             prompt, negative_prompt, height, width, num_inference_steps, guidance_scale, num_images_per_prompt,
             seed, generator, latents, eta,
         )  # fmt: skip
-        final = None
-        for step in tqdm(self._denoise(request), total=len(request.scheduler.grid(request.steps)), disable=not progress):
+        total = len(request.scheduler.grid(request.steps))
+        for step in tqdm(self._denoise(request), total=total, disable=not progress):
             final = step.latents
             if callback is not None and step.i % callback_steps == 0:
                 try:
                     callback(step.i, step.t, step.latents.clone())
                 except Exception as error:
                     raise CallbackError(f"the callback failed at step {step.i}: {error!r}") from error
-        assert final is not None
         if output_type == "latent":
             return Output(final, request.seeds)
         pixels = self.decode(final)
@@ -277,7 +276,7 @@ class StableDiffusion:
         scheduler = self.scheduler
         if validation.real_number(eta, "eta", 0, 1) > 0:
             if not isinstance(scheduler, DDIM):
-                raise InputError(f"eta is {eta!r}, but only DDIM has an eta; this model runs {type(scheduler).__name__}.")
+                raise InputError(f"eta is {eta!r}, but only DDIM has one; this model runs {type(scheduler).__name__}.")
             scheduler = replace(scheduler, eta=float(eta))
 
         smallest = 2 ** (len(config.channels) - 1)
@@ -306,7 +305,7 @@ class StableDiffusion:
             raise InputError(f"latents are {got}, expected ({count}, {channels}, height/{factor}, width/{factor}).")
         for side, name, asked in zip(latents.shape[2:], ("height", "width"), (height, width), strict=True):
             if asked is not None and asked != side * factor:
-                raise InputError(f"{name} is {asked!r}, but the latents are for {side * factor}; give only one of both.")
+                raise InputError(f"{name} is {asked!r}, but the latents are for {side * factor}; leave it out.")
             if side < smallest:
                 raise InputError(f"latents have a {name} of {side}, expected at least {smallest}.")
         if not latents.is_floating_point() or not torch.isfinite(latents).all():

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer as Engine
 
 from minisd.errors import FileFormatError, InputError, MismatchError, OutputError
 from minisd.tokenizer_files import optional_json, read_json, read_merges, read_tokenizer_json, special
-from minisd.writing import write_atomically
+from minisd.writing import write_text
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 BPE_FILE_MERGES = 49152 - 256 - 2  # what openai/CLIP takes of the 262,144 merges in its file
@@ -199,7 +199,7 @@ class Tokenizer:
         except OSError as error:
             raise OutputError(f"the tokenizer cannot be saved in {folder}: {error}") from error
         for name, text in texts.items():
-            write_atomically(folder / name, lambda file, text=text: file.write(text.encode()), overwrite=True)
+            write_text(text, folder / name, overwrite=True)
 
     def __call__(self, prompts: str | Sequence[str]) -> torch.Tensor:
         """Prompts (one text or a list of B) -> ids (B, max_length) int64; see `encode`."""

@@ -24,9 +24,17 @@ def write_json(obj: Any, path: str | Path, overwrite: bool = False) -> None:
     """
     try:
         text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        raw = text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: this object cannot be written as JSON ({error}).") from None
+    write_text(text, path, overwrite)
+
+
+def write_text(text: str, path: str | Path, overwrite: bool = False) -> None:
+    """Write a text as UTF-8. Raises: InputError (lone surrogates), OutputError (the target cannot be written)."""
+    try:
+        raw = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}: this text cannot be written as UTF-8 ({error}).") from None
     write_atomically(path, lambda file: file.write(raw), overwrite)
 
 

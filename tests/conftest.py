@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches a real hub; the hub tests run in subprocesses of their own
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches a real hub
 torch.set_num_threads(max(1, (os.cpu_count() or 2) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 

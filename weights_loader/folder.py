@@ -153,7 +153,7 @@ def _open_shards(folder: Path, index: str) -> Merged:
     weight_map = read_json(folder / index)["weight_map"]
     for name, shard in weight_map.items():
         if name not in files[Path(shard).name].shapes:
-            raise FileFormatError(f"{folder / index} says that {shard} holds {name}, but it does not; fetch both again.")
+            raise FileFormatError(f"{folder / index} says that {name} is in {shard}, but it is not; fetch both.")
     held = [name for file in files.values() for name in file.shapes]
     if len(held) != len(set(held)):
         twice = next(name for name in held if held.count(name) > 1)

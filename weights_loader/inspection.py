@@ -73,20 +73,16 @@ def _file(path: Path) -> Inspection:
     try:
         layout = detect.layout(file.shapes, path)
     except MismatchError as error:  # to say what a foreign file is, is what inspecting is for
-        return Inspection(path, "unknown", str(error), None, {"everything": _component(file.shapes, file.dtypes)}, file.notices)
+        everything = {"everything": _component(file.shapes, file.dtypes)}
+        return Inspection(path, "unknown", str(error), None, everything, file.notices)
     if layout != "ldm":
-        components = {layout: _component(file.shapes, file.dtypes)}
-        return Inspection(path, "diffusers, one component", f"a {layout}", None, components, file.notices)
+        part = {str(layout): _component(file.shapes, file.dtypes)}
+        return Inspection(path, "diffusers, one component", f"a {layout}", None, part, file.notices)
     text_prefix, _ = text_prefix_of(file)
     prefixes = {"unet": ldm.UNET, "vae": ldm.VAE, "text_encoder": text_prefix, "EMA": ldm.EMA}
-    components, rest = {}, dict(file.shapes)
-    for name, prefix in prefixes.items():
-        part = {n: s for n, s in file.shapes.items() if n.startswith(prefix)}
-        if part:
-            components[name] = _component(part, file.dtypes)
-        rest = {n: s for n, s in rest.items() if n not in part}
-    if rest:
-        components["rest"] = _component(rest, file.dtypes)
+    parts = {name: {n: s for n, s in file.shapes.items() if n.startswith(p)} for name, p in prefixes.items()}
+    parts["rest"] = {n: s for n, s in file.shapes.items() if not n.startswith(tuple(prefixes.values()))}
+    components = {name: _component(shapes, file.dtypes) for name, shapes in parts.items() if shapes}
     unet = detect.unet_config(Prefixed(file, ldm.UNET).shapes)
     prediction, notices = None, list(file.notices)
     try:

@@ -63,7 +63,9 @@ def load_single_file(
             f"{file.path.name}, {text_prefix}*", *at,
         ),
         vae=build(lambda: VAE(vae_config), vae_places, parts[ldm.VAE], _is_loss, f"{file.path.name}, {ldm.VAE}*", *at),
-        unet=build(lambda: UNet(unet_config), unet_places, parts[ldm.UNET], _nothing, f"{file.path.name}, {ldm.UNET}*", *at),
+        unet=build(
+            lambda: UNet(unet_config), unet_places, parts[ldm.UNET], _nothing, f"{file.path.name}, {ldm.UNET}*", *at
+        ),
         scheduler=scheduler,
         defaults=defaults,
     )  # fmt: skip

@@ -85,11 +85,10 @@ def run(args: argparse.Namespace) -> int:
     total = sd.defaults.num_inference_steps if args.steps is None else args.steps
     film = Film(sd, every=max(1, total // 8))
     steps = film.watch(steps) if args.film else steps
-    step = None
-    for step in tqdm(steps, total=len(sd.scheduler.grid(total)), disable=args.quiet or not sys.stderr.isatty()):
-        pass
-    assert step is not None
-    pictures = [_enlarged(picture, scale) for picture in images.to_pil(sd.decode(step.latents))]
+    silent = args.quiet or not sys.stderr.isatty()
+    for step in tqdm(steps, total=len(sd.scheduler.grid(total)), disable=silent):
+        latents = step.latents
+    pictures = [_enlarged(picture, scale) for picture in images.to_pil(sd.decode(latents))]
     seconds = time.perf_counter() - loaded
 
     guidance = sd.defaults.guidance_scale if args.guidance is None else args.guidance
@@ -142,7 +141,8 @@ def _numbered(path: Path, k: int, count: int) -> Path:
 
 
 def _enlarged(picture: Image.Image, scale: int) -> Image.Image:
-    return picture if scale == 1 else picture.resize((picture.width * scale, picture.height * scale), Image.NEAREST)
+    size = (picture.width * scale, picture.height * scale)
+    return picture.resize(size, Image.Resampling.NEAREST)
 
 
 def _save(picture: Image.Image, target: Path, overwrite: bool, settings: dict[str, object]) -> Path:

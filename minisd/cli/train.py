@@ -21,7 +21,7 @@ DEFAULTS = Defaults(num_inference_steps=20, guidance_scale=3.0)
 
 def add_arguments(parser: Parser) -> None:
     """The options of `minisd train`."""
-    parser.add_argument("folder", type=Path, help="where the runs are kept, and continued from; the model goes to FOLDER/model")
+    parser.add_argument("folder", type=Path, help="of the runs, which are continued; the model goes to FOLDER/model")
     parser.add_argument("--vae-minutes", type=real, default=25.0, help="budget of the autoencoder")
     parser.add_argument("--unet-minutes", type=real, default=85.0, help="budget of the UNet and text encoder")
     parser.add_argument("--pool", type=whole, default=24_000, help="scenes to train the UNet on")
@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> int:
         vae, args.unet_minutes, args.folder / "unet.pt", _report("unet"), pool=pool
     )
     sd = StableDiffusion(
-        tokenizer, networks["text_encoder"].eval(), vae.eval(), networks["unet"].eval(), SCHEDULER, DEFAULTS
-    )  # fmt: skip
+        tokenizer, networks.text_encoder.eval(), vae.eval(), networks.unet.eval(), SCHEDULER, DEFAULTS
+    )
     path = weights_loader.save(sd, args.folder / "model", dtype=torch.float16, overwrite=True)
     print(f"{path}  try: minisd 'a red circle above a blue square' --model {path}")
     return 0

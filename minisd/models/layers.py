@@ -22,7 +22,7 @@ def to_map(tokens: Tensor, like: Tensor) -> Tensor:
 
 
 def rows_like(x: Tensor, other: Tensor) -> Tensor:
-    """Repeat the batch x (B, ...) until it has as many rows as `other`: 2B for guidance, whose halves differ in text."""
+    """Repeat the batch x (B, ...) until it has as many rows as `other`: with guidance there are two texts a picture."""
     if len(other) % len(x):
         raise ValueError(f"there are {len(x)} pictures for {len(other)} texts, expected as many or a multiple of them.")
     return x if len(x) == len(other) else x.repeat(len(other) // len(x), *[1] * (x.ndim - 1))

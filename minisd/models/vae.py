@@ -1,5 +1,7 @@
 """KL autoencoder: pictures to latents, eight times smaller along each side, and back."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,7 +69,7 @@ class Level(nn.Module):
         super().__init__()
         widths = [width_in] + [width_out] * blocks
         self.resnets = nn.ModuleList(
-            ResBlock(a, b, groups, NORM_EPS) for a, b in zip(widths, widths[1:], strict=False)
+            ResBlock(a, b, groups, NORM_EPS) for a, b in pairwise(widths)
         )
         self.resample = resample
 

@@ -26,10 +26,11 @@ def new_vae(seed: int = 0) -> VAE:
         vae = VAE(VAE_CONFIG)
     n = VAE_CONFIG.latent_channels
     with torch.no_grad():
-        nn.init.dirac_(vae.to_moments.weight)
-        vae.to_moments.weight[n:] = 0
-        vae.to_moments.bias.zero_()
-        vae.to_moments.bias[n:] = NARROW
+        weight, bias = _parameters(vae.to_moments)
+        nn.init.dirac_(weight)
+        weight[n:] = 0
+        bias.zero_()
+        bias[n:] = NARROW
     return vae
 
 
@@ -80,9 +81,16 @@ def normalise(vae: VAE, scenes: int = 1000) -> None:
 def fold(vae: VAE, mean: Tensor, std: Tensor) -> None:
     """Make latents z into (z - mean) / (std * scaling_factor), and the decoder undo it.  mean, std (C,)."""
     n, k = vae.config.latent_channels, vae.config.scaling_factor
-    rows = (std * k)[:, None, None, None]
-    vae.to_moments.weight[:n] /= rows
-    vae.to_moments.bias[:n] = (vae.to_moments.bias[:n] - mean) / (std * k)
-    vae.to_moments.bias[n:] -= 2 * torch.log(std * k)
-    vae.from_latents.bias += vae.from_latents.weight[:, :, 0, 0] @ mean
-    vae.from_latents.weight *= (std * k)[None, :, None, None]
+    scale = std * k
+    weight, bias = _parameters(vae.to_moments)
+    weight[:n] /= scale[:, None, None, None]
+    bias[:n] = (bias[:n] - mean) / scale
+    bias[n:] -= 2 * torch.log(scale)
+    weight, bias = _parameters(vae.from_latents)
+    bias += weight[:, :, 0, 0] @ mean
+    weight *= scale[None, :, None, None]
+
+
+def _parameters(convolution: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    assert convolution.bias is not None
+    return convolution.weight, convolution.bias

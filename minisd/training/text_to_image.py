@@ -43,19 +43,27 @@ def new_tokenizer() -> Tokenizer:
     return learn_vocabulary(WORDS)
 
 
-def new_denoiser(tokenizer: Tokenizer, seed: int = 0) -> nn.ModuleDict:
-    """A fresh UNet and its text encoder, under the names "unet" and "text_encoder"."""
-    text_config = CLIPTextConfig(
-        vocab_size=len(tokenizer), width=UNET_CONFIG.context_width, layers=TEXT_LAYERS, heads=4, mlp_width=512
-    )
+class Denoiser(nn.Module):
+    """What is trained together: the UNet and the text encoder that speaks to it."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.unet = UNet(UNET_CONFIG)
+        self.text_encoder = CLIPTextTransformer(
+            CLIPTextConfig(
+                vocab_size, width=UNET_CONFIG.context_width, layers=TEXT_LAYERS, heads=4, mlp_width=4 * 128
+            )
+        )
+        nn.init.normal_(self.text_encoder.token_embedding.weight, std=0.2)
+        nn.init.normal_(self.text_encoder.position_embedding.weight, std=0.1)
+        nn.init.zeros_(self.unet.conv_out.weight)
+
+
+def new_denoiser(tokenizer: Tokenizer, seed: int = 0) -> Denoiser:
+    """A fresh denoiser for a vocabulary."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = nn.ModuleDict({"unet": UNet(UNET_CONFIG), "text_encoder": CLIPTextTransformer(text_config)})
-        text = model["text_encoder"]
-        nn.init.normal_(text.token_embedding.weight, std=0.02 * 10)
-        nn.init.normal_(text.position_embedding.weight, std=0.02 * 5)
-        nn.init.zeros_(model["unet"].conv_out.weight)
-    return model
+        return Denoiser(len(tokenizer))
 
 
 def taught(scene: Scene) -> bool:
@@ -86,11 +94,10 @@ def latent_pool(vae: VAE, scenes: list[Scene], chunk: int = 64) -> Tensor:
 
 def train_text_to_image(
     vae: VAE, minutes: float, path: Path, report: Callable[[str], None], pool: int = 24_000, batch: int = 24
-) -> tuple[Tokenizer, nn.ModuleDict]:
+) -> tuple[Tokenizer, Denoiser]:
     """Train a fresh denoiser, or continue the run at `path`, for `minutes` in all: the tokenizer and the average."""
     tokenizer = new_tokenizer()
     model = new_denoiser(tokenizer)
-    unet, text_encoder = model["unet"], model["text_encoder"]
     scenes = taught_scenes(pool, seed=1)
     latents = latent_pool(vae, scenes)
     report(f"{pool} scenes encoded, latents mean {latents.mean():.3f} deviation {latents.std():.3f}")
@@ -106,9 +113,8 @@ def train_text_to_image(
         stretch = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
         t = (stretch * SCHEDULE.num_train_timesteps).long()
         noise = torch.randn(x0.shape, generator=generator)
-        prediction = unet(SCHEDULE.add_noise(x0, noise, t), t, text_encoder(ids))
+        prediction = model.unet(SCHEDULE.add_noise(x0, noise, t), t, model.text_encoder(ids))
         return F.mse_loss(prediction.float(), SCHEDULE.velocity(x0, noise, t))
 
     average = train(model, loss, Recipe(minutes, learning_rate=1e-3, warmup_steps=300), path, report)
-    assert isinstance(average, nn.ModuleDict)
     return tokenizer, average

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from minisd.errors import NumericalError, ResumeError
 from minisd.writing import write_atomically
 
+Network = TypeVar("Network", bound=nn.Module)
 Loss = Callable[[torch.Generator, float], Tensor]
 
 
@@ -38,8 +40,8 @@ class Recipe:
 
 
 def train(
-    model: nn.Module, loss: Loss, recipe: Recipe, path: Path, report: Callable[[str], None] = lambda line: None
-) -> nn.Module:
+    model: Network, loss: Loss, recipe: Recipe, path: Path, report: Callable[[str], None] = lambda line: None
+) -> Network:
     """Train `model` in place until the budget is spent; return its moving average.
 
     `loss(generator, progress)` draws a batch with the generator and returns a scalar; progress is the spent part of
@@ -76,7 +78,9 @@ def train(
         else:
             bad += 1
             if bad > recipe.patience:
-                raise NumericalError(f"the loss was not finite for {bad} steps in a row at step {step}; {path} is as before")
+                raise NumericalError(
+                    f"the loss was not finite for {bad} steps in a row, at step {step}; {path} has the last good state."
+                )
         step, elapsed = step + 1, time.monotonic() - begin
         if elapsed - reported > 15 or elapsed >= budget:
             rate = (step - reported_step) / (elapsed - reported)

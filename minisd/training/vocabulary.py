@@ -1,6 +1,7 @@
 """A small vocabulary in CLIP's format, in which every word of a world is one token."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from minisd.tokenizer import Tokenizer, clip_vocabulary
 
@@ -25,7 +26,7 @@ def apply_merges(word: str, merges: list[Pair]) -> list[str]:
     rank = {pair: i for i, pair in enumerate(merges)}
     pieces = [*word[:-1], word[-1] + "</w>"]
     while len(pieces) > 1:
-        pairs = list(zip(pieces, pieces[1:], strict=False))
+        pairs = list(pairwise(pieces))
         best = min(pairs, key=lambda pair: rank.get(pair, len(merges)))
         if best not in rank:
             break

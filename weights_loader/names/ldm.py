@@ -21,7 +21,7 @@ UNET_RESNET = {
     "skip": "skip_connection",
 }
 VAE_RESNET = {**diffusers.RESNET, "skip": "nin_shortcut"}
-VAE_ATTENTION = {"norm": "norm", "attention.q": "q", "attention.k": "k", "attention.v": "v", "attention.out": "proj_out"}
+VAE_ATTENTION = {"norm": "norm", **{f"attention.{name}": name for name in "qkv"}, "attention.out": "proj_out"}
 
 
 def unet(config: UNetConfig) -> dict[str, str]:
