@@ -144,9 +144,7 @@ class CLIPTokenizer(_Wrapper):
             return Output({name: each[0] if isinstance(text, str) else each for name, each in lists.items()})
         lengths = [len(row) for row in rows["input_ids"]]
         if len(set(lengths)) > 1:
-            raise InputError(
-                f"the texts have {lengths} tokens, expected as many each; pass padding='max_length'."
-            )
+            raise InputError(f"the texts have {lengths} tokens, expected as many each; pass padding='max_length'.")
         return Output({name: torch.stack(each) for name, each in rows.items()})
 
 
@@ -164,9 +162,7 @@ class StableDiffusionPipeline:
         feature_extractor: None = None,
     ) -> None:
         if safety_checker is not None or feature_extractor is not None:
-            raise InputError(
-                "there is no safety checker here; leave out safety_checker and feature_extractor."
-            )
+            raise InputError("there is no safety checker here; leave out safety_checker and feature_extractor.")
         self._vae, self._text_encoder = AutoencoderKL(vae), CLIPTextModel(text_encoder)
         self._tokenizer, self._unet = CLIPTokenizer(tokenizer), UNet2DConditionModel(unet)
         self.core = StableDiffusion(

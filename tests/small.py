@@ -43,9 +43,7 @@ def write_tokenizer(folder: Path, sd2: bool = False) -> Path:
     """The same as a folder of official files, not written by the library."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(clip_vocabulary(merges())), encoding="utf-8")
-    (folder / "merges.txt").write_text(
-        "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges()), encoding="utf-8"
-    )
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges()), encoding="utf-8")
     flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
     tokens = {"bos_token": BOS, "eos_token": EOS, "unk_token": EOS}
     specials = {role: {"content": token, **flags} for role, token in tokens.items()} | {
@@ -122,9 +120,7 @@ def unet_arguments(levels: str, **others: Any) -> dict[str, Any]:
 
 
 UNETS = {
-    "sd1": unet_arguments(
-        "ccp", block_out_channels=(32, 64, 64), attention_head_dim=8, cross_attention_dim=24
-    ),
+    "sd1": unet_arguments("ccp", block_out_channels=(32, 64, 64), attention_head_dim=8, cross_attention_dim=24),
     "sd2": unet_arguments(
         "ccp",
         block_out_channels=(32, 64, 96),
@@ -167,7 +163,7 @@ UNETS = {
 VAES = {
     "two levels": {"block_out_channels": (16, 32), "layers_per_block": 1},
     "three levels": {"block_out_channels": (16, 32, 48), "layers_per_block": 2},
-    "four levels": {"block_out_channels": (8, 16, 32, 32), "layers_per_block": 2, "latent_channels": 5},
+    "four levels": {"block_out_channels": (16, 16, 32, 32), "layers_per_block": 2, "latent_channels": 5},
 }
 
 TEXTS: dict[str, dict[str, Any]] = {
@@ -208,9 +204,7 @@ def oracle_vae(shape: str, seed: int = 0, gain: float = 1.0) -> Any:
     return randomise(AutoencoderKL(**VAES[shape], **blocks, norm_num_groups=8), seed, gain)
 
 
-def oracle_text(
-    shape: str, seed: int = 0, gain: float = 1.0, projection: int | None = None, **others: Any
-) -> Any:
+def oracle_text(shape: str, seed: int = 0, gain: float = 1.0, projection: int | None = None, **others: Any) -> Any:
     """CLIPTextModel of a shape in TEXTS, or CLIPTextModelWithProjection to width `projection`."""
     import transformers
 
@@ -238,9 +232,7 @@ class InMemory:
 
 def copy_weights(blank: Any, table: Mapping[str, str], theirs: nn.Module) -> Any:
     """Our network, from a function that makes it blank, with the oracle's weights; {our module: theirs}."""
-    return build(
-        blank, lambda names: expand(table, names), InMemory(theirs.state_dict()), lambda name: False, "oracle"
-    )
+    return build(blank, lambda names: expand(table, names), InMemory(theirs.state_dict()), lambda name: False, "oracle")
 
 
 def unet_like(oracle: Any) -> UNet:
@@ -260,9 +252,7 @@ def text_like(oracle: Any) -> CLIPTextTransformer:
     json_config = {**oracle.config.to_dict(), "architectures": [type(oracle).__name__]}
     config = official_configs.text_config(json_config)
     prefix = "text_model." if any(name.startswith("text_model.") for name in oracle.state_dict()) else ""
-    return copy_weights(
-        lambda: CLIPTextTransformer(config), diffusers_names.text_encoder(config, prefix), oracle
-    )
+    return copy_weights(lambda: CLIPTextTransformer(config), diffusers_names.text_encoder(config, prefix), oracle)
 
 
 def oracle_pipeline(tokenizer_folder: Path, sd2: bool = False, context: int = 64) -> Any:
@@ -306,9 +296,7 @@ def oracle_pipeline(tokenizer_folder: Path, sd2: bool = False, context: int = 64
         "set_alpha_to_one": False,
     }
     if sd2:
-        scheduler = diffusers.DDIMScheduler(
-            **betas, steps_offset=1, clip_sample=False, prediction_type="v_prediction"
-        )
+        scheduler = diffusers.DDIMScheduler(**betas, steps_offset=1, clip_sample=False, prediction_type="v_prediction")
     else:
         scheduler = diffusers.PNDMScheduler(**betas, steps_offset=1, skip_prk_steps=True)
     pipeline = diffusers.StableDiffusionPipeline(

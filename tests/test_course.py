@@ -175,9 +175,7 @@ def test_components_rename_only(pipe: StableDiffusionPipeline) -> None:
     assert pipe.vae.config is pipe.vae.core.config
     assert pipe.vae.config.scaling_factor == 0.18215
 
-    ids = pipe.tokenizer(
-        PROMPT, padding="max_length", max_length=77, truncation=True, return_tensors="pt"
-    ).input_ids
+    ids = pipe.tokenizer(PROMPT, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
     assert torch.equal(ids, pipe.tokenizer.core(PROMPT))
     states = pipe.text_encoder(ids)
     assert states[0] is states.last_hidden_state is states["last_hidden_state"]
@@ -270,9 +268,7 @@ def test_the_same_pictures_as_the_reference(tmp_path) -> None:  # type: ignore[n
     latents = torch.randn(1, 4, 16, 16, generator=seeded())
     options = {"num_inference_steps": 10, "latents": latents, "output_type": "np"}
     seen: dict[str, dict[int, torch.Tensor]] = {"ours": {}, "theirs": {}}
-    ours = pipe(
-        PROMPT, callback=lambda i, t, x: seen["ours"].update({i: x}), callback_steps=4, **options
-    ).images
+    ours = pipe(PROMPT, callback=lambda i, t, x: seen["ours"].update({i: x}), callback_steps=4, **options).images
     theirs = reference(
         PROMPT, callback=lambda i, t, x: seen["theirs"].update({i: x.clone()}), callback_steps=4, **options
     ).images

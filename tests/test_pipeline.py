@@ -90,9 +90,7 @@ def test_noise_inside_of_the_loop_belongs_to_the_picture_too(sd2: StableDiffusio
 
 
 def test_smallest_and_largest_seed(sd1: StableDiffusion) -> None:
-    largest = sd1(
-        "a cat", seed=2**64 - 1, num_images_per_prompt=2, num_inference_steps=1, output_type="latent", **SIZE
-    )
+    largest = sd1("a cat", seed=2**64 - 1, num_images_per_prompt=2, num_inference_steps=1, output_type="latent", **SIZE)
     assert largest.seeds == [2**64 - 1, 0]  # round the corner
     assert_close(largest.images[1, None], latents_of(sd1, "a cat", seed=0, num_inference_steps=1))
 
@@ -153,9 +151,7 @@ def test_guidance_formula(sd2: StableDiffusion) -> None:
     assert_close(zero, latents_of(sd2, "blurry", guidance_scale=1, **given))
     grid = sd2.scheduler.grid(1)
     with torch.no_grad():
-        cond, uncond = (
-            sd2.unet(x, grid.timesteps[0], sd2.encode_prompt([text])) for text in ("a cat", "blurry")
-        )
+        cond, uncond = (sd2.unet(x, grid.timesteps[0], sd2.encode_prompt([text])) for text in ("a cat", "blurry"))
     by_hand = sd2.scheduler.step(grid, 0, x, uncond + 5 * (cond - uncond)).x_prev
     got = latents_of(sd2, "a cat", negative_prompt="blurry", guidance_scale=5, **given)
     assert_close(got, by_hand)
@@ -232,9 +228,7 @@ def test_the_iterator_is_the_call(sd1: StableDiffusion) -> None:
 
 def test_breaking_off_leaves_everything_usable(sd1: StableDiffusion) -> None:
     right = latents_of(sd1, "a cat", seed=2)
-    calls = count_rows(
-        sd1, sd1.unet, lambda: next(iter(sd1.denoise("a cat", seed=2, num_inference_steps=50, **SIZE)))
-    )
+    calls = count_rows(sd1, sd1.unet, lambda: next(iter(sd1.denoise("a cat", seed=2, num_inference_steps=50, **SIZE))))
     assert len(calls) == 1
     for step in sd1.denoise("a dog", seed=2, num_inference_steps=50, **SIZE):
         if step.i == 1:
@@ -316,9 +310,7 @@ def test_output_types(sd1: StableDiffusion) -> None:
 def test_damaged_weights_are_no_black_picture(network: str, stage: str) -> None:
     sd = small_pipeline()
     parameters = dict(getattr(sd, network).named_parameters())
-    name = {"text_encoder": "final_norm.weight", "unet": "conv_out.bias", "vae": "decoder.conv_out.bias"}[
-        network
-    ]
+    name = {"text_encoder": "final_norm.weight", "unet": "conv_out.bias", "vae": "decoder.conv_out.bias"}[network]
     with torch.no_grad():
         parameters[name][0] = math.nan
     with pytest.raises(NumericalError, match=stage):
@@ -338,10 +330,7 @@ def test_enormous_guidance_overflows_with_a_word() -> None:
 BAD: list[tuple[str, dict[str, Any], str]] = [
     *((f"N1 steps {n!r}", {"num_inference_steps": n}, "1..1000") for n in (0, -1, 2.5, "3", True, math.nan)),
     *((f"N3 steps {n!r}", {"num_inference_steps": n}, "1..1000") for n in (1001, 2000)),
-    *(
-        (f"N5 guidance {g!r}", {"guidance_scale": g}, "guidance_scale")
-        for g in (math.nan, math.inf, -math.inf)
-    ),
+    *((f"N5 guidance {g!r}", {"guidance_scale": g}, "guidance_scale") for g in (math.nan, math.inf, -math.inf)),
     *((f"N5 guidance {g!r}", {"guidance_scale": g}, "guidance_scale") for g in ("7.5", True, 1e9)),
     ("N7 height 17", {"height": 17}, "16 or 18"),
     ("N7 width 513", {"width": 513}, "512 or 514"),
@@ -351,10 +340,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     *((f"N11 seed {s!r}", {"seed": s}, "seed") for s in (-1, 2**64, 1.5, math.nan, "1", True)),
     *((f"N14 eta {e!r}", {"eta": e}, "eta") for e in (-0.1, 1.1, 2, math.nan, "0", True)),
     ("N14 eta without DDIM", {"eta": 0.5}, "only DDIM.*PNDM"),
-    *(
-        (f"N15 images {n!r}", {"num_images_per_prompt": n}, "num_images_per_prompt")
-        for n in (0, -1, 1.5, 10**9, True)
-    ),
+    *((f"N15 images {n!r}", {"num_images_per_prompt": n}, "num_images_per_prompt") for n in (0, -1, 1.5, 10**9, True)),
     ("N15 huge", {"num_images_per_prompt": 10_000, "height": 8192, "width": 8192}, "GiB"),
     ("N15 generators", {"generator": [torch.Generator()] * 2}, "2 generators for 1"),
     ("generator of another kind", {"generator": [1]}, "torch.Generator"),
@@ -381,9 +367,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"), [(a, m) for _, a, m in BAD], ids=[name for name, _, _ in BAD]
-)
+@pytest.mark.parametrize(("arguments", "message"), [(a, m) for _, a, m in BAD], ids=[name for name, _, _ in BAD])
 def test_refused_before_any_work(sd1: StableDiffusion, arguments: dict[str, Any], message: str) -> None:
     def run() -> None:
         with pytest.raises(InputError, match=message) as caught:

@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from minisd.cli import bench, convert, generate, inspect, train, verify
+from minisd.cli import bench, convert, evaluate, generate, inspect, train, verify
 from minisd.cli.parser import Parser
 from minisd.errors import MinisdError
 
@@ -15,6 +15,7 @@ COMMANDS = {
     "verify": verify,
     "bench": bench,
     "train": train,
+    "eval": evaluate,
 }
 
 

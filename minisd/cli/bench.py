@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         settings = {key: str(each) if isinstance(each, Path) else each for key, each in vars(args).items()}
         content = {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "settings": settings,
+            "settings": settings | {"size": size},
             "machine": about,
             "peaks_gflops": peaks,
             "rows": [row.as_json() for row in results],

@@ -34,19 +34,13 @@ def add_arguments(parser: Parser) -> None:
         "--as", dest="known_as", choices=list(NAMES), help="which model it is, if its name does not say"
     )
     parser.add_argument("--quick", action="store_true", help="only what needs no denoising")
-    parser.add_argument(
-        "--golden", type=Path, metavar="PNG", help="ddsat_c9_1.png, the otter, to compare with"
-    )
-    parser.add_argument(
-        "--picture", type=Path, metavar="PNG", help="ddsat_c15_0.png, to go through the autoencoder"
-    )
+    parser.add_argument("--golden", type=Path, metavar="PNG", help="ddsat_c9_1.png, the otter, to compare with")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="ddsat_c15_0.png, to go through the autoencoder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to a new file")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
     parser.add_argument("--variant", help="which weight files of a folder or repository, such as fp16")
     parser.add_argument("--tokenizer", type=Path, help="for a single file: the folder of its vocabulary")
-    parser.add_argument(
-        "--offline", action="store_true", default=None, help="never connect; use the hub's cache"
-    )
+    parser.add_argument("--offline", action="store_true", default=None, help="never connect; use the hub's cache")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 

@@ -122,10 +122,7 @@ SUMS = {
 IDS = padded(PUPPY)
 TEXT = [
     *(Fact(f"token embedding {t}", SD1, token_row(t), row, 6e-5, 7e-5) for t, row in TOKEN_ROWS.items()),
-    *(
-        Fact(f"position embedding {p}", SD1, position_row(p), row, 6e-5, 7e-5)
-        for p, row in POSITION_ROWS.items()
-    ),
+    *(Fact(f"position embedding {p}", SD1, position_row(p), row, 6e-5, 7e-5) for p, row in POSITION_ROWS.items()),
     *(Fact(f"sum of both at {p}", SD1, embedding(IDS, p), row, 1e-6, 4e-5) for p, row in SUMS.items()),
     *(Fact(f"text state {p}", SD1, text_state(IDS, p), row, 1e-4, 1e-2) for p, row in STATES.items()),
     *(
@@ -179,9 +176,7 @@ SCHEDULES = [
     ),
     Fact("LMS, 15 steps: sigmas", SD1 + SD2, lms_sigmas(15), LMS_15, 6e-5),
     Fact("LMS, 50 steps: first sigma", SD1 + SD2, lms_sigmas(50, 1), (14.614647,), 1e-5),
-    Fact(
-        "LMS, step 3 of 50: weights", SD1 + SD2, lms_weights(3), (-2.16580, 1.81561, -0.90618, 0.17382), 1e-5
-    ),
+    Fact("LMS, step 3 of 50: weights", SD1 + SD2, lms_weights(3), (-2.16580, 1.81561, -0.90618, 0.17382), 1e-5),
 ]
 
 # Pictures of three steps: the last channel of the last 3 x 3 pixels.

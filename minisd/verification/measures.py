@@ -84,9 +84,7 @@ class Subject:
             noise = run.noise((1, sd.vae.config.latent_channels, side, side))
             steps = sd.denoise(run.prompt, num_inference_steps=run.steps, guidance_scale=7.5, latents=noise)
             calls = len(sampler.grid(run.steps))
-            latents = [
-                s.latents for s in tqdm(steps, f"{run.sampler.__name__}", calls, disable=not self.progress)
-            ]
+            latents = [s.latents for s in tqdm(steps, f"{run.sampler.__name__}", calls, disable=not self.progress)]
             self._traces[run] = Trace(latents, images.to_numpy(sd.decode(latents[-1]))[0])
         return self._traces[run]
 
@@ -127,9 +125,7 @@ def embedding(ids: Sequence[int], position: int) -> Measure:
     def measure(subject: Subject) -> list[float]:
         text_encoder = subject.sd.text_encoder
         return _ends(
-            text_encoder.embed(torch.tensor([ids], device=text_encoder.token_embedding.weight.device))[
-                0, position
-            ]
+            text_encoder.embed(torch.tensor([ids], device=text_encoder.token_embedding.weight.device))[0, position]
         )
 
     return measure
@@ -199,9 +195,7 @@ def known_picture(path: str | Path, option: str) -> Image.Image:
         with Image.open(path) as file:
             image = file.convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises for bad files
-        raise InputError(
-            f"{path} cannot be read as a picture ({error}); --{option} is {known.name}."
-        ) from error
+        raise InputError(f"{path} cannot be read as a picture ({error}); --{option} is {known.name}.") from error
     got = _statistics(_bytes(image))
     if max(abs(have - want) for have, want in zip(got, known.statistics, strict=True)) > 0.01:
         shown = ", ".join(f"{value:.2f}" for value in got)
@@ -214,9 +208,7 @@ def known_picture(path: str | Path, option: str) -> Image.Image:
 def psnr(one: Image.Image, other: Image.Image) -> float:
     """Peak signal to noise ratio of two pictures of 8 bits, in dB. Raises InputError for different sizes."""
     if one.size != other.size:
-        raise InputError(
-            f"the picture is {one.size}, the one to compare with {other.size}, expected the same size."
-        )
+        raise InputError(f"the picture is {one.size}, the one to compare with {other.size}, expected the same size.")
     error = float(((_bytes(one) - _bytes(other)) ** 2).mean())
     return 10 * math.log10(255**2 / max(error, 1e-6))  # equal pictures have no ratio
 

@@ -35,15 +35,11 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize(("scale", "gain"), SCALES)
 @pytest.mark.parametrize("eps", [1e-5, 1e-6])
-@pytest.mark.parametrize(
-    ("width_in", "width_out", "time_width"), [(16, 16, 24), (16, 32, 24), (32, 16, None)]
-)
+@pytest.mark.parametrize(("width_in", "width_out", "time_width"), [(16, 16, 24), (16, 32, 24), (32, 16, None)])
 def test_residual_block(
     width_in: int, width_out: int, time_width: int | None, eps: float, scale: float, gain: float
 ) -> None:
-    oracle = ResnetBlock2D(
-        in_channels=width_in, out_channels=width_out, temb_channels=time_width, groups=8, eps=eps
-    )
+    oracle = ResnetBlock2D(in_channels=width_in, out_channels=width_out, temb_channels=time_width, groups=8, eps=eps)
     randomise(oracle, 5, gain)
     ours = copy_weights(lambda: ResBlock(width_in, width_out, 8, eps, time_width), names.RESNET, oracle)
     x = noise(2, width_in, 11, 7) * scale
@@ -68,9 +64,7 @@ def test_residual_blocks_parity_sees_a_wrong_epsilon() -> None:
 @pytest.mark.parametrize(("heads", "bias"), [(1, True), (4, False), (8, False)])
 def test_attention(heads: int, bias: bool, context_width: int | None) -> None:
     oracle = randomise(
-        OracleAttention(
-            query_dim=32, cross_attention_dim=context_width, heads=heads, dim_head=32 // heads, bias=bias
-        ),
+        OracleAttention(query_dim=32, cross_attention_dim=context_width, heads=heads, dim_head=32 // heads, bias=bias),
         2,
     )
     ours = copy_weights(lambda: Attention(32, heads, context_width, qkv_bias=bias), names.ATTENTION, oracle)
@@ -103,9 +97,7 @@ def test_padding_right_below_is_not_symmetric() -> None:
     """A dot in the first row and column stays there: symmetric padding would shift it by a pixel."""
     down = Downsample(1, pad_right_below=True)
     with torch.no_grad():
-        down.conv.weight.copy_(
-            torch.eye(3)[0][:, None] * torch.eye(3)[0]
-        )  # takes the upper left corner of its window
+        down.conv.weight.copy_(torch.eye(3)[0][:, None] * torch.eye(3)[0])  # takes the upper left corner of its window
         down.conv.bias.zero_()
     x = torch.zeros(1, 1, 4, 4)
     x[..., 0, 0] = 1

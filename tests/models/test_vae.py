@@ -37,7 +37,6 @@ def test_encode(shape: str, size: tuple[int, int], scale: float, gain: float) ->
     got, expected = vae_like(oracle).encode(pixels), oracle.encode(pixels).latent_dist
     assert relative_error(got.mean, expected.mean) < NETWORK
     assert relative_error(got.logvar, expected.logvar) < NETWORK
-    torch.testing.assert_close(got.std, expected.std, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("gain", [1.0, 0.03])
@@ -56,7 +55,7 @@ def test_decode(shape: str, size: tuple[int, int], scale: float, gain: float) ->
 @pytest.mark.parametrize("shape", VAES)
 @torch.no_grad()
 def test_parity_sees_each_wrong_epsilon(shape: str) -> None:
-    """The tolerance of the tests above does not accept 1e-5 in any one norm of either half."""
+    """The tolerance of the tests above does not accept 1e-5 in the norms of one kind, in either half."""
     vae = vae_like(oracle_vae(shape, gain=0.03))
     pixels, latents = noise(2, 3, 48, 24) * 1e-3, noise(2, vae.config.latent_channels, 6, 3) * 1e-3
 
@@ -64,21 +63,25 @@ def test_parity_sees_each_wrong_epsilon(shape: str) -> None:
         return {"encoder": vae.encode(pixels).mean, "decoder": vae.decode(latents)}
 
     right = outputs()
-    for name, norm in vae.named_modules():
-        if isinstance(norm, nn.GroupNorm):
-            norm.eps = 1e-5
-            half = name.split(".")[0]
-            assert relative_error(outputs()[half], right[half]) > NETWORK, name
-            norm.eps = 1e-6
+    for half in right:
+        for kind in ("resnets", "norm_out"):
+            norms = [
+                m for n, m in vae.named_modules() if isinstance(m, nn.GroupNorm) and n.startswith(half) and kind in n
+            ]
+            for norm in norms:
+                norm.eps = 1e-5
+            assert relative_error(outputs()[half], right[half]) > NETWORK, (half, kind)
+            for norm in norms:
+                norm.eps = 1e-6
 
 
-@pytest.mark.parametrize(("scale", "gain"), [(1.0, 1.0), (1e-3, 1.0), (1e-3, 1e-2)])
+@pytest.mark.parametrize(("scale", "gain"), [(1.0, 1.0), (1e-3, 1.0), (1e-3, 1e-3)])
 @torch.no_grad()
 def test_middle(scale: float, gain: float) -> None:
-    oracle = UNetMidBlock2D(
-        in_channels=32, temb_channels=None, resnet_eps=1e-6, resnet_groups=8, attention_head_dim=32
-    )
+    """With quiet residual blocks the attention, which stays loud, sees a variance of 1e-6."""
+    oracle = UNetMidBlock2D(in_channels=32, temb_channels=None, resnet_eps=1e-6, resnet_groups=8, attention_head_dim=32)
     randomise(oracle, 1, gain)
+    randomise(oracle.attentions[0], 2)
     table = names.vae(VAEConfig(channels=(32,)))
     inside = {
         ours.removeprefix("encoder.middle."): theirs.removeprefix("encoder.mid_block.")
@@ -87,7 +90,24 @@ def test_middle(scale: float, gain: float) -> None:
     }
     ours = copy_weights(lambda: Middle(32, 8), inside, oracle)
     x = noise(2, 32, 7, 5) * scale
-    torch.testing.assert_close(ours(x), oracle(x), **BLOCK)
+    right = ours(x)
+    torch.testing.assert_close(right, oracle(x), **BLOCK)
+    if gain < 1:
+        for name, norm in ours.named_modules():
+            if isinstance(norm, nn.GroupNorm):
+                norm.eps = 1e-5
+                assert (ours(x) - right).abs().max() > 1e-5, name  # so the tolerance does not accept it
+                norm.eps = 1e-6
+
+
+@pytest.mark.xfail(strict=True, reason="torch's GroupNorm in channels_last memory cancels: E[x^2] - E[x]^2 in float32")
+def test_nearly_constant_channels() -> None:
+    """A group of mean 1 and deviation 0.01 is normed to 1e-4, as in contiguous memory."""
+    x = 1 + 0.01 * noise(1, 8, 48, 24)
+    exact = torch.nn.functional.group_norm(x.double(), 8, eps=1e-6)
+    norm = VAE(VAEConfig(channels=(8,), norm_groups=8)).decoder.up[0].resnets[0].norm1
+    got = norm(x.contiguous(memory_format=torch.channels_last))  # as the feature maps are
+    assert (got - exact).abs().max() < 1e-4
 
 
 def test_gaussian_samples_with_its_own_generator() -> None:
@@ -143,9 +163,7 @@ def test_attention_has_one_head_and_biases() -> None:
     for half in (meta_vae().encoder, meta_vae().decoder):
         attention = half.middle.attention.attention
         assert attention.heads == 1
-        assert all(
-            linear.bias is not None for linear in (attention.q, attention.k, attention.v, attention.out)
-        )
+        assert all(linear.bias is not None for linear in (attention.q, attention.k, attention.v, attention.out))
 
 
 def test_scaling_factor_is_that_of_sd_and_not_applied_here() -> None:

@@ -192,6 +192,7 @@ def test_steps_are_pure(sampler: Scheduler) -> None:
         x = start().float() * grid.init_noise_sigma
         buffer = torch.empty_like(x)  # a model that reuses its output buffer, as CUDA graphs do
         for i, t in enumerate(grid.timesteps):
+            buffer = torch.empty_like(x) if preview else buffer
             buffer.copy_(fake_model(sampler.scale_input(grid, i, x), t))
             given = x.clone(), buffer.clone()
             if preview:

@@ -139,9 +139,7 @@ def test_text_encoders_from_their_own_shapes() -> None:
     assert detect.clip_config(shapes) == SD1_TEXT
     shapes = meta_shapes(whole, openclip.text_encoder(list(whole.state_dict())))
     assert detect.openclip_config({**shapes, "text_projection": (1024, 1024), "logit_scale": ()}) == SD2_TEXT
-    assert detect.openclip_config(shapes) == replace(
-        SD2_TEXT, layers=24
-    )  # the last layer was cut off already
+    assert detect.openclip_config(shapes) == replace(SD2_TEXT, layers=24)  # the last layer was cut off already
 
 
 # Layouts, and what is none.
@@ -207,9 +205,7 @@ def test_official_strangers_are_named(shared_data: Path, name: str, what: str) -
         detect.layout(manifest(shared_data, name), name)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("unet", "unet"), ("vae", "vae"), ("text_encoder", "text_encoder")]
-)
+@pytest.mark.parametrize(("name", "kind"), [("unet", "unet"), ("vae", "vae"), ("text_encoder", "text_encoder")])
 def test_official_lone_components(shared_data: Path, name: str, kind: str) -> None:
     for model in ("sd15", "sd21_base"):
         assert detect.layout(manifest(shared_data, f"{model}.{name}.diffusers"), name) == kind
@@ -227,9 +223,7 @@ def test_official_configs_and_back(shared_data: Path, model: str) -> None:
     for name in ("text_encoder", "text_encoder_2"):
         if (shared_data / "configs" / model / f"{name}.json").is_file():
             text = official_configs.text_config(read(shared_data, model, name))
-            assert (
-                official_configs.text_config(json.loads(json.dumps(official_configs.text_json(text)))) == text
-            )
+            assert official_configs.text_config(json.loads(json.dumps(official_configs.text_json(text)))) == text
 
 
 def test_presets_are_the_published_configs(shared_data: Path) -> None:
@@ -259,9 +253,7 @@ def test_unet_json_builds_the_same_network_in_the_reference(shape: str) -> None:
     oracle = oracle_unet(shape)
     config = official_configs.unet_config(dict(oracle.config))
     again = type(oracle).from_config(official_configs.unet_json(config))
-    assert {k: v.shape for k, v in again.state_dict().items()} == {
-        k: v.shape for k, v in oracle.state_dict().items()
-    }
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in oracle.state_dict().items()}
     assert official_configs.unet_config(dict(again.config)) == config
 
 
@@ -270,9 +262,7 @@ def test_vae_json_builds_the_same_network_in_the_reference(shape: str) -> None:
     oracle = oracle_vae(shape)
     config = official_configs.vae_config(dict(oracle.config))
     again = type(oracle).from_config(official_configs.vae_json(config))
-    assert {k: v.shape for k, v in again.state_dict().items()} == {
-        k: v.shape for k, v in oracle.state_dict().items()
-    }
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in oracle.state_dict().items()}
     assert again.config.scaling_factor == config.scaling_factor
 
 
@@ -280,14 +270,10 @@ def test_vae_json_builds_the_same_network_in_the_reference(shape: str) -> None:
 @pytest.mark.parametrize("shape", TEXTS)
 def test_text_json_builds_the_same_network_in_the_reference(shape: str, projection: int | None) -> None:
     oracle = oracle_text(shape, projection=projection)
-    config = official_configs.text_config(
-        {**oracle.config.to_dict(), "architectures": [type(oracle).__name__]}
-    )
+    config = official_configs.text_config({**oracle.config.to_dict(), "architectures": [type(oracle).__name__]})
     assert config.projection_width == projection
     again = type(oracle)(type(oracle.config)(**official_configs.text_json(config)))
-    assert {k: v.shape for k, v in again.state_dict().items()} == {
-        k: v.shape for k, v in oracle.state_dict().items()
-    }
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in oracle.state_dict().items()}
     assert (again.config.hidden_act, again.config.layer_norm_eps) == (config.activation, config.norm_eps)
     assert official_configs.text_config(official_configs.text_json(config)) == config
 

@@ -92,9 +92,7 @@ def write_oracle(folder: Path, family: str) -> np.ndarray:
     )
     oracle.set_progress_bar_config(disable=True)
     oracle.save_pretrained(folder)
-    return oracle(
-        "a red cat", latents=noise(), height=128, width=128, num_inference_steps=2, output_type="np"
-    ).images
+    return oracle("a red cat", latents=noise(), height=128, width=128, num_inference_steps=2, output_type="np").images
 
 
 def noise() -> torch.Tensor:

@@ -90,9 +90,7 @@ def assert_fits(
 ) -> None:
     """Every parameter is filled once, every key used once, shapes fit; written back it is the same file."""
     assert list(places) == list(ours)
-    stored = {
-        name: torch.empty(shape, device="meta") for name, shape in shapes.items() if name not in optional
-    }
+    stored = {name: torch.empty(shape, device="meta") for name, shape in shapes.items() if name not in optional}
     assert {place.name for place in places.values()} == set(stored)
     pieces = [(place.name, place.third) for place in places.values()]
     assert len(pieces) == len(set(pieces))
@@ -367,12 +365,8 @@ def test_openclip_stacks_query_key_value_and_transposes_the_projection() -> None
     qkv = stored["transformer.resblocks.1.attn.in_proj_weight"]
     expected = [text[f"layers.1.attention.{each}.weight"] for each in "qkv"]
     assert torch.equal(qkv, torch.cat(expected))
-    assert torch.equal(
-        stored["transformer.resblocks.0.attn.in_proj_bias"][12:24], text["layers.0.attention.k.bias"]
-    )
-    assert torch.equal(
-        stored["text_projection"], text["text_projection.weight"].T
-    )  # square: no shape check sees it
+    assert torch.equal(stored["transformer.resblocks.0.attn.in_proj_bias"][12:24], text["layers.0.attention.k.bias"])
+    assert torch.equal(stored["text_projection"], text["text_projection.weight"].T)  # square: no shape check sees it
     assert torch.equal(stored["positional_embedding"], text["position_embedding.weight"])
 
 

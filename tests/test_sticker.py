@@ -1,0 +1,76 @@
+"""The embedded model: it loads, it is small, stock diffusers agrees with it, and it draws what its prompt says."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import weights_loader
+from minisd.images import from_pil
+from minisd.pipeline import StableDiffusion
+from minisd.training.text_to_image import COLOURS, SHAPES
+from minisd.world.checker import check
+from weights_loader.sources import resolve
+
+
+@pytest.fixture(scope="module")
+def sd() -> StableDiffusion:
+    return weights_loader.load("sticker")
+
+
+def test_it_is_small_and_says_how_it_was_made(sd: StableDiffusion) -> None:
+    folder = resolve("sticker")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert size < 24 * 2**20
+    assert "minisd train" in (folder / "README.md").read_text()
+    assert sd.tokenizer(["a red circle"]).shape == (1, 77)
+    assert sd.unet.conv_in.weight.dtype == torch.float32
+    assert str(weights_loader.inspect("sticker")).count("float16") == 3
+
+
+def test_seeds_repeat_and_differ(sd: StableDiffusion) -> None:
+    first, again, other = (np.asarray(sd("a red circle", seed=seed).images[0]) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_it_draws_the_colour_and_shape_that_are_asked_for(sd: StableDiffusion) -> None:
+    """Thresholds a little below what the model card reports, so that only a broken model or loader fails."""
+    card = json.loads((resolve("sticker") / "results.json").read_text())
+    prompts = [f"a {colour} {shape}" for colour in sorted(COLOURS) for shape in sorted(SHAPES)]
+    verdicts = [
+        check(from_pil(image)[0], prompt)
+        for prompt, image in zip(prompts, sd(prompts, seed=100).images, strict=True)
+    ]
+    colours = sum(verdict.colour for verdict in verdicts) / len(verdicts)
+    exact = sum(verdict.exact for verdict in verdicts) / len(verdicts)
+    assert colours >= card["single"]["colour"] - 0.15
+    assert exact >= card["single"]["exact"] - 0.25
+    assert exact > 0.5
+
+
+def test_guidance_and_negative_prompts_matter(sd: StableDiffusion) -> None:
+    weak, strong, away = (
+        np.asarray(sd("a red circle", seed=3, **arguments).images[0], dtype=float)
+        for arguments in ({"guidance_scale": 0}, {}, {"negative_prompt": "a red circle"})
+    )
+    assert abs(weak - strong).mean() > 1
+    assert abs(away - strong).mean() > 1
+
+
+def test_stock_diffusers_draws_the_same_picture(sd: StableDiffusion, tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    from diffusers import StableDiffusionPipeline
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        oracle = StableDiffusionPipeline.from_pretrained(resolve("sticker"), torch_dtype=torch.float32)
+    oracle.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    arguments = {"num_inference_steps": 5, "guidance_scale": 3.0, "latents": noise, "output_type": "latent"}
+    theirs = oracle("a red circle above a blue square", **arguments).images
+    ours = sd("a red circle above a blue square", **arguments).images
+    assert (theirs - ours).abs().max() <= 1e-4 * theirs.abs().max()

@@ -1,0 +1,183 @@
+"""Training: the loop, the autoencoder's normalisation, the vocabulary. What is learned is tested on the shipped model."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from minisd.errors import NumericalError, ResumeError
+from minisd.training.autoencoder import fold, new_vae, reconstruction_loss
+from minisd.training.text_to_image import SCHEDULER, SHORT, latent_pool, new_denoiser, new_tokenizer, taught_scenes
+from minisd.training.trainer import Recipe, train
+from minisd.training.vocabulary import apply_merges, learn_vocabulary
+from minisd.world.captions import WORDS, caption
+
+
+class Clock:
+    """A second a look: makes time-budgeted training repeatable."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    fake = Clock()
+    monkeypatch.setattr("minisd.training.trainer.time.monotonic", fake.monotonic)
+    return fake
+
+
+def linear() -> nn.Linear:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Linear(3, 1)
+
+
+def fitting(model: nn.Linear) -> object:
+    def loss(generator: torch.Generator, progress: float) -> Tensor:
+        x = torch.randn(16, 3, generator=generator)
+        return ((model(x) - x.sum(1, keepdim=True)) ** 2).mean()
+
+    return loss
+
+
+def test_it_learns_and_returns_the_average(clock: Clock, tmp_path: Path) -> None:
+    model, lines = linear(), []
+    recipe = Recipe(minutes=10, learning_rate=0.05, warmup_steps=10, ema_decay=0.9)
+    average = train(model, fitting(model), recipe, tmp_path / "run.pt", lines.append)
+    assert average is not model
+    assert torch.allclose(average.weight, torch.ones(1, 3), atol=1e-2)
+    assert "step" in lines[-1]
+
+
+def test_a_run_continues_from_its_file_to_the_same_weights(clock: Clock, tmp_path: Path) -> None:
+    whole = linear()
+    recipe = Recipe(minutes=3, learning_rate=0.05, save_every=7)
+    train(whole, fitting(whole), recipe, tmp_path / "whole.pt")
+
+    class Killed(Exception):
+        pass
+
+    parts = linear()
+    inner, calls = fitting(parts), 0
+
+    def killed(generator: torch.Generator, progress: float) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 60:
+            raise Killed
+        return inner(generator, progress)
+
+    with pytest.raises(Killed):
+        train(parts, killed, recipe, tmp_path / "parts.pt")
+    resumed = linear()
+    average = train(resumed, fitting(resumed), recipe, tmp_path / "parts.pt")
+    stored = torch.load(tmp_path / "whole.pt", weights_only=True)
+    again = torch.load(tmp_path / "parts.pt", weights_only=True)
+    assert again["step"] == pytest.approx(stored["step"], abs=2)  # a look at the clock more or less
+    assert torch.allclose(resumed.weight, whole.weight, atol=5e-3)
+    assert torch.equal(average.weight, again["average"]["weight"])
+
+
+def test_a_finished_run_is_not_trained_again(clock: Clock, tmp_path: Path) -> None:
+    first = linear()
+    train(first, fitting(first), Recipe(minutes=1), tmp_path / "run.pt")
+    second = linear()
+    train(second, fitting(second), Recipe(minutes=1), tmp_path / "run.pt")
+    assert torch.equal(first.weight, second.weight)
+
+
+def test_bad_batches_are_skipped_and_too_many_stop_the_run(clock: Clock, tmp_path: Path) -> None:
+    model = linear()
+    inner, calls = fitting(model), 0
+
+    def sometimes(generator: torch.Generator, progress: float) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return inner(generator, progress) * (math.nan if calls % 3 == 0 else 1.0)
+
+    train(model, sometimes, Recipe(minutes=1), tmp_path / "run.pt")
+    assert torch.isfinite(model.weight).all()
+
+    def always(generator: torch.Generator, progress: float) -> Tensor:
+        return inner(generator, progress) * math.nan
+
+    before = model.weight.clone()
+    with pytest.raises(NumericalError, match="not finite"):
+        train(model, always, Recipe(minutes=1), tmp_path / "other.pt")
+    assert torch.equal(model.weight, before)
+
+
+def test_a_run_of_another_model_is_refused(clock: Clock, tmp_path: Path) -> None:
+    model = linear()
+    train(model, fitting(model), Recipe(minutes=0.2), tmp_path / "run.pt")
+    other = nn.Linear(4, 1)
+    with pytest.raises(ResumeError, match="another model"):
+        train(other, fitting(other), Recipe(minutes=1), tmp_path / "run.pt")
+
+
+def test_folding_the_statistics_changes_the_latents_and_nothing_else() -> None:
+    vae = new_vae().eval()
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.rand(4, 3, 32, 32, generator=generator) * 2 - 1
+    mean, std = torch.tensor([0.5, -2.0, 3.0, 0.0]), torch.tensor([2.0, 0.3, 1.0, 4.0])
+    with torch.no_grad():
+        before = vae.encode(pixels)
+        picture = vae.decode(before.mean)
+        fold(vae, mean, std)
+        after = vae.encode(pixels)
+        scale = (std * vae.config.scaling_factor)[:, None, None]
+        assert torch.allclose(after.mean, (before.mean - mean[:, None, None]) / scale, atol=1e-4)
+        assert torch.allclose(after.std * scale, before.std, rtol=1e-4, atol=1e-6)
+        assert torch.allclose(vae.decode(after.mean), picture, atol=1e-5)
+
+
+def test_the_autoencoder_starts_almost_deterministic() -> None:
+    with torch.no_grad():
+        gauss = new_vae().encode(torch.zeros(1, 3, 16, 16))
+    assert gauss.std.max() < 0.06
+
+
+def test_reconstruction_weighs_things_over_background() -> None:
+    target = -torch.ones(1, 3, 32, 32)
+    target[:, :, 8:16, 8:16] = 1
+    on_thing, on_ground = target.clone(), target.clone()
+    on_thing[:, :, 10, 10] -= 0.5
+    on_ground[:, :, 28, 28] += 0.5
+    assert reconstruction_loss(target, target) == 0
+    assert reconstruction_loss(on_thing, target) > 1.5 * reconstruction_loss(on_ground, target)
+
+
+def test_every_word_of_the_world_is_one_token_and_captions_are_short() -> None:
+    tokenizer = new_tokenizer()
+    assert [word for word in WORDS if len(tokenizer.tokenize(word)) != 1] == []
+    generator = torch.Generator().manual_seed(0)
+    captions = [caption(scene, generator) for scene in taught_scenes(300, seed=0)]
+    lengths = tokenizer.encode(captions).attention_mask.sum(1)
+    assert lengths.max() <= SHORT  # so nothing is lost in the first part of the training
+    assert tokenizer.decode(tokenizer("a café 東京")[0], skip_special=True) == "a café 東京"
+
+
+def test_the_learned_merges_are_byte_pair_encoding() -> None:
+    words = ["orange", "and", "an", "band", "bandana"]
+    tokenizer = learn_vocabulary(words)
+    for word in [*words, "banana", "sand"]:
+        assert tokenizer.tokenize(word) == apply_merges(word, tokenizer.merges)
+    assert all(len(tokenizer.tokenize(word)) == 1 for word in words)
+
+
+def test_latents_of_the_pool_and_the_denoiser_fit_together() -> None:
+    vae, tokenizer = new_vae().eval(), new_tokenizer()
+    latents = latent_pool(vae, taught_scenes(3, seed=0))
+    model = new_denoiser(tokenizer)
+    with torch.no_grad():
+        prediction = model.unet(latents, 10, model.text_encoder(tokenizer(["a red circle"] * 3)))
+    assert prediction.shape == latents.shape
+    assert SCHEDULER.schedule.alpha_bars[-1] == 0  # the last level is pure noise
+    assert torch.equal(new_denoiser(tokenizer).unet.conv_in.weight, model.unet.conv_in.weight)
