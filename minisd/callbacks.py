@@ -14,10 +14,10 @@ from minisd.pipeline import DenoisingStep, StableDiffusion
 class Film:
     """Keeps every `every`-th step of a run, and the last one; decoded only when shown.
 
-        film = Film(sd, every=5)
-        for step in film.watch(sd.denoise("a red circle")):
-            ...
-        film.strip().save("film.png")
+    film = Film(sd, every=5)
+    for step in film.watch(sd.denoise("a red circle")):
+        ...
+    film.strip().save("film.png")
     """
 
     def __init__(self, sd: StableDiffusion, every: int = 1) -> None:

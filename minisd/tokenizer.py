@@ -205,9 +205,7 @@ class Tokenizer:
         """Prompts (one text or a list of B) -> ids (B, max_length) int64; see `encode`."""
         return self.encode(prompts).ids
 
-    def encode(
-        self, prompts: str | Sequence[str], *, padding: bool = True, truncation: bool = True
-    ) -> Encoding:
+    def encode(self, prompts: str | Sequence[str], *, padding: bool = True, truncation: bool = True) -> Encoding:
         """Start token, prompt, end token, padding, for one text or a list of B.
 
         `padding`: fill rows up to max_length, else only up to the longest. `truncation`: cut what is longer

@@ -88,9 +88,7 @@ def check_target(path: str | Path, overwrite: bool = False) -> None:
             target = None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise OutputError(
-            f"{str(path)[:200]!r} cannot be written ({reason}); check its folder and its name."
-        ) from None
+        raise OutputError(f"{str(path)[:200]!r} cannot be written ({reason}); check its folder and its name.") from None
     if not stat.S_ISDIR(parent.st_mode):
         raise OutputError(f"{path} cannot be written: {path.parent} is no folder.")
     if not os.access(path.parent, os.W_OK | os.X_OK):

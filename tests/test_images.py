@@ -145,8 +145,8 @@ def test_targets_that_are_refused(tmp_path: Path) -> None:
         ("a.txt", "suffix"),
         ("a", "suffix"),
         ("none/a.png", "none.*folder"),
-        ("folder.png", "not a plain file"),
-        ("link.png", "not a plain file"),
+        ("folder.png", "is a folder"),
+        ("link.png", "is a link"),
     ):
         with pytest.raises(OutputError, match=message):
             images.check_target(tmp_path / name, overwrite=True)

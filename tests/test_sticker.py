@@ -42,8 +42,7 @@ def test_it_draws_the_colour_and_shape_that_are_asked_for(sd: StableDiffusion) -
     card = json.loads((resolve("sticker") / "results.json").read_text())
     prompts = [f"a {colour} {shape}" for colour in sorted(COLOURS) for shape in sorted(SHAPES)]
     verdicts = [
-        check(from_pil(image)[0], prompt)
-        for prompt, image in zip(prompts, sd(prompts, seed=100).images, strict=True)
+        check(from_pil(image)[0], prompt) for prompt, image in zip(prompts, sd(prompts, seed=100).images, strict=True)
     ]
     colours = sum(verdict.colour for verdict in verdicts) / len(verdicts)
     exact = sum(verdict.exact for verdict in verdicts) / len(verdicts)

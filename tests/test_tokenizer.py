@@ -143,9 +143,7 @@ def assert_equals_reference(tokenizer: Tokenizer, reference: Any, texts: list[st
         whole = quiet(tokenizer, text, padding=False, truncation=False).ids[0].tolist()
         assert whole == reference(text).input_ids
         for skip in (False, True):
-            assert tokenizer.decode(whole, skip_special=skip) == reference.decode(
-                whole, skip_special_tokens=skip
-            )
+            assert tokenizer.decode(whole, skip_special=skip) == reference.decode(whole, skip_special_tokens=skip)
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
@@ -403,9 +401,7 @@ def test_official_folder_survives_saving(official_folders, tmp_path):
         Tokenizer.from_folder(folder).save(tmp_path / family)
         assert (tmp_path / family / "merges.txt").read_bytes() == (folder / "merges.txt").read_bytes()
         for name in ("vocab.json", "special_tokens_map.json"):
-            assert json.loads((tmp_path / family / name).read_text()) == json.loads(
-                (folder / name).read_text()
-            )
+            assert json.loads((tmp_path / family / name).read_text()) == json.loads((folder / name).read_text())
         assert_equals_reference(Tokenizer.from_folder(folder), oracle(tmp_path / family), AWKWARD)
 
 
@@ -420,15 +416,12 @@ def test_added_tokens_decoder_of_transformers_4(small_folders, tmp_path):
         EOS: (vocab[EOS], True),
         "<cat-toy>": (len(vocab), False),
     }
-    config["added_tokens_decoder"] = {
-        str(i): {"content": t, **flags, "special": s} for t, (i, s) in entries.items()
-    }
+    config["added_tokens_decoder"] = {str(i): {"content": t, **flags, "special": s} for t, (i, s) in entries.items()}
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "pad_token": "!"}))
     tokenizer = Tokenizer.from_folder(folder)
     assert tokenizer.added == ["<cat-toy>"]
     assert (
-        tokenizer("<cat-toy>").tolist()
-        == oracle(folder)(["<cat-toy>"], padding="max_length", max_length=77).input_ids
+        tokenizer("<cat-toy>").tolist() == oracle(folder)(["<cat-toy>"], padding="max_length", max_length=77).input_ids
     )
 
 
@@ -439,9 +432,7 @@ def test_bare_folder_and_other_special_tokens(small_folders, tmp_path):
     (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 1e30, "pad_token": None}))
     tokenizer = Tokenizer.from_folder(folder)
     assert (tokenizer.pad, tokenizer.max_length) == (EOS, 77)
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"model_max_length": 16, "pad_token": {"content": "?"}})
-    )
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 16, "pad_token": {"content": "?"}}))
     tokenizer = Tokenizer.from_folder(folder)
     assert tokenizer("").shape == (1, 16)
     assert tokenizer("")[0, 2] == tokenizer.token_to_id("?") == tokenizer.pad_id
@@ -458,9 +449,7 @@ def test_bare_folder_and_other_special_tokens(small_folders, tmp_path):
 @pytest.mark.parametrize("packed", [False, True])
 def test_original_bpe_file(small_folders, tmp_path, monkeypatch, packed):
     folder = Tokenizer.from_folder(small_folders["sd2"])
-    text = "\n".join(
-        ['"bpe_simple_vocab_16e6.txt#version: 0.2', *(f"{a} {b}" for a, b in MERGES), ""]
-    ).encode()
+    text = "\n".join(['"bpe_simple_vocab_16e6.txt#version: 0.2', *(f"{a} {b}" for a, b in MERGES), ""]).encode()
     path = tmp_path / ("bpe.txt.gz" if packed else "bpe.txt")
     path.write_bytes(gzip.compress(text) if packed else text)
     tokenizer = Tokenizer.from_bpe(path, pad="!")
@@ -473,9 +462,7 @@ def test_original_bpe_file(small_folders, tmp_path, monkeypatch, packed):
 
 def test_original_bpe_file_of_official_size(sd1, official_folders, tmp_path):
     merges = (official_folders["sd15"] / "merges.txt").read_text(encoding="utf-8")
-    (tmp_path / "bpe.txt").write_text(
-        merges + "zz zz\nyy yy\n", encoding="utf-8"
-    )  # the original goes on: cut
+    (tmp_path / "bpe.txt").write_text(merges + "zz zz\nyy yy\n", encoding="utf-8")  # the original goes on: cut
     tokenizer = Tokenizer.from_bpe(tmp_path / "bpe.txt")
     assert (tokenizer.vocab, tokenizer.merges) == (sd1.vocab, sd1.merges)
 

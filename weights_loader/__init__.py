@@ -1,7 +1,7 @@
 """Load, inspect and save Stable Diffusion models in the official layouts.
 
-    import weights_loader
-    sd = weights_loader.load("sticker")
+import weights_loader
+sd = weights_loader.load("sticker")
 """
 
 import warnings

@@ -5,10 +5,11 @@ is one error that lists what is wrong. Tensors stay views of the mapped file whe
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from minisd.errors import MismatchError
 from weights_loader.names import Place
@@ -53,6 +54,19 @@ class Merged:
         return self._where[name].tensor(name)
 
 
+class NoInitialisation(TorchFunctionMode):
+    """Skips torch.nn.init: on the meta device it draws nothing, but imports the whole of torch._dynamo to do so."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Every torch function passes through here while the mode is on."""
+        kwargs = {} if kwargs is None else kwargs
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def build(
     blank: Callable[[], Network],
     places: Callable[[list[str]], Mapping[str, Place]],
@@ -66,7 +80,7 @@ def build(
 
     Raises MismatchError that lists missing, unexpected and misshapen tensors of `what`.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), NoInitialisation():
         network = blank()
     shapes = {name: parameter.shape for name, parameter in network.state_dict().items()}
     where = places(list(shapes))

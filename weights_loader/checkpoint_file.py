@@ -60,9 +60,7 @@ def read_legacy(file: BinaryIO, size: int, path: Path) -> Contents:
         file.seek(position)
         count = int.from_bytes(file.read(8), "little")
         if not isinstance(key, str) or key not in storages or storages[key].count != count:
-            raise IntegrityError(
-                f"{path}: storage {shown(key)} is not where it should be; download it again."
-            )
+            raise IntegrityError(f"{path}: storage {shown(key)} is not where it should be; download it again.")
         places[key] = position + 8
         position += 8 + count * storages[key].dtype.itemsize
     if position != size or places.keys() != storages.keys():
@@ -79,9 +77,7 @@ def read_legacy(file: BinaryIO, size: int, path: Path) -> Contents:
 def _collect(value: Any, locate: Callable[[Storage], int], path: Path) -> Contents:
     """The tensors of a dict, of its `state_dict`, of a list, or of the dicts in a dict without tensors."""
     if isinstance(value, Stub | Global):
-        raise UnsafeFileError(
-            f"{path} is a pickled object of {shown(value.name)}, not a dict of tensors; {RECIPE}."
-        )
+        raise UnsafeFileError(f"{path} is a pickled object of {shown(value.name)}, not a dict of tensors; {RECIPE}.")
     if isinstance(value, list | tuple):
         value = {str(index): item for index, item in enumerate(value)}
     if not isinstance(value, dict):
@@ -121,9 +117,7 @@ def _flatten(value: dict[Any, Any], path: Path) -> tuple[dict[str, Any], dict[An
     others = {}
     seen = set()  # the same dict under many names could grow without end
     for outer, item in value.items():
-        inner = (
-            item.state.get("_parameters") if isinstance(item, Stub) and isinstance(item.state, dict) else item
-        )
+        inner = item.state.get("_parameters") if isinstance(item, Stub) and isinstance(item.state, dict) else item
         if not isinstance(outer, str) or not isinstance(inner, dict) or id(inner) in seen:
             others[outer] = item
             continue
@@ -139,9 +133,7 @@ def _flatten(value: dict[Any, Any], path: Path) -> tuple[dict[str, Any], dict[An
 def _describe(others: dict[Any, Any]) -> tuple[dict[str, str], list[str]]:
     """What lies beside the weights: plain values as metadata, and one notice that names the rest too."""
     plain = {
-        key: str(item)
-        for key, item in others.items()
-        if isinstance(key, str) and isinstance(item, str | int | float)
+        key: str(item) for key, item in others.items() if isinstance(key, str) and isinstance(item, str | int | float)
     }
     names = ", ".join(shown(key.name if isinstance(key, Global) else key) for key in list(others)[:5])
     more = ", ..." if len(others) > 5 else ""
@@ -149,18 +141,16 @@ def _describe(others: dict[Any, Any]) -> tuple[dict[str, str], list[str]]:
     return plain, notices
 
 
-def _check_view(
-    name: str, item: StoredTensor | Stub, locate: Callable[[Storage], int], path: Path
-) -> TensorSpec:
+def _check_view(name: str, item: StoredTensor | Stub, locate: Callable[[Storage], int], path: Path) -> TensorSpec:
     """Where a tensor lies in the file; its view must stay in its storage and touch no element twice."""
     where = f"{path}: tensor {shown(name)}"
     if isinstance(item, Stub):
         kind = item.name.rpartition("._rebuild_")[2].replace("_", " ")
         raise MismatchError(f"{where} is of a special kind ({shown(kind)}); expected a plain dense tensor.")
     shape, stride, offset, storage = item.shape, item.stride, item.offset, item.storage
-    if not (
-        isinstance(shape, tuple) and isinstance(stride, tuple) and len(shape) == len(stride) <= 64
-    ) or not all(type(n) is int and 0 <= n < 2**63 for n in (offset, *shape, *stride)):
+    if not (isinstance(shape, tuple) and isinstance(stride, tuple) and len(shape) == len(stride) <= 64) or not all(
+        type(n) is int and 0 <= n < 2**63 for n in (offset, *shape, *stride)
+    ):
         raise FileFormatError(
             f"{where} has shape {shown(shape)}, stride {shown(stride)}; expected two tuples of sizes."
         )
@@ -174,7 +164,5 @@ def _check_view(
         reach += max(n - 1, 0) * step
     available = storage.count * storage.dtype.itemsize // item.dtype.itemsize
     if math.prod(n for n in shape if n) >= 2**63 or (0 not in shape and offset + reach >= available):
-        raise FileFormatError(
-            f"{where} of shape {shown(shape)} reaches beyond its {available:,} stored elements."
-        )
+        raise FileFormatError(f"{where} of shape {shown(shape)} reaches beyond its {available:,} stored elements.")
     return TensorSpec(item.dtype, shape, stride, locate(storage) + offset * item.dtype.itemsize)

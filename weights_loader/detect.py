@@ -102,9 +102,7 @@ def unet_config(shapes: Shapes) -> UNetConfig:
 
 def vae_config(shapes: Shapes) -> VAEConfig:
     """The autoencoder of an original file, from the shapes under its prefix."""
-    levels = sorted(
-        {int(m[1]) for n in shapes if (m := re.match(r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight", n))}
-    )
+    levels = sorted({int(m[1]) for n in shapes if (m := re.match(r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight", n))})
     blocks = sum(f"encoder.down.0.block.{i}.conv1.weight" in shapes for i in range(10))
     if not levels:
         raise MismatchError("the file has no autoencoder (first_stage_model.*); it is not a whole model.")

@@ -88,9 +88,7 @@ class WeightFile:
         if offset % dtype.itemsize == 0:
             flat = torch.frombuffer(self._mapped, dtype=dtype, count=count, offset=offset)
         else:
-            raw = torch.frombuffer(
-                self._mapped, dtype=torch.uint8, count=count * dtype.itemsize, offset=offset
-            )
+            raw = torch.frombuffer(self._mapped, dtype=torch.uint8, count=count * dtype.itemsize, offset=offset)
             flat = raw.clone().view(dtype)
         return flat.as_strided(shape, stride)
 
@@ -128,9 +126,7 @@ def _sniff(head: bytes, size: int, path: Path) -> Callable[[BinaryIO, int, Path]
     if size == 0:
         raise FileFormatError(f"{path} is empty (0 bytes); download it again.")
     if head.startswith(b"version https://git-lfs"):
-        raise FileFormatError(
-            f"{path} is {_lfs_pointer(head)}, not the file itself: run `git lfs pull` there."
-        )
+        raise FileFormatError(f"{path} is {_lfs_pointer(head)}, not the file itself: run `git lfs pull` there.")
     if size < 8:
         raise FileFormatError(f"{path} has {size} bytes, too few for any weight file; download it again.")
     if 0 < int.from_bytes(head[:8], "little") <= MAX_HEADER and head[8:].lstrip().startswith(b"{"):
@@ -143,8 +139,7 @@ def _sniff(head: bytes, size: int, path: Path) -> Callable[[BinaryIO, int, Path]
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith((b"<!", b"<html", b"<HTML", b"<?xml", b"<head")):
         raise FileFormatError(
-            f"{path} is an HTML page, not a weight file: the download met a login or error page; "
-            "download it again."
+            f"{path} is an HTML page, not a weight file: the download met a login or error page; download it again."
         )
     if text.startswith((b"{", b"[")):  # neither byte begins a pickle
         raise FileFormatError(
@@ -170,9 +165,7 @@ def _lfs_pointer(head: bytes) -> str:
 
 def _map(file: BinaryIO, size: int, path: Path) -> mmap.mmap:
     try:
-        return mmap.mmap(
-            file.fileno(), size, access=mmap.ACCESS_COPY
-        )  # private: writing never reaches the file
+        return mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)  # private: writing never reaches the file
     except ValueError:
         raise IntegrityError(f"{path} shrank while it was opened: something rewrites it.") from None
     except OSError as error:
@@ -186,9 +179,7 @@ def _common_prefix(names: list[str]) -> str:
     prefix = ""
     while True:
         for wrapper in WRAPPERS:
-            if names and all(
-                name.startswith(prefix + wrapper) and name != prefix + wrapper for name in names
-            ):
+            if names and all(name.startswith(prefix + wrapper) and name != prefix + wrapper for name in names):
                 prefix += wrapper
                 break
         else:

@@ -26,9 +26,7 @@ from weights_loader.hub_errors import attempt
 from weights_loader.repo_files import MODEL_INDEX, needed_files, read_json, shards, variants
 
 
-def download(
-    repo: str, *, revision: str | None = None, variant: str | None = None, progress: bool = True
-) -> Path:
+def download(repo: str, *, revision: str | None = None, variant: str | None = None, progress: bool = True) -> Path:
     """The folder (diffusers layout) of a model on the hub; what the cache has in order is not fetched again.
 
     `revision` is a branch, tag or commit; `variant` takes for instance the fp16 weights where there are such.
@@ -57,9 +55,7 @@ def from_cache(repo: str, *, revision: str | None = None, variant: str | None = 
     revision = revision or constants.DEFAULT_REVISION
     commit = read_reference(repo, revision)
     if commit is None or not Snapshot(repo, commit).has(MODEL_INDEX):
-        raise HubOffline(
-            f"{repo} ({revision}) is not in {constants.HF_HUB_CACHE}; download it once, while online."
-        )
+        raise HubOffline(f"{repo} ({revision}) is not in {constants.HF_HUB_CACHE}; download it once, while online.")
     copy = Snapshot(repo, commit)
     names = copy.listing or {p.relative_to(copy.folder).as_posix() for p in copy.folder.rglob("*")}
     files, missing = needed_files(names, read_json(copy.folder / MODEL_INDEX), variant)
@@ -68,9 +64,7 @@ def from_cache(repo: str, *, revision: str | None = None, variant: str | None = 
     if variant is not None and variant not in variants(names):
         missing.append(f"weights of variant {variant!r}")
     if missing:
-        raise HubOffline(
-            f"The cache lacks of {repo}: {', '.join(missing)}; download them once, while online."
-        )
+        raise HubOffline(f"The cache lacks of {repo}: {', '.join(missing)}; download them once, while online.")
     for name in files:
         if not copy.sound(name):
             raise IntegrityError(f"{copy.folder / name} is damaged; go online, and it is downloaded again.")
@@ -89,17 +83,13 @@ def _download(repo: str, revision: str, variant: str | None) -> Path:
     _fetch(copy, [MODEL_INDEX])
     files, missing = needed_files(listing, read_json(copy.folder / MODEL_INDEX), variant)
     if not missing and variant is not None and variant not in (there := variants(listing)):
-        raise InputError(
-            f"{repo} has no variant {variant!r}; it has {', '.join(map(repr, there)) or 'none'}."
-        )
+        raise InputError(f"{repo} has no variant {variant!r}; it has {', '.join(map(repr, there)) or 'none'}.")
     if not missing:
         _fetch(copy, [name for name in files if name.endswith(".json")])  # small, and an index names shards
         files += _shards(copy, files)
         missing = [name for name in files if name not in listing]
     if missing:
-        raise HubNotFound(
-            f"{repo} ({revision}) lacks {', '.join(missing)}; choose another model or revision."
-        )
+        raise HubNotFound(f"{repo} ({revision}) lacks {', '.join(missing)}; choose another model or revision.")
     _fetch(copy, files)
     if revision != commit:
         write_reference(repo, revision, commit)  # only now: a reference always leads to a complete model
@@ -123,18 +113,14 @@ def _ask(repo: str, revision: str) -> tuple[str, Listing]:
 
 def _shards(copy: Snapshot, files: Collection[str]) -> list[str]:
     """The weight files that the indices among `files` name, as far as these are there."""
-    return [
-        part for name in files if ".index." in name and copy.has(name) for part in shards(copy.folder, name)
-    ]
+    return [part for name in files if ".index." in name and copy.has(name) for part in shards(copy.folder, name)]
 
 
 def _fetch(copy: Snapshot, names: list[str]) -> None:
     """Download what is missing or damaged, after a look whether the disk has room for it."""
     for name in names:
         if copy.has(name) and not copy.sound(name):
-            warnings.warn(
-                f"{name} of {copy.repo} is damaged in the cache; downloading it again.", stacklevel=5
-            )
+            warnings.warn(f"{name} of {copy.repo} is damaged in the cache; downloading it again.", stacklevel=5)
             copy.discard(name)
     wanted = [name for name in names if not copy.has(name)]
     if not wanted:

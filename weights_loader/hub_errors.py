@@ -39,11 +39,7 @@ def attempt(call: Callable[[], T], repo: str, what: str) -> T:
             if problem is None:
                 raise
             wait = _retry_after(error) if isinstance(problem, HubRateLimited) and wait is not None else wait
-            if (
-                wait is None
-                or wait > LONGEST_WAIT
-                or not isinstance(problem, HubRateLimited | HubUnreachable)
-            ):
+            if wait is None or wait > LONGEST_WAIT or not isinstance(problem, HubRateLimited | HubUnreachable):
                 raise problem from error
             time.sleep(wait)
     raise AssertionError("unreachable")
@@ -62,15 +58,11 @@ def translate(error: BaseException, repo: str, what: str) -> MinisdError | None:
         case hf.RevisionNotFoundError():
             return HubNotFound(f"{repo} is on the hub but has no {what}; look on {page} which there are.")
         case hf.RepositoryNotFoundError():
-            return HubNotFound(
-                f"{repo} is missing, private or gated: check the name, or log in with `hf auth login`."
-            )
+            return HubNotFound(f"{repo} is missing, private or gated: check the name, or log in with `hf auth login`.")
         case hf.RemoteEntryNotFoundError():
             return HubNotFound(f"{repo} has no {what}; look on {page} what there is.")
         case hf.OfflineModeIsEnabled():
-            return HubOffline(
-                f"{what} of {repo} is not in the cache and HF_HUB_OFFLINE is set; unset it to download."
-            )
+            return HubOffline(f"{what} of {repo} is not in the cache and HF_HUB_OFFLINE is set; unset it to download.")
         case hf.HFValidationError():
             return InputError(f"{repo!r} cannot be the id of a model on the hub; expected 'owner/name'.")
         case hf.HfHubHTTPError():
@@ -81,9 +73,7 @@ def translate(error: BaseException, repo: str, what: str) -> MinisdError | None:
                 "check the network, and HF_ENDPOINT and the proxy variables if they are set."
             )
         case RuntimeError() | hf.XetDownloadError():  # from the transfer library hf_xet
-            return HubUnreachable(
-                f"The transfer of {what} of {repo} failed ({type(error).__name__}); try again."
-            )
+            return HubUnreachable(f"The transfer of {what} of {repo} failed ({type(error).__name__}); try again.")
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return OutputError(f"No space left in {constants.HF_HUB_CACHE} for {what} of {repo}; free some.")
         case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS | errno.ENOTDIR | errno.EEXIST):

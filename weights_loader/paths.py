@@ -34,9 +34,7 @@ def safe_join(folder: str | Path, name: str) -> Path:
             f"{path} leads out of its folder through a link, to {target}; put a copy of the file there."
         )
     if target.exists() and not (stat.S_ISREG(mode := target.stat().st_mode) or stat.S_ISDIR(mode)):
-        raise UnsafeFileError(
-            f"{path} is neither a file nor a folder but a device, socket or pipe; remove it."
-        )
+        raise UnsafeFileError(f"{path} is neither a file nor a folder but a device, socket or pipe; remove it.")
     return path
 
 

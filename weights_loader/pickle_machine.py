@@ -213,9 +213,7 @@ def _storage(key: Any, storages: dict[str, Storage], path: Path) -> Storage:
     match key:
         case ("module", Global(name), *_):
             raise UnsafeFileError(f"{path} holds the pickled program of {shown(name)}; {RECIPE}.")
-        case ("storage", Global(kind), str() as name, _, int() as count, *view) if (
-            view in ([], [None]) and count >= 0
-        ):
+        case ("storage", Global(kind), str() as name, _, int() as count, *view) if view in ([], [None]) and count >= 0:
             storage = Storage(name, DTYPE_OF_GLOBAL[kind.replace("torch.cuda.", "torch.")], count)
             storages[name] = storage
             return storage

@@ -54,19 +54,13 @@ def variants(names: Collection[str]) -> list[str]:
     return sorted({v for part in NETWORKS for v, _ in weight_files(_inside(part, names)) if v is not None})
 
 
-def needed_files(
-    names: Collection[str], model_index: Mapping[str, object], variant: str | None
-) -> tuple[list, list]:
+def needed_files(names: Collection[str], model_index: Mapping[str, object], variant: str | None) -> tuple[list, list]:
     """What to read out of a repository that has these names: (files to have, files needed but not there).
 
     Shards are not among them: their index is. Never the safety checker, nor files for other frameworks.
     Raises MismatchError if the model index is not one of a Stable Diffusion model.
     """
-    parts = {
-        name
-        for name, value in model_index.items()
-        if isinstance(value, list) and value and value[0] is not None
-    }
+    parts = {name for name, value in model_index.items() if isinstance(value, list) and value and value[0] is not None}
     if not {"unet", "vae"} <= parts:
         raise MismatchError(
             f"{MODEL_INDEX} describes a {str(model_index.get('_class_name'))[:60]!r} without unet and vae, "
@@ -93,11 +87,7 @@ def shards(folder: Path, index: str) -> list[str]:
     """
     part = safe_join(folder, index).parent
     weight_map = read_json(part / Path(index).name).get("weight_map")
-    if (
-        not isinstance(weight_map, dict)
-        or not all(isinstance(v, str) for v in weight_map.values())
-        or not weight_map
-    ):
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()) or not weight_map:
         raise FileFormatError(
             f"Index {folder / index} has no 'weight_map' from tensor names to file names; download it again."
         )
@@ -110,13 +100,9 @@ def read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise FileFormatError(
-            f"{path} should hold JSON but cannot be read as such; download it again."
-        ) from error
+        raise FileFormatError(f"{path} should hold JSON but cannot be read as such; download it again.") from error
     if not isinstance(content, dict):
-        raise FileFormatError(
-            f"{path} should hold a JSON object, got a {type(content).__name__}; download it again."
-        )
+        raise FileFormatError(f"{path} should hold a JSON object, got a {type(content).__name__}; download it again.")
     return content
 
 

@@ -139,9 +139,7 @@ def _check_entry(name: str, entry: Any, start: int, path: Path) -> tuple[TensorS
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise FileFormatError(f"{where} must have exactly dtype, shape and data_offsets in the header.")
     if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
-        raise FileFormatError(
-            f"{where} has dtype {shown(entry['dtype'])}; supported are {', '.join(DTYPES)}."
-        )
+        raise FileFormatError(f"{where} has dtype {shown(entry['dtype'])}; supported are {', '.join(DTYPES)}.")
     dtype = DTYPES[entry["dtype"]]
     shape, offsets = entry["shape"], entry["data_offsets"]
     if not _counts(shape) or len(shape) > 64 or math.prod(n for n in shape if n) >= 2**63:
@@ -168,9 +166,7 @@ def _check_tiling(ranges: list[tuple[int, int, str]], start: int, size: int, pat
     for begin, end, name in ranges:
         if begin != expected:
             problem = "overlaps the tensor before it" if begin < expected else "leaves a hole before it"
-            raise FileFormatError(
-                f"{path}: tensor {shown(name)} {problem} ({begin:,}, expected {expected:,})."
-            )
+            raise FileFormatError(f"{path}: tensor {shown(name)} {problem} ({begin:,}, expected {expected:,}).")
         expected = end
     if expected > size:
         raise _incomplete(path, expected, size)

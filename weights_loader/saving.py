@@ -74,8 +74,7 @@ def save_ldm(sd: StableDiffusion, path: Path, dtype: torch.dtype | None, overwri
     check_target(path, overwrite)
     unet, vae, text = (network.state_dict() for network in (sd.unet, sd.vae, sd.text_encoder))
     tensors = {
-        ldm.UNET + name: tensor
-        for name, tensor in _stored(expand(ldm.unet(sd.unet.config), unet), unet, dtype).items()
+        ldm.UNET + name: tensor for name, tensor in _stored(expand(ldm.unet(sd.unet.config), unet), unet, dtype).items()
     }
     vae_places = ldm.vae(sd.vae.config, list(vae))
     tensors |= {ldm.VAE + name: tensor for name, tensor in _stored(vae_places, vae, dtype).items()}

@@ -98,9 +98,7 @@ def resolve(
             f"{_suggest(str(source))}"
         )
     if source in _MOVED:
-        warnings.warn(
-            f"{source} is gone from the hub; {_MOVED[source].ids[0]} has the same weights.", stacklevel=2
-        )
+        warnings.warn(f"{source} is gone from the hub; {_MOVED[source].ids[0]} has the same weights.", stacklevel=2)
         return _from_home(_MOVED[source], revision, variant, offline, progress)
     try:
         return _from_home(Home((source,)), revision, variant, offline, progress)
@@ -111,15 +109,11 @@ def resolve(
 def _embedded() -> Path:
     folder = Path(str(importlib.resources.files("minisd"))) / "assets" / EMBEDDED
     if not folder.is_dir():
-        raise IntegrityError(
-            f"The embedded model is missing from this installation ({folder}); reinstall minisd."
-        )
+        raise IntegrityError(f"The embedded model is missing from this installation ({folder}); reinstall minisd.")
     return folder
 
 
-def _from_home(
-    home: Home, revision: str | None, variant: str | None, offline: bool | None, progress: bool
-) -> Path:
+def _from_home(home: Home, revision: str | None, variant: str | None, offline: bool | None, progress: bool) -> Path:
     """The first of a model's ids that delivers; the first one's error if none does."""
     from huggingface_hub import constants
 
@@ -144,14 +138,10 @@ def _from_home(
 
 def _no_revision(revision: str | None, source: str | Path) -> None:
     if revision is not None:
-        raise InputError(
-            f"Revision {revision!r} was given for {source}, but only models on the hub have revisions."
-        )
+        raise InputError(f"Revision {revision!r} was given for {source}, but only models on the hub have revisions.")
 
 
 def _suggest(source: str) -> str:
     names = [EMBEDDED, *KNOWN, *(repo for home in KNOWN.values() for repo in home.ids)]
     near = difflib.get_close_matches(source, names, n=3, cutoff=0.6)
-    return (
-        f"did you mean {' or '.join(near)}?" if near else f"known models are {', '.join((EMBEDDED, *KNOWN))}."
-    )
+    return f"did you mean {' or '.join(near)}?" if near else f"known models are {', '.join((EMBEDDED, *KNOWN))}."

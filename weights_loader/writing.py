@@ -35,9 +35,7 @@ def save_safetensors(
     needed = len(header) + sum(tensors[name].numel() * tensors[name].dtype.itemsize for name in names)
     free = shutil.disk_usage(path.parent).free
     if needed > free:
-        raise OutputError(
-            f"{path} needs {needed:,} bytes, {free:,} are free there; make room, or choose another."
-        )
+        raise OutputError(f"{path} needs {needed:,} bytes, {free:,} are free there; make room, or choose another.")
 
     def write(file: BinaryIO) -> None:
         file.write(header)
@@ -58,9 +56,7 @@ def save_safetensors(
     write_atomically(path, write, overwrite, check)
 
 
-def _header(
-    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path
-) -> tuple[bytes, list[str]]:
+def _header(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], path: Path) -> tuple[bytes, list[str]]:
     """The header with its length before it, and the tensor names in the order in which their data follow."""
     if not tensors:
         raise InputError(f"{path}: no tensors to save.")
@@ -86,9 +82,7 @@ def _header(
         raise InputError(f"{path}: the metadata holds text that is no valid Unicode.") from None
     header += b" " * (-len(header) % 8)
     if len(header) > MAX_HEADER:
-        raise InputError(
-            f"{path}: names and metadata take {len(header):,} bytes, allowed are {MAX_HEADER:,}."
-        )
+        raise InputError(f"{path}: names and metadata take {len(header):,} bytes, allowed are {MAX_HEADER:,}.")
     return len(header).to_bytes(8, "little") + header, names
 
 
@@ -103,6 +97,4 @@ def _check_tensor(name: str, tensor: torch.Tensor, path: Path) -> None:
         got = tensor.dtype if isinstance(tensor, torch.Tensor) else type(tensor).__name__
         raise InputError(f"{path}: {shown(name)} is {got}, expected a tensor of {', '.join(DTYPES)}.")
     if tensor.layout != torch.strided or tensor.is_meta:
-        raise InputError(
-            f"{path}: tensor {shown(name)} has no plain data (sparse or meta); expected a dense one."
-        )
+        raise InputError(f"{path}: tensor {shown(name)} has no plain data (sparse or meta); expected a dense one.")

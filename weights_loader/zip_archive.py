@@ -27,9 +27,7 @@ def directory(file: BinaryIO, size: int, path: Path) -> dict[str, Member]:
     file.seek(max(0, size - 98))
     tail = file.read(98).rjust(98, b"\0")
     if not tail[-22:].startswith(b"PK\x05\x06"):
-        raise IntegrityError(
-            f"{path} does not end as a zip archive does: an incomplete download; download it again."
-        )
+        raise IntegrityError(f"{path} does not end as a zip archive does: an incomplete download; download it again.")
     count, length, start = struct.unpack("<10xHII2x", tail[-22:])
     end = size - 22
     if tail[-42:].startswith(b"PK\x06\x07") and tail.startswith(b"PK\x06\x06"):  # zip64
@@ -38,9 +36,7 @@ def directory(file: BinaryIO, size: int, path: Path) -> dict[str, Member]:
     if count > MAX_MEMBERS or length > MAX_PICKLE:
         raise hostile(path, f"lists {count:,} members in {length:,} bytes")
     if start + length != end:
-        raise FileFormatError(
-            f"{path}: the directory of the zip archive is not where it should be; download it again."
-        )
+        raise FileFormatError(f"{path}: the directory of the zip archive is not where it should be; download it again.")
     file.seek(start)
     raw = file.read(length)
     found = []
@@ -48,9 +44,7 @@ def directory(file: BinaryIO, size: int, path: Path) -> dict[str, Member]:
     try:
         for _ in range(count):
             fields = struct.unpack_from("<4s4xHH4xIIIHHH8xI", raw, at)
-            mark, flags, method, crc, packed, unpacked, name_length, extra_length, comment_length, offset = (
-                fields
-            )
+            mark, flags, method, crc, packed, unpacked, name_length, extra_length, comment_length, offset = fields
             name = raw[at + 46 : at + 46 + name_length].decode("utf-8")
             extra = raw[at + 46 + name_length :][:extra_length]
             unpacked, packed, offset = _widen(extra, unpacked, packed, offset)
@@ -64,9 +58,7 @@ def directory(file: BinaryIO, size: int, path: Path) -> dict[str, Member]:
     except (struct.error, ValueError) as error:
         if isinstance(error, MinisdError):
             raise
-        raise FileFormatError(
-            f"{path}: the directory of the zip archive is damaged; download it again."
-        ) from None
+        raise FileFormatError(f"{path}: the directory of the zip archive is damaged; download it again.") from None
     found.sort()
     limits = [offset for offset, *_ in found[1:]] + [start]
     if any(offset + total > limit for (offset, total, *_), limit in zip(found, limits, strict=True)):
@@ -118,9 +110,7 @@ def read_member(file: BinaryIO, name: str, member: Member, path: Path) -> bytes:
     file.seek(start_of(file, name, member, path))
     raw = file.read(member.size)
     if member.crc not in (0, zlib.crc32(raw)):  # torch.serialization.set_crc32_options(False) writes 0
-        raise IntegrityError(
-            f"{path}: {shown(name)} inside is damaged (its CRC is wrong); download it again."
-        )
+        raise IntegrityError(f"{path}: {shown(name)} inside is damaged (its CRC is wrong); download it again.")
     return raw
 
 

@@ -43,9 +43,7 @@ def run(args: argparse.Namespace) -> int:
     tokenizer, networks = train_text_to_image(
         vae, args.unet_minutes, args.folder / "unet.pt", _report("unet"), pool=pool
     )
-    sd = StableDiffusion(
-        tokenizer, networks.text_encoder.eval(), vae.eval(), networks.unet.eval(), SCHEDULER, DEFAULTS
-    )
+    sd = StableDiffusion(tokenizer, networks.text_encoder.eval(), vae.eval(), networks.unet.eval(), SCHEDULER, DEFAULTS)
     path = weights_loader.save(sd, args.folder / "model", dtype=torch.float16, overwrite=True)
     print(f"{path}  try: minisd 'a red circle above a blue square' --model {path}")
     return 0

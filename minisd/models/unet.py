@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisd.configs import UNetConfig
-from minisd.models.layers import Attention, Downsample, ResBlock, Upsample, rows_like, to_map, to_tokens
+from minisd.models.layers import Attention, Downsample, GroupNorm, ResBlock, Upsample, rows_like, to_map, to_tokens
 
 RESNET_NORM_EPS = 1e-5
 TRANSFORMER_NORM_EPS = 1e-6
@@ -82,11 +82,9 @@ class SpatialTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.linear = config.linear_projection
-        self.norm = nn.GroupNorm(config.norm_groups, width, TRANSFORMER_NORM_EPS)
+        self.norm = GroupNorm(config.norm_groups, width, TRANSFORMER_NORM_EPS)
         self.proj_in = nn.Linear(width, width) if self.linear else nn.Conv2d(width, width, 1)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(config, width, heads, only_cross_attention) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(TransformerBlock(config, width, heads, only_cross_attention) for _ in range(depth))
         self.proj_out = nn.Linear(width, width) if self.linear else nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
@@ -173,7 +171,7 @@ class UNet(nn.Module):
             widths_in = [w + skips.pop() for w in [below] + [width] * layers]
             self.up.append(Level(config, level, widths_in, Upsample(width) if level > 0 else None))
             below = width
-        self.norm_out = nn.GroupNorm(config.norm_groups, channels[0], RESNET_NORM_EPS)
+        self.norm_out = GroupNorm(config.norm_groups, channels[0], RESNET_NORM_EPS)
         self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
 
     def forward(

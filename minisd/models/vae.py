@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisd.configs import VAEConfig
-from minisd.models.layers import Attention, Downsample, ResBlock, Upsample, to_map, to_tokens
+from minisd.models.layers import Attention, Downsample, GroupNorm, ResBlock, Upsample, to_map, to_tokens
 
 NORM_EPS = 1e-6  # of every norm in the autoencoder; the UNet's residual blocks use 1e-5
 
@@ -39,7 +39,7 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(groups, width, NORM_EPS)
+        self.norm = GroupNorm(groups, width, NORM_EPS)
         self.attention = Attention(width, heads=1, qkv_bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,14 +63,10 @@ class Middle(nn.Module):
 class Level(nn.Module):
     """Residual blocks at one resolution, then a step to the next one."""
 
-    def __init__(
-        self, width_in: int, width_out: int, blocks: int, groups: int, resample: nn.Module | None
-    ) -> None:
+    def __init__(self, width_in: int, width_out: int, blocks: int, groups: int, resample: nn.Module | None) -> None:
         super().__init__()
         widths = [width_in] + [width_out] * blocks
-        self.resnets = nn.ModuleList(
-            ResBlock(a, b, groups, NORM_EPS) for a, b in pairwise(widths)
-        )
+        self.resnets = nn.ModuleList(ResBlock(a, b, groups, NORM_EPS) for a, b in pairwise(widths))
         self.resample = resample
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,7 +95,7 @@ class Encoder(nn.Module):
             for level, width in enumerate(channels)
         )
         self.middle = Middle(channels[-1], groups)
-        self.norm_out = nn.GroupNorm(groups, channels[-1], NORM_EPS)
+        self.norm_out = GroupNorm(groups, channels[-1], NORM_EPS)
         self.conv_out = nn.Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -130,7 +126,7 @@ class Decoder(nn.Module):
             )
             for level, width in enumerate(channels)
         )
-        self.norm_out = nn.GroupNorm(groups, channels[-1], NORM_EPS)
+        self.norm_out = GroupNorm(groups, channels[-1], NORM_EPS)
         self.conv_out = nn.Conv2d(channels[-1], config.in_channels, 3, padding=1)
 
     def forward(self, latents: Tensor) -> Tensor:

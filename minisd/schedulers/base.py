@@ -63,18 +63,12 @@ class Scheduler(ABC):
     steps_offset: int = 1
 
     official_name: ClassVar[str]
-    official_defaults: ClassVar[
-        dict[str, Any]
-    ] = {}  # what the class means by a missing key, where not as below
-    refused: ClassVar[
-        dict[str, Any]
-    ] = {}  # keys of the class that we lack, with the value that changes nothing
+    official_defaults: ClassVar[dict[str, Any]] = {}  # what the class means by a missing key, where not as below
+    refused: ClassVar[dict[str, Any]] = {}  # keys of the class that we lack, with the value that changes nothing
 
     def __post_init__(self) -> None:
         if self.timestep_spacing not in SPACINGS:
-            raise InputError(
-                f"timestep_spacing is {self.timestep_spacing!r}, expected one of {', '.join(SPACINGS)}."
-            )
+            raise InputError(f"timestep_spacing is {self.timestep_spacing!r}, expected one of {', '.join(SPACINGS)}.")
         offset = self.steps_offset
         if not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
             raise InputError(f"steps_offset is {offset!r}, expected a whole number from 0 up; SD uses 1.")
@@ -99,9 +93,7 @@ class Scheduler(ABC):
         total = self.schedule.num_train_timesteps
         n = validate_steps(n, total)
         if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start < n:
-            raise InputError(
-                f"a run of {n} steps cannot start at {start!r}, expected a whole number in 0..{n - 1}."
-            )
+            raise InputError(f"a run of {n} steps cannot start at {start!r}, expected a whole number in 0..{n - 1}.")
         return spaced_timesteps(self.timestep_spacing, n, total, self.steps_offset)
 
     def scale_input(self, grid: Grid, i: int, x: Tensor) -> Tensor:
@@ -130,15 +122,11 @@ class Scheduler(ABC):
         if not 0 <= i < len(grid):
             raise InputError(f"call {i} is not in this run, expected 0..{len(grid) - 1}.")
         if output.shape != x.shape:
-            raise InputError(
-                f"the model's output is {tuple(output.shape)}, expected x's shape {tuple(x.shape)}."
-            )
+            raise InputError(f"the model's output is {tuple(output.shape)}, expected x's shape {tuple(x.shape)}.")
 
         def draw() -> Tensor:
             if randn is None:
-                raise InputError(
-                    f"{type(self).__name__} adds noise here: pass randn, a function that draws it."
-                )
+                raise InputError(f"{type(self).__name__} adds noise here: pass randn, a function that draws it.")
             noise = randn()
             if noise.shape != x.shape:
                 raise InputError(f"randn gave {tuple(noise.shape)}, expected x's shape {tuple(x.shape)}.")
@@ -172,15 +160,11 @@ class Scheduler(ABC):
                     "to use another in its place, call that one's own, as in DDIM.from_config(config)."
                 )
             return known[name].from_config(config)
-        unstated = (
-            config.get("_use_default_values") or ()
-        )  # written by the reference: another class's defaults
+        unstated = config.get("_use_default_values") or ()  # written by the reference: another class's defaults
         stated = {key: value for key, value in config.items() if key not in unstated}
         for key, neutral in cls.refused.items():
             if stated.get(key, neutral) != neutral:
-                raise InputError(
-                    f"{key} is {stated[key]!r}, expected {neutral!r}: {cls.__name__} has nothing else."
-                )
+                raise InputError(f"{key} is {stated[key]!r}, expected {neutral!r}: {cls.__name__} has nothing else.")
         values = {**_OFFICIAL_DEFAULTS, **cls.official_defaults, **stated}
         schedule = {each.name: values[each.name] for each in fields(NoiseSchedule) if each.name in values}
         values["schedule"] = NoiseSchedule(**schedule)

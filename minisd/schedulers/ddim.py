@@ -30,9 +30,7 @@ class DDIM(Scheduler):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.eta > 1:
-            raise InputError(
-                f"eta is {self.eta!r}, expected a number in 0..1; 0 adds no noise, 1 as much as DDPM."
-            )
+            raise InputError(f"eta is {self.eta!r}, expected a number in 0..1; 0 adds no noise, 1 as much as DDPM.")
 
     def _step(self, grid: Grid, i: int, x: Tensor, output: Tensor, memory: Memory | None, draw: Draw) -> Step:
         alpha_bar = self.schedule.alpha_bar(grid.source[i])

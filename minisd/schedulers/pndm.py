@@ -68,9 +68,7 @@ class PNDM(Scheduler):
         if t == source:
             outputs, within, x_start = (latest, *outputs)[:4], (), x.clone()
         elif x_start is None:
-            raise InputError(
-                f"call {i} is within a step, and a run begins with one: use call 0 of grid(n, start=...)."
-            )
+            raise InputError(f"call {i} is within a step, and a run begins with one: use call 0 of grid(n, start=...).")
         within = (*within, latest)
         if grid.source.count(source) == len(RUNGE_KUTTA):
             mixed = latest if len(within) < 4 else weighted_sum(RUNGE_KUTTA, within)

@@ -52,17 +52,13 @@ class NoiseSchedule:
 
     def __post_init__(self) -> None:
         if self.beta_schedule not in BETA_SCHEDULES:
-            raise InputError(
-                f"beta_schedule is {self.beta_schedule!r}, expected one of {', '.join(BETA_SCHEDULES)}."
-            )
+            raise InputError(f"beta_schedule is {self.beta_schedule!r}, expected one of {', '.join(BETA_SCHEDULES)}.")
         if self.prediction_type not in PREDICTION_TYPES:
             raise InputError(
                 f"prediction_type is {self.prediction_type!r}, expected one of {', '.join(PREDICTION_TYPES)}."
             )
         if not isinstance(self.rescale_betas_zero_snr, bool):
-            raise InputError(
-                f"rescale_betas_zero_snr is {self.rescale_betas_zero_snr!r}, expected True or False."
-            )
+            raise InputError(f"rescale_betas_zero_snr is {self.rescale_betas_zero_snr!r}, expected True or False.")
         steps = self.num_train_timesteps
         if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
             raise InputError(f"num_train_timesteps is {steps!r}, expected a whole number above 0.")
@@ -74,9 +70,7 @@ class NoiseSchedule:
             object.__setattr__(self, "trained_betas", tuple(self.trained_betas))  # a list cannot be hashed
         for beta in (self.beta_start, self.beta_end, *(self.trained_betas or ())):
             if not is_number(beta) or not 0 < beta < 1:
-                raise InputError(
-                    f"a beta of the noise schedule is {beta!r}, expected a number between 0 and 1."
-                )
+                raise InputError(f"a beta of the noise schedule is {beta!r}, expected a number between 0 and 1.")
 
     @cached_property
     def betas(self) -> Tensor:

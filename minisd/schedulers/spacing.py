@@ -24,9 +24,7 @@ def validate_steps(n: object, num_train_timesteps: int = 1000) -> int:
     except TypeError:
         steps = 0
     if isinstance(n, bool) or not 1 <= steps <= num_train_timesteps:
-        raise InputError(
-            f"num_inference_steps is {n!r}, expected a whole number in 1..{num_train_timesteps}; try 50."
-        )
+        raise InputError(f"num_inference_steps is {n!r}, expected a whole number in 1..{num_train_timesteps}; try 50.")
     return steps
 
 

@@ -51,9 +51,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.unet = UNet(UNET_CONFIG)
         self.text_encoder = CLIPTextTransformer(
-            CLIPTextConfig(
-                vocab_size, width=UNET_CONFIG.context_width, layers=TEXT_LAYERS, heads=4, mlp_width=4 * 128
-            )
+            CLIPTextConfig(vocab_size, width=UNET_CONFIG.context_width, layers=TEXT_LAYERS, heads=4, mlp_width=4 * 128)
         )
         nn.init.normal_(self.text_encoder.token_embedding.weight, std=0.2)
         nn.init.normal_(self.text_encoder.position_embedding.weight, std=0.1)
@@ -69,9 +67,7 @@ def new_denoiser(tokenizer: Tokenizer, seed: int = 0) -> Denoiser:
 
 def taught(scene: Scene) -> bool:
     """Whether a scene is in the part of the world that is taught."""
-    return all(
-        thing.shape in SHAPES and thing.colour in COLOURS and thing.size in SIZES for thing in scene.things
-    )
+    return all(thing.shape in SHAPES and thing.colour in COLOURS and thing.size in SIZES for thing in scene.things)
 
 
 def taught_scenes(count: int, seed: int) -> list[Scene]:

@@ -137,4 +137,3 @@ def _resume(
     except (RuntimeError, KeyError, ValueError) as error:
         raise ResumeError(f"{path} holds a run of another model ({error}); give another folder or remove it") from error
     return state["step"], state["elapsed"]
-

@@ -93,14 +93,10 @@ def test_middle(scale: float, gain: float) -> None:
     right = ours(x)
     torch.testing.assert_close(right, oracle(x), **BLOCK)
     if gain < 1:
-        for name, norm in ours.named_modules():
-            if isinstance(norm, nn.GroupNorm):
-                norm.eps = 1e-5
-                assert (ours(x) - right).abs().max() > 1e-5, name  # so the tolerance does not accept it
-                norm.eps = 1e-6
+        ours.attention.norm.eps = 1e-5
+        assert (ours(x) - right).abs().max() > 1e-4  # so the tolerance does not accept it
 
 
-@pytest.mark.xfail(strict=True, reason="torch's GroupNorm in channels_last memory cancels: E[x^2] - E[x]^2 in float32")
 def test_nearly_constant_channels() -> None:
     """A group of mean 1 and deviation 0.01 is normed to 1e-4, as in contiguous memory."""
     x = 1 + 0.01 * noise(1, 8, 48, 24)

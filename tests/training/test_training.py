@@ -1,4 +1,4 @@
-"""Training: the loop, the autoencoder's normalisation, the vocabulary. What is learned is tested on the shipped model."""
+"""Training: the loop, the normalisation of latents, the vocabulary. What is learned shows in test_sticker.py."""
 
 import math
 from pathlib import Path

@@ -41,9 +41,7 @@ class LocalHub:
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def __enter__(self) -> Self:
-        threading.Thread(
-            target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-        ).start()
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -51,9 +49,7 @@ class LocalHub:
         self.server.shutdown()
         self.server.server_close()
 
-    def fail(
-        self, repo: str, method: str, file: str, kind: str | int, times: float = 1, **headers: str
-    ) -> None:
+    def fail(self, repo: str, method: str, file: str, kind: str | int, times: float = 1, **headers: str) -> None:
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
         self.faults.setdefault((repo, method, file), []).append(Fault(kind, times, headers))
 
@@ -139,9 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
         self.send(status, body[start:], headers, sent={"drop": 0.5, "cut": 0.0}.get(fault.kind, 1.0))
 
-    def send(
-        self, status: int, body: bytes, headers: dict[str, str] | None = None, sent: float = 1.0
-    ) -> None:
+    def send(self, status: int, body: bytes, headers: dict[str, str] | None = None, sent: float = 1.0) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)

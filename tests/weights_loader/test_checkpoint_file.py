@@ -70,12 +70,7 @@ def check_equal(path: Path, expected: dict[str, torch.Tensor]) -> None:
         got = file.tensor(name)
         tensor = tensor.detach()
         assert (got.dtype, got.shape, got.stride()) == (tensor.dtype, tensor.shape, tensor.stride()), name
-        assert (
-            got.contiguous()
-            .reshape(-1)
-            .view(torch.uint8)
-            .equal(tensor.contiguous().reshape(-1).view(torch.uint8))
-        )
+        assert got.contiguous().reshape(-1).view(torch.uint8).equal(tensor.contiguous().reshape(-1).view(torch.uint8))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -117,12 +112,8 @@ def lightning() -> dict[str, Any]:
         "pytorch-lightning_version": "1.4.2",
         "state_dict": OrderedDict(TENSORS),
         "callbacks": {ModelCheckpoint: {"best": np.float64(0.5), "monitor": None}, "x": ModelCheckpoint()},
-        "optimizer_states": [
-            {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"betas": (0.9, 0.999)}]}
-        ],
-        "hyper_parameters": argparse.Namespace(
-            path=Path("a"), when=datetime.datetime(2022, 8, 10), rates={0.1, 0.2}
-        ),
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"betas": (0.9, 0.999)}]}],
+        "hyper_parameters": argparse.Namespace(path=Path("a"), when=datetime.datetime(2022, 8, 10), rates={0.1, 0.2}),
         "counts": defaultdict(list, {"a": [np.arange(3), np.int64(3), b"bytes", slice(3), frozenset([1])]}),
         "loops": {(1, 2): Call(ModelCheckpoint), "big": 2**70, "complex": 1j, "dtype": torch.float16},
     }
@@ -130,9 +121,7 @@ def lightning() -> dict[str, Any]:
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_lightning_checkpoint(
-    tmp_path: Path, zipped: bool, protocol: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lightning_checkpoint(tmp_path: Path, zipped: bool, protocol: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """F30: the tensors load, and none of the classes comes to life."""
     path = tmp_path / "model.ckpt"
     torch.save(lightning(), path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
@@ -156,9 +145,7 @@ def test_other_wrappings(tmp_path: Path) -> None:
     module = nn.BatchNorm1d(3)
     torch.save(module.state_dict(), path)  # carries `_metadata`
     check_equal(path, module.state_dict())
-    torch.save(
-        {"model": module.state_dict(), "step": 1, "optimizer": {"state": {0: {"m": torch.ones(1)}}}}, path
-    )
+    torch.save({"model": module.state_dict(), "step": 1, "optimizer": {"state": {0: {"m": torch.ones(1)}}}}, path)
     check_equal(path, {f"model.{name}": tensor for name, tensor in module.state_dict().items()})
     torch.save([BASE, BASE[0]], path)
     check_equal(path, {"0": BASE, "1": BASE[0]})
@@ -211,9 +198,7 @@ def test_malicious(tmp_path: Path, call: tuple[Any, ...], protocol: int, how: st
     """F29: wherever it hides beside good weights, it is named and not run."""
     canary = tmp_path / "canary"
     args = [arg.format(canary=str(canary)) if isinstance(arg, str) else arg for arg in call[1:]]
-    args = [
-        [part.format(canary=str(canary)) for part in arg] if isinstance(arg, list) else arg for arg in args
-    ]
+    args = [[part.format(canary=str(canary)) for part in arg] if isinstance(arg, list) else arg for arg in args]
     path = tmp_path / "model.ckpt"
     for content in [Call(call[0], *args), {"state_dict": TENSORS, "x": [Call(call[0], *args)]}]:
         if how == "raw":
@@ -364,18 +349,12 @@ VIEWS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("case", "shape", "stride", "offset", "count", "error"), VIEWS, ids=[row[0] for row in VIEWS]
-)
-def test_views(
-    tmp_path: Path, case: str, shape: Any, stride: Any, offset: Any, count: int, error: type
-) -> None:
+@pytest.mark.parametrize(("case", "shape", "stride", "offset", "count", "error"), VIEWS, ids=[row[0] for row in VIEWS])
+def test_views(tmp_path: Path, case: str, shape: Any, stride: Any, offset: Any, count: int, error: type) -> None:
     data = BASE.numpy().tobytes()
     good = archive(tmp_path / "good.pt", [("x/data.pkl", view((6, 8), (8, 1), 0)), ("x/data/0", data)])
     check_equal(good, {"a": BASE})
-    bad = archive(
-        tmp_path / "bad.pt", [("x/data.pkl", view(shape, stride, offset, count)), ("x/data/0", data)]
-    )
+    bad = archive(tmp_path / "bad.pt", [("x/data.pkl", view(shape, stride, offset, count)), ("x/data/0", data)])
     with pytest.raises(error) as caught:
         open_weights(bad)
     assert type(caught.value) is error
@@ -511,9 +490,7 @@ def test_pickle_bombs(tmp_path: Path, name: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data(), zipped=st.booleans())
-def test_mutated_checkpoint(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, zipped: bool
-) -> None:
+def test_mutated_checkpoint(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, zipped: bool) -> None:
     """One mutation: a MinisdError, or (zip archives, whose pickle has a CRC) the same tensors but for it."""
     buffer = io.BytesIO()
     torch.save({"state_dict": {"a": torch.zeros(4), "b": torch.ones(2)}, "step": 1}, buffer,

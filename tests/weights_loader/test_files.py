@@ -36,9 +36,7 @@ def same(got: torch.Tensor, expected: torch.Tensor) -> bool:
     def raw(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
-    return (
-        got.dtype == expected.dtype and got.shape == expected.shape and torch.equal(raw(got), raw(expected))
-    )
+    return got.dtype == expected.dtype and got.shape == expected.shape and torch.equal(raw(got), raw(expected))
 
 
 def build(header: object, data: bytes, pad: bool = True) -> bytes:
@@ -142,9 +140,7 @@ def test_faults(tmp_path: Path, case: str, content: bytes, error: type, says: st
     path = write(tmp_path, content, name)
     with pytest.raises(MinisdError) as caught:
         open_weights(path)
-    if (
-        name == "model.safetensors" or "F4" not in case
-    ):  # what is behind an absurd length under another name is open
+    if name == "model.safetensors" or "F4" not in case:  # what is behind an absurd length under another name is open
         assert type(caught.value) is error
         assert says in str(caught.value)
     assert str(path) in str(caught.value)

@@ -173,13 +173,9 @@ def test_variants_formats_and_shards(hub: LocalHub, tmp_path: Path) -> None:
     hub.repos["me/shardless"] = {n: b for n, b in hub.repos["me/sharded"].items() if n != parts[1]}
     escaping = index | {"weight_map": {"a": "../../../../stolen.safetensors"}}
     hub.repos["me/escaping"] = hub.repos["me/sharded"] | {index_name: json.dumps(escaping).encode()}
-    hub.repos["me/flux"] = {
-        "model_index.json": b'{"_class_name": "FluxPipeline", "transformer": ["diffusers", "F"]}'
-    }
+    hub.repos["me/flux"] = {"model_index.json": b'{"_class_name": "FluxPipeline", "transformer": ["diffusers", "F"]}'}
     hub.repos["me/single"] = {"sd-v1-4.ckpt": weights("ckpt")}
-    hub.repos["me/partless"] = {
-        n: b for n, b in full.items() if n not in ("unet/config.json", "tokenizer/merges.txt")
-    }
+    hub.repos["me/partless"] = {n: b for n, b in full.items() if n not in ("unet/config.json", "tokenizer/merges.txt")}
     calls = [
         ("me/model", {"variant": "fp16"}),
         ("me/model", {"variant": "non_ema"}),
@@ -195,9 +191,7 @@ def test_variants_formats_and_shards(hub: LocalHub, tmp_path: Path) -> None:
     half, no_ema, no_variant, binary, sharded, shardless, escaping_, flux, single, partless, again = results
     assert half["folder"] == no_ema["folder"]
     assert set(hub.requests("me/model")) == SMALL | {
-        *(
-            name.replace(".safe", ".fp16.safe") for name in PLAIN
-        ),  # then those that non_ema has for the unet only
+        *(name.replace(".safe", ".fp16.safe") for name in PLAIN),  # then those that non_ema has for the unet only
         *(PLAIN - {UNET}),
         UNET.replace(".safe", ".non_ema.safe"),
     }
@@ -293,10 +287,7 @@ def test_resume_after_a_dropped_connection(hub: LocalHub, tmp_path: Path) -> Non
     hub.fail("me/between", "GET", UNET, "cut", 2)
     out = run(hub, tmp_path, "me/once", "me/always", "me/between")
     once, always, between = out["results"]
-    assert (
-        hashlib.sha256((Path(once["folder"]) / UNET).read_bytes()).digest()
-        == hashlib.sha256(weights(UNET)).digest()
-    )
+    assert hashlib.sha256((Path(once["folder"]) / UNET).read_bytes()).digest() == hashlib.sha256(weights(UNET)).digest()
     assert always["error"] == "HubUnreachable"
     assert "kept" in always["message"]
     assert between["error"] is None

@@ -189,15 +189,11 @@ def test_choice_of_weights() -> None:
     assert choose_weights({"pytorch_model.bin", "pytorch_model.fp16.bin"}) == "pytorch_model.bin"
     assert choose_weights({"model.fp16.safetensors", "openvino_model.bin", "flax_model.msgpack"}) is None
     only_half = {"model.safetensors", "pytorch_model.fp16.bin"}
-    assert (
-        choose_weights(only_half, "fp16") == "pytorch_model.fp16.bin"
-    )  # asked for by name: before the format
+    assert choose_weights(only_half, "fp16") == "pytorch_model.fp16.bin"  # asked for by name: before the format
     index = "diffusion_pytorch_model.safetensors.index.json"
     parts = {f"diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)}
     assert choose_weights({index, *parts}) == index
-    assert choose_weights({index, *parts, "diffusion_pytorch_model.safetensors"}) == index.removesuffix(
-        ".index.json"
-    )
+    assert choose_weights({index, *parts, "diffusion_pytorch_model.safetensors"}) == index.removesuffix(".index.json")
     assert weight_files({"model.safetensors.index.fp16.json"}) == {
         ("fp16", "safetensors"): "model.safetensors.index.fp16.json"
     }
@@ -224,8 +220,7 @@ def test_needed_files_of_the_official_repositories(shared_data: Path) -> None:
         assert [name.split("/")[0] for name in big] == ["text_encoder", "unet", "vae"]
         assert 4.2e9 < sum(big.values()) < 5.3e9  # float32 weights of one model, bytes
         assert all(
-            name.endswith(".safetensors")
-            or name.replace("pytorch_model.bin", "model.safetensors") not in files
+            name.endswith(".safetensors") or name.replace("pytorch_model.bin", "model.safetensors") not in files
             for name in big
         )
     assert checked >= 4

@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from minisd.errors import InputError, OutputError
-from minisd.writing import check_target, write_atomically, write_json
+from minisd.writing import _prefix, check_target, write_atomically, write_json
 from weights_loader import writing
 from weights_loader.files import open_weights
 from weights_loader.writing import save_safetensors
@@ -169,9 +169,7 @@ def test_mode(tmp_path: Path) -> None:
         os.umask(umask)
 
 
-@pytest.mark.parametrize(
-    "failure", [OSError(28, "No space left on device"), KeyboardInterrupt(), ZeroDivisionError()]
-)
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt(), ZeroDivisionError()])
 @pytest.mark.parametrize("where", ["write", "check"])
 def test_failure_leaves_the_old_file(tmp_path: Path, failure: BaseException, where: str) -> None:
     path = tmp_path / "file"
@@ -272,7 +270,7 @@ def test_killed(tmp_path: Path) -> None:
     assert path.read_bytes() == b"old"
     (leftover,) = tmp_path.glob(".minisd-*.tmp")
     assert leftover.read_bytes() == b"half"
-    alive = tmp_path / f"{writing._prefix()}{os.getpid()}-0.tmp"
+    alive = tmp_path / f"{_prefix()}{os.getpid()}-0.tmp"
     elsewhere = tmp_path / ".minisd-another-host-1-0.tmp"
     alive.touch()
     elsewhere.touch()

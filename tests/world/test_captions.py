@@ -33,9 +33,7 @@ def swapped(wanted: Expectation) -> Expectation:
 
 
 def open_places(wanted: Expectation) -> Expectation:
-    return replace(
-        wanted, relation=None, things=tuple(replace(thing, position=None) for thing in wanted.things)
-    )
+    return replace(wanted, relation=None, things=tuple(replace(thing, position=None) for thing in wanted.things))
 
 
 def test_captions_parse_back_to_what_was_mentioned():
@@ -87,9 +85,7 @@ def test_reading_one_thing():
     )
 
 
-@pytest.mark.parametrize(
-    "prompt", ["", "a photo of a dog", "red above blue", "a circle circle", "a red circle above"]
-)
+@pytest.mark.parametrize("prompt", ["", "a photo of a dog", "red above blue", "a circle circle", "a red circle above"])
 def test_what_cannot_be_read_is_an_error(prompt):
     with pytest.raises(InputError, match="cannot read"):
         expectation(prompt)
@@ -110,18 +106,14 @@ def test_proportions():
     unnamed = Counter(scene.background for scene, words in pairs if "background" not in words)
     assert unnamed["white"] / unnamed.total() >= 0.7
     assert len(TWO) >= 6
-    plain = [
-        words for scene, words in pairs if len(scene.things) == 2 and words[0] == "a" and " it" not in words
-    ]
+    plain = [words for scene, words in pairs if len(scene.things) == 2 and words[0] == "a" and " it" not in words]
     assert len(plain) > 0.5 * sum(len(scene.things) == 2 for scene in SCENES)
     full = [all(t.colour and t.shape for t in expectation(words).things) for _, words in pairs]
     assert 0.55 < sum(full) / len(full) < 0.85
 
 
 def test_same_generator_same_caption():
-    assert [caption(scene, rng(4)) for scene in SCENES[:50]] == [
-        caption(scene, rng(4)) for scene in SCENES[:50]
-    ]
+    assert [caption(scene, rng(4)) for scene in SCENES[:50]] == [caption(scene, rng(4)) for scene in SCENES[:50]]
 
 
 def test_what_has_no_words_is_an_error():

@@ -76,9 +76,7 @@ def soft(pictures: Tensor, sigma: float) -> Tensor:
     return torch.from_numpy(ndimage.gaussian_filter(pictures.numpy(), (0, 0, sigma, sigma), mode="nearest"))
 
 
-@pytest.mark.parametrize(
-    ("size", "sigma", "noise"), [(64, 0.7, 0), (64, 1.0, 0.04), (64, 0, 0.06), (128, 1.5, 0.04)]
-)
+@pytest.mark.parametrize(("size", "sigma", "noise"), [(64, 0.7, 0), (64, 1.0, 0.04), (64, 0, 0.06), (128, 1.5, 0.04)])
 def test_stable_under_blur_and_noise(size, sigma, noise):
     scenes = SCENES[: 200 if size == 64 else 50]
     pictures = soft(render(scenes, size), sigma)

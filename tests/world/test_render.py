@@ -33,9 +33,7 @@ def test_mask_has_the_area_and_the_centroid_of_its_thing(shape, size):
 
 
 def test_antialiasing_follows_subpixel_shifts():
-    square = [
-        Scene((Thing("square", "red", "large", 0.5 + shift / 64, 0.5, 0.2),)) for shift in (0, 0.25, 0.5)
-    ]
+    square = [Scene((Thing("square", "red", "large", 0.5 + shift / 64, 0.5, 0.2),)) for shift in (0, 0.25, 0.5)]
     cover = masks(square, 64)[:, 0, 32]
     right = cover[:, 32:].sum(1)
     assert torch.allclose(right - right[0], torch.tensor([0, 0.25, 0.5]), atol=1e-4)

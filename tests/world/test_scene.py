@@ -34,9 +34,7 @@ def test_two_things_are_apart_and_nobody_disputes_their_relation():
         dx, dy = abs(a.x - b.x), abs(a.y - b.y)
         assert max(dx, dy) >= MARGIN - 1e-9
         assert min(dx, dy) <= 0.7 * max(dx, dy) + 1e-9
-        first, second = {"left of": (a, b), "right of": (b, a), "above": (a, b), "below": (b, a)}[
-            scene.relation
-        ]
+        first, second = {"left of": (a, b), "right of": (b, a), "above": (a, b), "below": (b, a)}[scene.relation]
         if dx > dy:
             gap = second.x - first.x - extent(first.shape).right * first.radius
             gap -= extent(second.shape).left * second.radius
@@ -72,8 +70,6 @@ def test_distance_functions_have_unit_disc_area_and_centroid_zero(shape):
     assert float(cover.sum()) * step**2 == pytest.approx(torch.pi, rel=2e-3)
     assert abs(float((cover * x).mean())) < 2e-3
     assert abs(float((cover * y).mean())) < 2e-3
-    distance = sdf(
-        shape, x, y
-    )  # near the edge it changes by one a unit of length, which anti-aliasing relies on
+    distance = sdf(shape, x, y)  # near the edge it changes by one a unit of length, which anti-aliasing relies on
     slope = torch.hypot(*torch.gradient(distance, spacing=step))
     assert float(slope[(distance.abs() < 0.05)].median()) == pytest.approx(1, abs=0.01)
