@@ -37,8 +37,8 @@ def test_seeds_repeat_and_differ(sd: StableDiffusion) -> None:
     assert not np.array_equal(first, other)
 
 
-def test_it_draws_the_colour_and_shape_that_are_asked_for(sd: StableDiffusion) -> None:
-    """Thresholds a little below what the model card reports, so that only a broken model or loader fails."""
+def test_it_draws_as_well_as_its_card_says(sd: StableDiffusion) -> None:
+    """Thresholds a little below the card's figures, so that only a broken model, sampler or loader fails."""
     card = json.loads((resolve("sticker") / "results.json").read_text())
     prompts = [f"a {colour} {shape}" for colour in sorted(COLOURS) for shape in sorted(SHAPES)]
     verdicts = [
@@ -48,7 +48,7 @@ def test_it_draws_the_colour_and_shape_that_are_asked_for(sd: StableDiffusion) -
     exact = sum(verdict.exact for verdict in verdicts) / len(verdicts)
     assert colours >= card["single"]["colour"] - 0.15
     assert exact >= card["single"]["exact"] - 0.25
-    assert exact > 0.5
+    assert colours > 0.7  # chance is one in six
 
 
 def test_guidance_and_negative_prompts_matter(sd: StableDiffusion) -> None:

@@ -24,6 +24,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("folder", type=Path, help="of the runs, which are continued; the model goes to FOLDER/model")
     parser.add_argument("--vae-minutes", type=real, default=25.0, help="budget of the autoencoder")
     parser.add_argument("--unet-minutes", type=real, default=85.0, help="budget of the UNet and text encoder")
+    parser.add_argument("--start-from", metavar="MODEL", help="keep a model's autoencoder, train its UNet further")
     parser.add_argument("--pool", type=whole, default=24_000, help="scenes to train the UNet on")
     parser.add_argument("--threads", type=whole, help="CPU threads (default: PyTorch's)")
 
@@ -39,9 +40,10 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"{args.folder} is a file, expected a folder for the runs.")
     args.folder.mkdir(parents=True, exist_ok=True)
 
-    vae = train_vae(args.vae_minutes, args.folder / "vae.pt", _report("vae"))
+    start = None if args.start_from is None else weights_loader.load(args.start_from)
+    vae = train_vae(args.vae_minutes, args.folder / "vae.pt", _report("vae")) if start is None else start.vae
     tokenizer, networks = train_text_to_image(
-        vae, args.unet_minutes, args.folder / "unet.pt", _report("unet"), pool=pool
+        vae, args.unet_minutes, args.folder / "unet.pt", _report("unet"), pool=pool, start=start
     )
     sd = StableDiffusion(tokenizer, networks.text_encoder.eval(), vae.eval(), networks.unet.eval(), SCHEDULER, DEFAULTS)
     path = weights_loader.save(sd, args.folder / "model", dtype=torch.float16, overwrite=True)

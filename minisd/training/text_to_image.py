@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisd.configs import CLIPTextConfig, UNetConfig
+from minisd.errors import MismatchError
 from minisd.models import VAE, CLIPTextTransformer, UNet
+from minisd.pipeline import StableDiffusion
 from minisd.schedulers import DDIM, NoiseSchedule
 from minisd.tokenizer import Tokenizer
 from minisd.training.trainer import Recipe, train
@@ -91,11 +93,25 @@ def latent_pool(vae: VAE, scenes: list[Scene], chunk: int = 64) -> Tensor:
 
 
 def train_text_to_image(
-    vae: VAE, minutes: float, path: Path, report: Callable[[str], None], pool: int = 24_000, batch: int = 24
+    vae: VAE,
+    minutes: float,
+    path: Path,
+    report: Callable[[str], None],
+    pool: int = 24_000,
+    batch: int = 24,
+    start: StableDiffusion | None = None,
 ) -> tuple[Tokenizer, Denoiser]:
-    """Train a fresh denoiser, or continue the run at `path`, for `minutes` in all: the tokenizer and the average."""
+    """Train a denoiser, fresh or from `start`, or continue the run at `path`, for `minutes` in all.
+
+    Returns the tokenizer and the moving average of the denoiser. Raises MismatchError when `start` has other sizes.
+    """
     tokenizer = new_tokenizer()
     model = new_denoiser(tokenizer)
+    if start is not None:
+        if (start.unet.config, start.text_encoder.config) != (model.unet.config, model.text_encoder.config):
+            raise MismatchError("the model to start from has other sizes than the one to train; start from 'sticker'.")
+        model.unet.load_state_dict(start.unet.state_dict())
+        model.text_encoder.load_state_dict(start.text_encoder.state_dict())
     scenes = taught_scenes(pool, seed=1)
     latents = latent_pool(vae, scenes)
     report(f"{pool} scenes encoded, latents mean {latents.mean():.3f} deviation {latents.std():.3f}")

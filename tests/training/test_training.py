@@ -5,11 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from small import small_pipeline
 from torch import Tensor, nn
 
-from minisd.errors import NumericalError, ResumeError
+from minisd.errors import MismatchError, NumericalError, ResumeError
+from minisd.pipeline import StableDiffusion
 from minisd.training.autoencoder import fold, new_vae, reconstruction_loss
-from minisd.training.text_to_image import SCHEDULER, SHORT, latent_pool, new_denoiser, new_tokenizer, taught_scenes
+from minisd.training.text_to_image import (
+    SCHEDULER,
+    SHORT,
+    latent_pool,
+    new_denoiser,
+    new_tokenizer,
+    taught_scenes,
+    train_text_to_image,
+)
 from minisd.training.trainer import Recipe, train
 from minisd.training.vocabulary import apply_merges, learn_vocabulary
 from minisd.world.captions import WORDS, caption
@@ -181,3 +191,15 @@ def test_latents_of_the_pool_and_the_denoiser_fit_together() -> None:
     assert prediction.shape == latents.shape
     assert SCHEDULER.schedule.alpha_bars[-1] == 0  # the last level is pure noise
     assert torch.equal(new_denoiser(tokenizer).unet.conv_in.weight, model.unet.conv_in.weight)
+
+
+def test_training_continues_from_a_model(tmp_path: Path) -> None:
+    tokenizer, vae = new_tokenizer(), new_vae().eval()
+    model = new_denoiser(tokenizer, seed=7)
+    start = StableDiffusion(tokenizer, model.text_encoder, vae, model.unet, SCHEDULER)
+    arguments = {"minutes": 1e-9, "report": lambda line: None, "pool": 4, "batch": 2}  # no time for a step
+    _, same = train_text_to_image(vae, path=tmp_path / "a.pt", start=start, **arguments)
+    assert torch.equal(same.unet.conv_in.weight, model.unet.conv_in.weight)
+    assert torch.equal(same.text_encoder.final_norm.bias, model.text_encoder.final_norm.bias)
+    with pytest.raises(MismatchError, match="other sizes"):
+        train_text_to_image(vae, path=tmp_path / "b.pt", start=small_pipeline(), **arguments)
