@@ -197,7 +197,7 @@ def test_training_continues_from_a_model(tmp_path: Path) -> None:
     tokenizer, vae = new_tokenizer(), new_vae().eval()
     model = new_denoiser(tokenizer, seed=7)
     start = StableDiffusion(tokenizer, model.text_encoder, vae, model.unet, SCHEDULER)
-    arguments = {"minutes": 1e-9, "report": lambda line: None, "pool": 4, "batch": 2}  # no time for a step
+    arguments = {"minutes": 0, "report": lambda line: None, "pool": 4, "batch": 2}  # no time for a step
     _, same = train_text_to_image(vae, path=tmp_path / "a.pt", start=start, **arguments)
     assert torch.equal(same.unet.conv_in.weight, model.unet.conv_in.weight)
     assert torch.equal(same.text_encoder.final_norm.bias, model.text_encoder.final_norm.bias)
