@@ -1,7 +1,6 @@
 """Stable Diffusion: encode the prompt, denoise step by step, decode the picture. Every task is this one loop."""
 
 import copy
-import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from minisd import images, validation
 from minisd.errors import CallbackError, InputError, NumericalError
 from minisd.models import VAE, CLIPTextTransformer, UNet
+from minisd.noise import draw_noise, make_generators
 from minisd.schedulers import DDIM, Scheduler, validate_steps
 from minisd.tokenizer import Tokenizer
 
@@ -292,7 +292,7 @@ class StableDiffusion:
         pixels = count * h * w * factor**2
         validation.memory(8 * pixels + 12 * self.vae.config.channels[0] * h * w * factor**2,
                           f"{count} picture(s) of {w * factor} x {h * factor}")  # fmt: skip
-        generators, seeds = _generators(seed, generator, count)
+        generators, seeds = make_generators(seed, generator, count)
         shape = (count, self.vae.config.latent_channels, h, w)
         return _Request(prompts, negative, shape, steps, scale, scheduler, generators, seeds, latents)
 
@@ -312,32 +312,6 @@ class StableDiffusion:
             raise InputError("latents hold NaN, infinity or whole numbers, expected finite unit noise.")
         if seed is not None:
             raise InputError("latents and a seed were both given; the latents are the noise, leave out the seed.")
-
-
-def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
-    """Unit noise (B, ...), float32 on the CPU: from one generator for the batch, or one for each picture."""
-    if len(generators) == 1:
-        return torch.randn(tuple(shape), generator=generators[0], device=generators[0].device).cpu()
-    rows = [torch.randn(tuple(shape[1:]), generator=each, device=each.device).cpu() for each in generators]
-    return torch.stack(rows)
-
-
-def _generators(
-    seed: int | None, generator: torch.Generator | Sequence[torch.Generator] | None, count: int
-) -> tuple[list[torch.Generator], list[int] | None]:
-    """One generator, or one for each picture; and the seeds, if they were seeded here."""
-    if generator is not None:
-        if seed is not None:
-            raise InputError("a seed and a generator were both given; give one of them.")
-        generators = [generator] if isinstance(generator, torch.Generator) else list(generator)
-        if not all(isinstance(each, torch.Generator) for each in generators):
-            raise InputError("generator is not a torch.Generator, nor a list of them.")
-        if isinstance(generator, torch.Generator) or len(generators) == count:
-            return generators, None
-        raise InputError(f"there are {len(generators)} generators for {count} pictures; give one, or one for each.")
-    first = secrets.randbelow(2**32) if seed is None else validation.seed(seed)
-    seeds = [(first + k) % (validation.LARGEST_SEED + 1) for k in range(count)]
-    return [torch.Generator().manual_seed(each) for each in seeds], seeds
 
 
 def _diagnosis(network: nn.Module) -> str:

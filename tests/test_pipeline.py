@@ -14,7 +14,8 @@ from torch import Tensor
 
 from minisd.errors import CallbackError, InputError, NumericalError
 from minisd.models import CLIPTextTransformer
-from minisd.pipeline import Defaults, DenoisingStep, StableDiffusion, draw_noise
+from minisd.noise import draw_noise
+from minisd.pipeline import Defaults, DenoisingStep, StableDiffusion
 from minisd.schedulers import DDIM, LMS, PNDM
 
 SIZE = {"height": 16, "width": 24}

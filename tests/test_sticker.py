@@ -56,8 +56,8 @@ def test_guidance_and_negative_prompts_matter(sd: StableDiffusion) -> None:
         np.asarray(sd("a red circle", seed=3, **arguments).images[0], dtype=float)
         for arguments in ({"guidance_scale": 0}, {}, {"negative_prompt": "a red circle"})
     )
-    assert abs(weak - strong).mean() > 1
-    assert abs(away - strong).mean() > 1
+    assert abs(weak - strong).max() > 50  # of 255: the thing itself, in a picture that is mostly white
+    assert abs(away - strong).max() > 50
 
 
 def test_stock_diffusers_draws_the_same_picture(sd: StableDiffusion, tmp_path: Path) -> None:
