@@ -25,7 +25,8 @@ def rows_like(x: Tensor, other: Tensor) -> Tensor:
     """Repeat the batch x (B, ...) until it has as many rows as `other`: with guidance there are two texts a picture."""
     if len(other) % len(x):
         raise ValueError(f"there are {len(x)} pictures for {len(other)} texts, expected as many or a multiple of them.")
-    return x if len(x) == len(other) else x.repeat(len(other) // len(x), *[1] * (x.ndim - 1))
+    times = len(other) // len(x)
+    return x if times == 1 else torch.cat([x] * times)  # x.repeat would leave channels_last memory
 
 
 def readable_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> tuple[Tensor, Tensor]:
@@ -84,6 +85,21 @@ class Attention(nn.Module):
         return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, N, d)
 
 
+class Conv2d(nn.Conv2d):
+    """Convolution that turns its weights to channels_last memory when it is first used.
+
+    Otherwise each call would turn them, which in the UNet's lower levels costs more than the convolution itself. Not
+    at loading, where weights are views of a mapped file and take no time and no memory.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W')."""
+        if not self.weight.is_contiguous(memory_format=torch.channels_last):
+            with torch.inference_mode(False):  # or the weights could never be trained again
+                self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)
+        return super().forward(x)
+
+
 class GroupNorm(nn.GroupNorm):
     """Group normalisation (Wu & He 2018) that keeps its digits in channels_last memory on the CPU.
 
@@ -105,11 +121,11 @@ class ResBlock(nn.Module):
     def __init__(self, width_in: int, width_out: int, groups: int, eps: float, time_width: int | None = None) -> None:
         super().__init__()
         self.norm1 = GroupNorm(groups, width_in, eps)
-        self.conv1 = nn.Conv2d(width_in, width_out, 3, padding=1)
+        self.conv1 = Conv2d(width_in, width_out, 3, padding=1)
         self.time = None if time_width is None else nn.Linear(time_width, width_out)
         self.norm2 = GroupNorm(groups, width_out, eps)
-        self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1)
-        self.skip = nn.Identity() if width_in == width_out else nn.Conv2d(width_in, width_out, 1)
+        self.conv2 = Conv2d(width_out, width_out, 3, padding=1)
+        self.skip = nn.Identity() if width_in == width_out else Conv2d(width_in, width_out, 1)
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         """x (B, width_in, H, W), time (B, time_width) -> (B, width_out, H, W)."""
@@ -129,7 +145,7 @@ class Downsample(nn.Module):
     def __init__(self, width: int, pad_right_below: bool = False) -> None:
         super().__init__()
         self.pad_right_below = pad_right_below
-        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=0 if pad_right_below else 1)
+        self.conv = Conv2d(width, width, 3, stride=2, padding=0 if pad_right_below else 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H/2, W/2)."""
@@ -141,7 +157,7 @@ class Upsample(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.conv = Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C, 2H, 2W), or to `size` = (height, width) where halving had rounded."""

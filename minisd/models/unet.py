@@ -7,7 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisd.configs import UNetConfig
-from minisd.models.layers import Attention, Downsample, GroupNorm, ResBlock, Upsample, rows_like, to_map, to_tokens
+from minisd.models.layers import (
+    Attention,
+    Conv2d,
+    Downsample,
+    GroupNorm,
+    ResBlock,
+    Upsample,
+    rows_like,
+    to_map,
+    to_tokens,
+)
 
 RESNET_NORM_EPS = 1e-5
 TRANSFORMER_NORM_EPS = 1e-6
@@ -83,9 +93,9 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         self.linear = config.linear_projection
         self.norm = GroupNorm(config.norm_groups, width, TRANSFORMER_NORM_EPS)
-        self.proj_in = nn.Linear(width, width) if self.linear else nn.Conv2d(width, width, 1)
+        self.proj_in = nn.Linear(width, width) if self.linear else Conv2d(width, width, 1)
         self.blocks = nn.ModuleList(TransformerBlock(config, width, heads, only_cross_attention) for _ in range(depth))
-        self.proj_out = nn.Linear(width, width) if self.linear else nn.Conv2d(width, width, 1)
+        self.proj_out = nn.Linear(width, width) if self.linear else Conv2d(width, width, 1)
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         """Feature map (B, width, H, W), text states (B, L, context_width) -> (B, width, H, W)."""
@@ -155,7 +165,7 @@ class UNet(nn.Module):
         if config.pooled_width is not None:
             self.pooled = MLP(config.pooled_width, config.time_width)
 
-        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.down = nn.ModuleList()
         for level, width in enumerate(channels):
             widths_in = [channels[max(level - 1, 0)]] + [width] * (layers - 1)
@@ -172,7 +182,7 @@ class UNet(nn.Module):
             self.up.append(Level(config, level, widths_in, Upsample(width) if level > 0 else None))
             below = width
         self.norm_out = GroupNorm(config.norm_groups, channels[0], RESNET_NORM_EPS)
-        self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
+        self.conv_out = Conv2d(channels[0], config.out_channels, 3, padding=1)
 
     def forward(
         self,

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisd.configs import VAEConfig
-from minisd.models.layers import Attention, Downsample, GroupNorm, ResBlock, Upsample, to_map, to_tokens
+from minisd.models.layers import Attention, Conv2d, Downsample, GroupNorm, ResBlock, Upsample, to_map, to_tokens
 
 NORM_EPS = 1e-6  # of every norm in the autoencoder; the UNet's residual blocks use 1e-5
 
@@ -83,7 +83,7 @@ class Encoder(nn.Module):
         super().__init__()
         channels, groups = config.channels, config.norm_groups
         last = len(channels) - 1
-        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
+        self.conv_in = Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.down = nn.ModuleList(
             Level(
                 channels[max(level - 1, 0)],
@@ -96,7 +96,7 @@ class Encoder(nn.Module):
         )
         self.middle = Middle(channels[-1], groups)
         self.norm_out = GroupNorm(groups, channels[-1], NORM_EPS)
-        self.conv_out = nn.Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
+        self.conv_out = Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 2 * latent_channels, h, w)."""
@@ -114,7 +114,7 @@ class Decoder(nn.Module):
         super().__init__()
         channels, groups = config.channels[::-1], config.norm_groups
         last = len(channels) - 1
-        self.conv_in = nn.Conv2d(config.latent_channels, channels[0], 3, padding=1)
+        self.conv_in = Conv2d(config.latent_channels, channels[0], 3, padding=1)
         self.middle = Middle(channels[0], groups)
         self.up = nn.ModuleList(
             Level(
@@ -127,7 +127,7 @@ class Decoder(nn.Module):
             for level, width in enumerate(channels)
         )
         self.norm_out = GroupNorm(groups, channels[-1], NORM_EPS)
-        self.conv_out = nn.Conv2d(channels[-1], config.in_channels, 3, padding=1)
+        self.conv_out = Conv2d(channels[-1], config.in_channels, 3, padding=1)
 
     def forward(self, latents: Tensor) -> Tensor:
         """(B, latent_channels, h, w) -> (B, 3, H, W)."""
@@ -147,8 +147,8 @@ class VAE(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-        self.to_moments = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
-        self.from_latents = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+        self.to_moments = Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        self.from_latents = Conv2d(config.latent_channels, config.latent_channels, 1)
         self.decoder = Decoder(config)
 
     def encode(self, pixels: Tensor) -> Gaussian:

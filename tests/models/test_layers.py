@@ -9,10 +9,12 @@ from small import copy_weights, randomise
 
 from minisd.models.layers import (
     Attention,
+    Conv2d,
     Downsample,
     ResBlock,
     Upsample,
     readable_attention,
+    rows_like,
     to_map,
     to_tokens,
 )
@@ -172,3 +174,35 @@ def test_tokens_and_maps_are_inverse() -> None:
     assert to_tokens(x).shape == (2, 20, 3)
     assert torch.equal(to_tokens(x)[1, 7], x[1, :, 1, 3])
     assert torch.equal(to_map(to_tokens(x), like=x), x)
+
+
+def test_weights_turn_to_channels_last_when_first_used_and_stay_what_they_are() -> None:
+    conv = Conv2d(6, 4, 3, padding=1)
+    weight = conv.weight.detach().clone()
+    x = torch.randn(2, 6, 5, 7).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        expected = F.conv2d(x, weight, conv.bias, padding=1)
+        first, again = conv(x), conv(x)
+    assert conv.weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(conv.state_dict()["weight"], weight)
+    assert torch.allclose(first, expected, atol=1e-6)
+    assert torch.equal(first, again)
+    assert first.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_first_use_in_inference_mode_leaves_weights_that_can_be_trained() -> None:
+    conv = Conv2d(2, 2, 3, padding=1)
+    with torch.inference_mode():
+        conv(torch.randn(1, 2, 4, 4))
+    conv(torch.randn(1, 2, 4, 4)).sum().backward()
+    assert conv.weight.grad is not None
+
+
+def test_repeated_rows_keep_their_memory_format() -> None:
+    x = torch.randn(2, 6, 5, 7).contiguous(memory_format=torch.channels_last)
+    rows = rows_like(x, torch.zeros(4, 1))
+    assert torch.equal(rows, torch.cat([x, x]))
+    assert rows.is_contiguous(memory_format=torch.channels_last)
+    assert rows_like(x, torch.zeros(2, 1)) is x
+    with pytest.raises(ValueError, match="multiple"):
+        rows_like(x, torch.zeros(3, 1))

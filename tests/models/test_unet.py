@@ -256,8 +256,8 @@ def test_attention_has_a_bias_at_its_output_only() -> None:
 def test_projection_around_transformers_is_a_convolution_in_sd1_and_linear_in_sd2() -> None:
     for config, kind in ((SD1_UNET, nn.Conv2d), (SD2_UNET, nn.Linear)):
         middle = meta_unet(config).middle.transformer
-        assert type(middle.proj_in) is kind
-        assert type(middle.proj_out) is kind
+        assert isinstance(middle.proj_in, kind)
+        assert isinstance(middle.proj_out, kind)
 
 
 def test_upscaler_reads_text_twice_but_not_in_its_last_level_nor_its_middle() -> None:
