@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisd.configs import VAEConfig
+from minisd.errors import MismatchError
 from minisd.models import VAE
 from minisd.training.trainer import Recipe, train
 from minisd.world.render import render
@@ -16,6 +17,8 @@ from minisd.world.scene import sample_scene
 VAE_CONFIG = VAEConfig(channels=(24, 48, 96), layers_per_block=1, norm_groups=8, sample_size=64)
 KL_WEIGHT = 1e-5  # on the mean over latents
 THING_WEIGHT = 4.0  # things are a tenth of the pixels and all of the difficulty
+THUMBNAIL_WEIGHT = 0.5
+NOISE = 0.25  # largest deviation, beside the latents' own, of the noise that the decoder learns to ignore
 NARROW = -6.0  # first log variance of the posterior: unit noise would be fought for thousands of steps
 
 
@@ -46,15 +49,40 @@ def reconstruction_loss(pixels: Tensor, target: Tensor) -> Tensor:
     return loss
 
 
-def train_vae(minutes: float, path: Path, report: Callable[[str], None], batch: int = 12) -> VAE:
-    """Train a fresh autoencoder, or continue the run at `path`, for `minutes` in all; its average, normalised."""
+def thumbnail_loss(latents: Tensor, target: Tensor) -> Tensor:
+    """Pull the first three channels to the picture at the size of the latents.  (B, C, h, w), (B, 3, H, W) -> scalar.
+
+    A UNet learns latents that look like a picture several times faster than a code that only the decoder understands
+    (Skorokhodov et al. 2025, Kouzelis et al. 2025 get there by asking for the same answer at every scale).
+    """
+    small = F.avg_pool2d(target, target.shape[-1] // latents.shape[-1])
+    return (latents[:, :3] - small).abs().mean()
+
+
+def train_vae(
+    minutes: float, path: Path, report: Callable[[str], None], batch: int = 12, start: VAE | None = None
+) -> VAE:
+    """Train an autoencoder, fresh or from `start`, or continue the run at `path`, for `minutes` in all.
+
+    Returns its moving average, normalised. Raises MismatchError when `start` has other sizes.
+    """
     vae = new_vae()
+    if start is not None:
+        if start.config != vae.config:
+            raise MismatchError("the autoencoder to start from has other sizes than the one to train.")
+        vae.load_state_dict(start.state_dict())
+        n, k = vae.config.latent_channels, vae.config.scaling_factor
+        fold(vae, torch.zeros(n), torch.full((n,), k**-2))  # from deviation 1/k to 1
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         target = render([sample_scene(generator) for _ in range(batch)], VAE_CONFIG.sample_size)
         gauss = vae.encode(target)
-        pixels = vae.decode(gauss.sample(generator))
-        return reconstruction_loss(pixels.float(), target) + KL_WEIGHT * gauss.kl().float()
+        latents = gauss.sample(generator)
+        noise = torch.randn(latents.shape, generator=generator) * latents.detach().float().std((0, 2, 3), keepdim=True)
+        amount = NOISE * torch.rand((batch, 1, 1, 1), generator=generator)
+        pixels = vae.decode(latents + amount * noise)  # a UNet's latents are never exact either
+        loss = reconstruction_loss(pixels.float(), target) + KL_WEIGHT * gauss.kl().float()
+        return loss + THUMBNAIL_WEIGHT * thumbnail_loss(gauss.mean.float(), target)
 
     recipe = Recipe(minutes, learning_rate=1.5e-3, bfloat16=True, weight_decay=0.0)
     average = train(vae, loss, recipe, path, report)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisd.configs import CLIPTextConfig, UNetConfig
@@ -13,6 +12,7 @@ from minisd.models import VAE, CLIPTextTransformer, UNet
 from minisd.pipeline import StableDiffusion
 from minisd.schedulers import DDIM, NoiseSchedule
 from minisd.tokenizer import Tokenizer
+from minisd.training.autoencoder import VAE_CONFIG
 from minisd.training.trainer import Recipe, train
 from minisd.training.vocabulary import learn_vocabulary
 from minisd.world.captions import WORDS, caption
@@ -46,15 +46,25 @@ def new_tokenizer() -> Tokenizer:
     return learn_vocabulary(WORDS)
 
 
+def text_config(vocab_size: int) -> CLIPTextConfig:
+    """The sizes of the text encoder."""
+    return CLIPTextConfig(vocab_size, width=UNET_CONFIG.context_width, layers=TEXT_LAYERS, heads=4, mlp_width=4 * 128)
+
+
+def check_sizes(sd: StableDiffusion) -> None:
+    """Raise MismatchError for a model that training cannot start from."""
+    sizes = (sd.vae.config, sd.unet.config, sd.text_encoder.config)
+    if sizes != (VAE_CONFIG, UNET_CONFIG, text_config(len(new_tokenizer()))):
+        raise MismatchError("the model to start from has other sizes than the one to train; start from 'sticker'.")
+
+
 class Denoiser(nn.Module):
     """What is trained together: the UNet and the text encoder that speaks to it."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
         self.unet = UNet(UNET_CONFIG)
-        self.text_encoder = CLIPTextTransformer(
-            CLIPTextConfig(vocab_size, width=UNET_CONFIG.context_width, layers=TEXT_LAYERS, heads=4, mlp_width=4 * 128)
-        )
+        self.text_encoder = CLIPTextTransformer(text_config(vocab_size))
         nn.init.normal_(self.text_encoder.token_embedding.weight, std=0.2)
         nn.init.normal_(self.text_encoder.position_embedding.weight, std=0.1)
         nn.init.zeros_(self.unet.conv_out.weight)
@@ -73,11 +83,11 @@ def taught(scene: Scene) -> bool:
 
 
 def taught_scenes(count: int, seed: int) -> list[Scene]:
-    """The first `count` scenes of a seed that are taught; four in ten show two things."""
+    """The first `count` scenes of a seed that are taught; seven in ten show two things: the harder lesson."""
     generator = torch.Generator().manual_seed(seed)
     scenes: list[Scene] = []
     while len(scenes) < count:
-        scene = sample_scene(generator, two=0.85, white=0.8)  # most scenes of two things are thrown away
+        scene = sample_scene(generator, two=0.95, white=0.8)  # most scenes of two things are thrown away
         if taught(scene):
             scenes.append(scene)
     return scenes
@@ -90,6 +100,16 @@ def latent_pool(vae: VAE, scenes: list[Scene], chunk: int = 64) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16):
         chunks = [vae.encode(render(scenes[i : i + chunk], size)).mean for i in range(0, len(scenes), chunk)]
     return vae.config.scaling_factor * torch.cat(chunks).float()
+
+
+def expected_loss(t: Tensor) -> Tensor:
+    """About what a half-trained model's loss is at timesteps t (B,): its inverse is a good weight (Karras et al. 2024).
+
+    Unweighted, three quarters of the loss come from the noisiest third, where nobody can know what goes where, and the
+    middle, where shapes are decided, is hardly heard. The numbers were read from this model after 2,000 steps.
+    """
+    signal = SCHEDULE.alpha_bars[t].float()
+    return 0.035 + 0.32 * (1 - signal) ** 16 + 0.1 * signal**32
 
 
 def train_text_to_image(
@@ -108,8 +128,7 @@ def train_text_to_image(
     tokenizer = new_tokenizer()
     model = new_denoiser(tokenizer)
     if start is not None:
-        if (start.unet.config, start.text_encoder.config) != (model.unet.config, model.text_encoder.config):
-            raise MismatchError("the model to start from has other sizes than the one to train; start from 'sticker'.")
+        check_sizes(start)
         model.unet.load_state_dict(start.unet.state_dict())
         model.text_encoder.load_state_dict(start.text_encoder.state_dict())
     scenes = taught_scenes(pool, seed=1)
@@ -128,7 +147,8 @@ def train_text_to_image(
         t = (stretch * SCHEDULE.num_train_timesteps).long()
         noise = torch.randn(x0.shape, generator=generator)
         prediction = model.unet(SCHEDULE.add_noise(x0, noise, t), t, model.text_encoder(ids))
-        return F.mse_loss(prediction.float(), SCHEDULE.velocity(x0, noise, t))
+        each = (prediction.float() - SCHEDULE.velocity(x0, noise, t)).square().mean((1, 2, 3))
+        return (each / expected_loss(t)).mean()
 
     average = train(model, loss, Recipe(minutes, learning_rate=1e-3, warmup_steps=300), path, report)
     return tokenizer, average

@@ -1,7 +1,8 @@
 """One loop trains everything: time-budgeted, resumable, averaged, guarded.
 
 The learning rate follows the clock, elapsed / budget, so that a run ends well on any machine. A run is one file,
-replaced atomically; a killed run continues from it, the time already spent counted in.
+replaced atomically; a killed run continues from it, the time already spent counted in. Under `torchrun` every process
+draws its own batches and the gradients are averaged.
 """
 
 import math
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from minisd.errors import NumericalError, ResumeError
@@ -44,8 +47,8 @@ def train(
 ) -> Network:
     """Train `model` in place until the budget is spent; return its moving average.
 
-    `loss(generator, progress)` draws a batch with the generator and returns a scalar; progress is the spent part of
-    the budget, 0 to 1. `path` is the run's file: written every
+    `loss(generator, progress)` draws a batch with the generator, which depends on seed, step and process alone, and
+    returns a scalar; progress is the spent part of the budget, 0 to 1. `path` is the run's file: written every
     `save_every` seconds and at the end, continued from when it exists. Each report is one line of progress.
 
     Raises NumericalError after `patience` non-finite steps in a row (the file keeps the last good state), ResumeError
@@ -55,20 +58,23 @@ def train(
     optimizer = torch.optim.AdamW(
         model.parameters(), recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay
     )
-    generator = torch.Generator().manual_seed(recipe.seed)
+    generator = torch.Generator()
     step, elapsed, bad = 0, 0.0, 0
     if path.exists():
-        step, elapsed = _resume(path, model, average, optimizer, generator)
+        step, elapsed = _resume(path, model, average, optimizer)
     smooth, saved, reported, begin = float("nan"), elapsed, elapsed, time.monotonic() - elapsed
     budget, reported_step = 60 * recipe.minutes, step
+    process = dist.get_rank() if dist.is_initialized() else 0
 
     while elapsed < budget:
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * min(1, (step + 1) / recipe.warmup_steps) * _cosine(elapsed / budget)
         optimizer.zero_grad(set_to_none=True)
+        generator.manual_seed(_seed_of(recipe.seed, step, process))
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
             value = loss(generator, elapsed / budget)
         value.backward()
+        value = _average_gradients(model, value.detach())
         norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         if torch.isfinite(value) and torch.isfinite(norm):  # one bad batch would poison AdamW for ever
             optimizer.step()
@@ -81,15 +87,44 @@ def train(
                 raise NumericalError(
                     f"the loss was not finite for {bad} steps in a row, at step {step}; {path} has the last good state."
                 )
-        step, elapsed = step + 1, time.monotonic() - begin
+        step, elapsed = step + 1, _first_says(time.monotonic() - begin)
+        if process > 0:
+            continue
         if elapsed - reported > 15 or elapsed >= budget:
             rate = (step - reported_step) / (elapsed - reported)
             report(f"{elapsed / 60:6.1f}/{recipe.minutes:g} min  step {step}  {rate:.2f} step/s  loss {smooth:.4f}")
             reported, reported_step = elapsed, step
         if elapsed - saved > recipe.save_every or elapsed >= budget:
-            _save(path, model, average, optimizer, generator, step, elapsed)
+            _save(path, model, average, optimizer, step, elapsed)
             saved = elapsed
     return average
+
+
+def _seed_of(*numbers: int) -> int:
+    """One seed, 32 bits as PyTorch's CPU generator wants it, from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _average_gradients(model: nn.Module, value: Tensor) -> Tensor:
+    """Make every process's gradients their mean over all processes, in one message; returns the mean loss."""
+    if not dist.is_initialized():
+        return value
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    message = torch.cat([value.reshape(1), *(g.flatten() for g in gradients)])
+    dist.all_reduce(message)
+    value, *means = (message / dist.get_world_size()).split([1, *(g.numel() for g in gradients)])
+    for gradient, mean in zip(gradients, means, strict=True):
+        gradient.copy_(mean.view_as(gradient))
+    return value[0]
+
+
+def _first_says(seconds: float) -> float:
+    """The first process's clock, so that all stop at the same step."""
+    if not dist.is_initialized():
+        return seconds
+    clock = torch.tensor(seconds, dtype=torch.float64)
+    dist.broadcast(clock, src=0)
+    return clock.item()
 
 
 def _cosine(progress: float) -> float:
@@ -107,7 +142,6 @@ def _save(
     model: nn.Module,
     average: nn.Module,
     optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
     step: int,
     elapsed: float,
 ) -> None:
@@ -117,23 +151,19 @@ def _save(
         "model": model.state_dict(),
         "average": average.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "generator": generator.get_state(),
         "step": step,
         "elapsed": elapsed,
     }
     write_atomically(path, lambda file: torch.save(state, file), overwrite=True)
 
 
-def _resume(
-    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
-) -> tuple[int, float]:
+def _resume(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     """Put a saved run into these objects; returns its steps and seconds."""
     try:
         state = torch.load(path, weights_only=True)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-        generator.set_state(state["generator"])
     except (RuntimeError, KeyError, ValueError) as error:
         raise ResumeError(f"{path} holds a run of another model ({error}); give another folder or remove it") from error
     return state["step"], state["elapsed"]

@@ -5,15 +5,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import small_pipeline
+import torch.distributed as dist
+import torch.multiprocessing
+from small import randomise, small_pipeline
 from torch import Tensor, nn
 
 from minisd.errors import MismatchError, NumericalError, ResumeError
 from minisd.pipeline import StableDiffusion
-from minisd.training.autoencoder import fold, new_vae, reconstruction_loss
+from minisd.training.autoencoder import (
+    VAE_CONFIG,
+    fold,
+    new_vae,
+    normalise,
+    reconstruction_loss,
+    thumbnail_loss,
+    train_vae,
+)
 from minisd.training.text_to_image import (
     SCHEDULER,
     SHORT,
+    expected_loss,
     latent_pool,
     new_denoiser,
     new_tokenizer,
@@ -103,6 +114,56 @@ def test_a_finished_run_is_not_trained_again(clock: Clock, tmp_path: Path) -> No
     assert torch.equal(first.weight, second.weight)
 
 
+def one_of_two(process: int, folder: Path) -> None:
+    """Train in a group of two processes, each on data of its own."""
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=process, world_size=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("minisd.training.trainer.time.monotonic", Clock().monotonic)
+        model = linear()
+        data = (torch.eye(3)[:2], torch.eye(3)[2:])[process]
+        lines: list[str] = []
+        draws: list[float] = []
+
+        def loss(generator: torch.Generator, progress: float) -> Tensor:
+            draws.append(torch.randn((), generator=generator).item())
+            return (model(data) ** 2).mean()
+
+        train(model, loss, PAIR, folder / "run.pt", lines.append)
+    torch.save((model.state_dict(), len(lines), draws), folder / f"{process}.pt")
+    dist.destroy_process_group()
+
+
+PAIR = Recipe(minutes=0.5, learning_rate=0.05, warmup_steps=1)
+
+
+def test_two_processes_train_as_one_on_the_data_of_both(clock: Clock, tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
+    (first, lines, draws), (second, silence, others) = (torch.load(tmp_path / f"{process}.pt") for process in (0, 1))
+    alone = linear()
+
+    def loss(generator: torch.Generator, progress: float) -> Tensor:
+        return ((alone(torch.eye(3)[:2]) ** 2).mean() + (alone(torch.eye(3)[2:]) ** 2).mean()) / 2
+
+    train(alone, loss, PAIR, tmp_path / "alone.pt")
+    for name, weight in alone.state_dict().items():
+        assert torch.equal(first[name], second[name])
+        assert torch.allclose(first[name], weight, atol=1e-6)
+    assert (lines > 0, silence) == (True, 0)  # one of them speaks and saves
+    assert not set(draws) & set(others)  # each on batches of its own
+
+
+def test_seeds_and_steps_draw_different_batches(clock: Clock, tmp_path: Path) -> None:
+    model, draws = linear(), []
+
+    def loss(generator: torch.Generator, progress: float) -> Tensor:
+        draws.append(torch.randn((), generator=generator).item())
+        return model.weight.sum()
+
+    train(model, loss, Recipe(minutes=0.1), tmp_path / "a.pt")
+    train(model, loss, Recipe(minutes=0.1, seed=1), tmp_path / "b.pt")
+    assert len(set(draws)) == len(draws) == 12
+
+
 def test_bad_batches_are_skipped_and_too_many_stop_the_run(clock: Clock, tmp_path: Path) -> None:
     model = linear()
     inner, calls = fitting(model), 0
@@ -148,6 +209,34 @@ def test_folding_the_statistics_changes_the_latents_and_nothing_else() -> None:
         assert torch.allclose(vae.decode(after.mean), picture, atol=1e-5)
 
 
+def test_latents_are_normalised() -> None:
+    vae = new_vae().eval()
+    normalise(vae, scenes=200)
+    latents = latent_pool(vae, taught_scenes(100, seed=3))  # a narrower world
+    assert latents.mean().abs() < 0.3
+    assert 0.7 < latents.std() < 1.3
+
+
+def test_the_thumbnail_is_the_picture_in_three_channels() -> None:
+    target = torch.rand(2, 3, 16, 16)
+    small = torch.nn.functional.avg_pool2d(target, 4)
+    assert thumbnail_loss(torch.cat([small, torch.randn(2, 1, 4, 4)], 1), target) < 1e-6
+    assert thumbnail_loss(torch.cat([small + 0.5, torch.randn(2, 1, 4, 4)], 1), target) == pytest.approx(0.5, abs=1e-5)
+
+
+def test_the_autoencoder_trains_on_from_another(tmp_path: Path) -> None:
+    start = randomise(new_vae(), seed=5)
+    vae = train_vae(0, tmp_path / "a.pt", lambda line: None, start=start)  # no time for a step
+    pixels = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        expected, got = start.decode(start.encode(pixels).mean), vae.decode(vae.encode(pixels).mean)
+    assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
+    other = small_pipeline().vae
+    assert other.config != VAE_CONFIG
+    with pytest.raises(MismatchError, match="other sizes"):
+        train_vae(0, tmp_path / "b.pt", lambda line: None, start=other)
+
+
 def test_the_autoencoder_starts_almost_deterministic() -> None:
     with torch.no_grad():
         gauss = new_vae().encode(torch.zeros(1, 3, 16, 16))
@@ -180,6 +269,11 @@ def test_the_learned_merges_are_byte_pair_encoding() -> None:
     for word in [*words, "banana", "sand"]:
         assert tokenizer.tokenize(word) == apply_merges(word, tokenizer.merges)
     assert all(len(tokenizer.tokenize(word)) == 1 for word in words)
+
+
+def test_timesteps_where_much_is_lost_anyway_weigh_less() -> None:
+    first, middle, last = expected_loss(torch.tensor([0, 400, 999])).tolist()
+    assert 0.03 < middle < first < last < 0.4
 
 
 def test_latents_of_the_pool_and_the_denoiser_fit_together() -> None:
