@@ -54,6 +54,8 @@ def test_count_numbers_the_files_and_names_come_from_the_prompt(
     monkeypatch.chdir(tmp_path)
     assert run("A cat, twice!", "--model", model, "--steps", "1", "--count", "2") == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a-cat-twice-2.png", "a-cat-twice.png"]
+    first, second = (int(Image.open(tmp_path / name).text["seed"]) for name in ("a-cat-twice.png", "a-cat-twice-2.png"))
+    assert second == first + 1  # so that each picture can be drawn again alone
 
 
 def test_film_as_strip_and_as_animation(model: str, tmp_path: Path) -> None:
@@ -119,6 +121,21 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     assert len(captured.err.strip().splitlines()) == 1
     assert captured.out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("-o", "/nowhere/at/all.png"), ("-o", "picture.txt"), ("--film", "/nowhere/at/all.gif"), ("--film", "film.jpg")],
+)
+def test_where_to_write_is_checked_before_any_work(
+    arguments: tuple[str, ...], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        pytest.fail("the model was loaded first")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(weights_loader, "load", load)
+    assert run("a", "--model", model, *arguments) == 8
 
 
 def test_existing_files_are_kept_unless_overwriting_is_allowed(model: str, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Model folders that the reference saved and we load, and the other way round: the same picture."""
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -243,3 +245,9 @@ def test_saving_converts_and_refuses_to_overwrite(tmp_path: Path) -> None:
         weights_loader.save(sd, tmp_path / "x", layout="onnx")
     with pytest.raises(InputError, match="dtype"):
         weights_loader.save(sd, tmp_path / "x", dtype=torch.int8)
+
+
+def test_loading_does_not_import_the_compiler() -> None:
+    """Initialising on the meta device would, for seconds; see build.NoInitialisation."""
+    code = "import sys, weights_loader; weights_loader.load('sticker'); sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
