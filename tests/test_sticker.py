@@ -49,6 +49,7 @@ def test_it_draws_as_well_as_its_card_says(sd: StableDiffusion) -> None:
     assert colours >= card["single"]["colour"] - 0.15
     assert exact >= card["single"]["exact"] - 0.25
     assert colours > 0.7  # chance is one in six
+    assert exact > 0.7  # and one in 24
 
 
 def test_guidance_and_negative_prompts_matter(sd: StableDiffusion) -> None:
