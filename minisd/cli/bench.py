@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
                 results.append(row)
 
     if args.json is not None:
-        settings = {key: str(each) if isinstance(each, Path) else each for key, each in vars(args).items()}
+        settings = {key: each for key, each in vars(args).items() if key not in ("keep", "json", "overwrite")}
         content = {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "settings": settings | {"size": size},
