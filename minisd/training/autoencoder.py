@@ -17,7 +17,7 @@ from minisd.world.scene import sample_scene
 VAE_CONFIG = VAEConfig(channels=(24, 48, 96), layers_per_block=1, norm_groups=8, sample_size=64)
 KL_WEIGHT = 1e-5  # on the mean over latents
 THING_WEIGHT = 4.0  # things are a tenth of the pixels and all of the difficulty
-THUMBNAIL_WEIGHT = 0.5
+THUMBNAIL_WEIGHT = 0.5  # beside a reconstruction loss that falls from 3 to .1
 NOISE = 0.25  # largest deviation, beside the latents' own, of the noise that the decoder learns to ignore
 NARROW = -6.0  # first log variance of the posterior: unit noise would be fought for thousands of steps
 

@@ -9,6 +9,7 @@ from small import UNETS, copy_weights, oracle_unet, randomise, unet_like
 from torch import nn
 
 from minisd.configs import SD1_UNET, SD2_UNET, UNetConfig
+from minisd.models.layers import Conv2d
 from minisd.models.unet import GEGLU, SpatialTransformer, UNet, sinusoids
 from weights_loader.names import diffusers as names
 
@@ -254,10 +255,10 @@ def test_attention_has_a_bias_at_its_output_only() -> None:
 
 
 def test_projection_around_transformers_is_a_convolution_in_sd1_and_linear_in_sd2() -> None:
-    for config, kind in ((SD1_UNET, nn.Conv2d), (SD2_UNET, nn.Linear)):
+    for config, kind in ((SD1_UNET, Conv2d), (SD2_UNET, nn.Linear)):
         middle = meta_unet(config).middle.transformer
-        assert isinstance(middle.proj_in, kind)
-        assert isinstance(middle.proj_out, kind)
+        assert type(middle.proj_in) is kind
+        assert type(middle.proj_out) is kind
 
 
 def test_upscaler_reads_text_twice_but_not_in_its_last_level_nor_its_middle() -> None:

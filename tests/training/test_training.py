@@ -34,6 +34,7 @@ from minisd.training.text_to_image import (
 from minisd.training.trainer import Recipe, train
 from minisd.training.vocabulary import apply_merges, learn_vocabulary
 from minisd.world.captions import WORDS, caption
+from minisd.world.render import render
 
 
 class Clock:
@@ -235,6 +236,17 @@ def test_the_autoencoder_trains_on_from_another(tmp_path: Path) -> None:
     assert other.config != VAE_CONFIG
     with pytest.raises(MismatchError, match="other sizes"):
         train_vae(0, tmp_path / "b.pt", lambda line: None, start=other)
+
+
+def test_training_on_starts_with_latents_of_unit_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a fresh one does: thumbnail, noise and KL are meant for that scale."""
+    start = new_vae()
+    normalise(start, scenes=200)
+    monkeypatch.setattr("minisd.training.autoencoder.normalise", lambda vae: None)  # which hides the scale again
+    vae = train_vae(0, tmp_path / "a.pt", lambda line: None, start=start)
+    with torch.no_grad():
+        latents = vae.encode(render(taught_scenes(100, seed=3), 64)).mean
+    assert 0.7 < latents.std() < 1.3
 
 
 def test_the_autoencoder_starts_almost_deterministic() -> None:
