@@ -29,6 +29,10 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("folder", type=Path, help="of the runs, which are continued; the model goes to FOLDER/model")
     parser.add_argument("--vae-minutes", type=real, help="budget of the autoencoder (25; 0 with --start-from: kept)")
     parser.add_argument("--unet-minutes", type=real, default=85.0, help="budget of the UNet and text encoder")
+    parser.add_argument(
+        "--vae-steps", type=whole, help="the autoencoder's budget in steps: the same weights every time"
+    )
+    parser.add_argument("--unet-steps", type=whole, help="likewise for the UNet and text encoder")
     parser.add_argument("--start-from", metavar="MODEL", help="train a model further, not a new one")
     parser.add_argument("--pool", type=whole, default=24_000, help="scenes to train the UNet on")
     parser.add_argument("--threads", type=whole, help="CPU threads (default: PyTorch's)")
@@ -39,10 +43,15 @@ def run(args: argparse.Namespace) -> int:
     vae_minutes = (25.0 if args.start_from is None else 0.0) if args.vae_minutes is None else args.vae_minutes
     validation.real_number(vae_minutes, "vae-minutes", 0.01 if args.start_from is None else 0.0, 10**5)
     validation.real_number(args.unet_minutes, "unet-minutes", 0.01, 10**5)
+    steps = {
+        name: None if value is None else validation.whole_number(value, name, 1, 10**9)
+        for name, value in (("vae-steps", args.vae_steps), ("unet-steps", args.unet_steps))
+    }
     pool = validation.whole_number(args.pool, "pool", 64, 10**7)
     if args.threads is not None:
         torch.set_num_threads(validation.whole_number(args.threads, "threads", 1, 1024))
-    _check_folder(args.folder, keeps_vae=vae_minutes == 0)
+    keeps_vae = vae_minutes == 0 and steps["vae-steps"] is None
+    _check_folder(args.folder, keeps_vae)
     start = None if args.start_from is None else weights_loader.load(args.start_from)
     if start is not None:
         check_sizes(start)
@@ -50,12 +59,24 @@ def run(args: argparse.Namespace) -> int:
 
     with _group() as process:
         report = _report if process == 0 else _silence
-        if start is not None and vae_minutes == 0:
+        if start is not None and keeps_vae:
             vae = start.vae
         else:
-            vae = train_vae(vae_minutes, args.folder / "vae.pt", report("vae"), start=start.vae if start else None)
+            vae = train_vae(
+                vae_minutes,
+                args.folder / "vae.pt",
+                report("vae"),
+                start=start.vae if start else None,
+                steps=steps["vae-steps"],
+            )
         tokenizer, networks = train_text_to_image(
-            vae, args.unet_minutes, args.folder / "unet.pt", report("unet"), pool=pool, start=start
+            vae,
+            args.unet_minutes,
+            args.folder / "unet.pt",
+            report("unet"),
+            pool=pool,
+            start=start,
+            steps=steps["unet-steps"],
         )
     if process > 0:
         return 0

@@ -60,9 +60,14 @@ def thumbnail_loss(latents: Tensor, target: Tensor) -> Tensor:
 
 
 def train_vae(
-    minutes: float, path: Path, report: Callable[[str], None], batch: int = 12, start: VAE | None = None
+    minutes: float,
+    path: Path,
+    report: Callable[[str], None],
+    batch: int = 12,
+    start: VAE | None = None,
+    steps: int | None = None,
 ) -> VAE:
-    """Train an autoencoder, fresh or from `start`, or continue the run at `path`, for `minutes` in all.
+    """Train an autoencoder, fresh or from `start`, or continue the run at `path`, for `minutes` or `steps` in all.
 
     Returns its moving average, normalised. Raises MismatchError when `start` has other sizes.
     """
@@ -84,7 +89,7 @@ def train_vae(
         loss = reconstruction_loss(pixels.float(), target) + KL_WEIGHT * gauss.kl().float()
         return loss + THUMBNAIL_WEIGHT * thumbnail_loss(gauss.mean.float(), target)
 
-    recipe = Recipe(minutes, learning_rate=1.5e-3, bfloat16=True, weight_decay=0.0)
+    recipe = Recipe(minutes, steps, learning_rate=1.5e-3, bfloat16=True, weight_decay=0.0)
     average = train(vae, loss, recipe, path, report)
     normalise(average)
     return average

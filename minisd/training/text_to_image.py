@@ -18,6 +18,7 @@ from minisd.training.vocabulary import learn_vocabulary
 from minisd.world.captions import WORDS, caption
 from minisd.world.render import render
 from minisd.world.scene import Scene, sample_scene
+from minisd.world.splits import held_out
 
 UNET_CONFIG = UNetConfig(
     channels=(32, 64, 128),
@@ -52,9 +53,9 @@ def text_config(vocab_size: int) -> CLIPTextConfig:
 
 
 def check_sizes(sd: StableDiffusion) -> None:
-    """Raise MismatchError for a model that training cannot start from."""
+    """Raise MismatchError for a model that training cannot start from; its vocabulary may be another one."""
     sizes = (sd.vae.config, sd.unet.config, sd.text_encoder.config)
-    if sizes != (VAE_CONFIG, UNET_CONFIG, text_config(len(new_tokenizer()))):
+    if sizes != (VAE_CONFIG, UNET_CONFIG, text_config(sd.text_encoder.config.vocab_size)):
         raise MismatchError("the model to start from has other sizes than the one to train; start from 'sticker'.")
 
 
@@ -77,9 +78,23 @@ def new_denoiser(tokenizer: Tokenizer, seed: int = 0) -> Denoiser:
         return Denoiser(len(tokenizer))
 
 
+@torch.no_grad()
+def adopt(model: Denoiser, tokenizer: Tokenizer, start: StableDiffusion) -> None:
+    """Give a denoiser the weights of another model; of its token embeddings, those that both vocabularies have."""
+    model.unet.load_state_dict(start.unet.state_dict())
+    weights = start.text_encoder.state_dict()
+    known = [(i, start.tokenizer.token_to_id(token)) for token, i in tokenizer.vocab.items()]
+    here, there = zip(*((i, j) for i, j in known if j is not None), strict=True)
+    embeddings = model.text_encoder.token_embedding.weight.clone()
+    embeddings[list(here)] = weights["token_embedding.weight"][list(there)]
+    model.text_encoder.load_state_dict(weights | {"token_embedding.weight": embeddings})
+
+
 def taught(scene: Scene) -> bool:
     """Whether a scene is in the part of the world that is taught."""
-    return all(thing.shape in SHAPES and thing.colour in COLOURS and thing.size in SIZES for thing in scene.things)
+    return not held_out(scene) and all(
+        thing.shape in SHAPES and thing.colour in COLOURS and thing.size in SIZES for thing in scene.things
+    )
 
 
 def taught_scenes(count: int, seed: int) -> list[Scene]:
@@ -120,8 +135,9 @@ def train_text_to_image(
     pool: int = 24_000,
     batch: int = 24,
     start: StableDiffusion | None = None,
+    steps: int | None = None,
 ) -> tuple[Tokenizer, Denoiser]:
-    """Train a denoiser, fresh or from `start`, or continue the run at `path`, for `minutes` in all.
+    """Train a denoiser, fresh or from `start`, or continue the run at `path`, for `minutes` or `steps` in all.
 
     Returns the tokenizer and the moving average of the denoiser. Raises MismatchError when `start` has other sizes.
     """
@@ -129,8 +145,7 @@ def train_text_to_image(
     model = new_denoiser(tokenizer)
     if start is not None:
         check_sizes(start)
-        model.unet.load_state_dict(start.unet.state_dict())
-        model.text_encoder.load_state_dict(start.text_encoder.state_dict())
+        adopt(model, tokenizer, start)
     scenes = taught_scenes(pool, seed=1)
     latents = latent_pool(vae, scenes)
     report(f"{pool} scenes encoded, latents mean {latents.mean():.3f} deviation {latents.std():.3f}")
@@ -150,5 +165,6 @@ def train_text_to_image(
         each = (prediction.float() - SCHEDULE.velocity(x0, noise, t)).square().mean((1, 2, 3))
         return (each / expected_loss(t)).mean()
 
-    average = train(model, loss, Recipe(minutes, learning_rate=1e-3, warmup_steps=300), path, report)
+    recipe = Recipe(minutes, steps, learning_rate=1e-3, warmup_steps=300, bfloat16=True)
+    average = train(model, loss, recipe, path, report)
     return tokenizer, average

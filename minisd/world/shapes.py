@@ -25,8 +25,7 @@ def ring(x: Tensor, y: Tensor) -> Tensor:
 
 def square(x: Tensor, y: Tensor) -> Tensor:
     """Sides of length 2."""
-    dx, dy = x.abs() - 1, y.abs() - 1
-    return torch.hypot(dx.clamp(min=0), dy.clamp(min=0)) + torch.maximum(dx, dy).clamp(max=0)
+    return _box(x, y, 1, 1)
 
 
 def triangle(x: Tensor, y: Tensor) -> Tensor:
@@ -44,9 +43,35 @@ def heart(x: Tensor, y: Tensor) -> Tensor:
     u = (x.abs() + y) * math.sqrt(0.5)  # along the upper right side, and v across it
     v = (x.abs() - y) * math.sqrt(0.5)
     disc = torch.hypot(u, v - 1) - 1
-    du, dv = u.abs() - 1, v.abs() - 1
-    box = torch.hypot(du.clamp(min=0), dv.clamp(min=0)) + torch.maximum(du, dv).clamp(max=0)
-    return torch.minimum(disc, box)
+    return torch.minimum(disc, _box(u, v, 1, 1))
+
+
+def cross(x: Tensor, y: Tensor) -> Tensor:
+    """Two bars of a third of their length, upright: a union of two rectangles."""
+    return torch.minimum(_box(x, y, 1, 1 / 3), _box(x, y, 1 / 3, 1))
+
+
+def diamond(x: Tensor, y: Tensor) -> Tensor:
+    """A rhombus on its tip, half as tall again as wide."""
+    return _polygon(x, y, [(0, -1.2), (0.8, 0), (0, 1.2), (-0.8, 0)])
+
+
+def _box(x: Tensor, y: Tensor, half_width: float, half_height: float) -> Tensor:
+    """A rectangle around the origin."""
+    dx, dy = x.abs() - half_width, y.abs() - half_height
+    return torch.hypot(dx.clamp(min=0), dy.clamp(min=0)) + torch.maximum(dx, dy).clamp(max=0)
+
+
+def _polygon(x: Tensor, y: Tensor, corners: list[tuple[float, float]]) -> Tensor:
+    """A convex polygon, corners clockwise on the screen: distance to the nearest edge, signed by the half planes."""
+    nearest, side = torch.full_like(x, math.inf), torch.full_like(x, -math.inf)
+    for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1], strict=True):
+        ex, ey = bx - ax, by - ay
+        dx, dy = x - ax, y - ay
+        t = ((dx * ex + dy * ey) / (ex * ex + ey * ey)).clamp(0, 1)
+        nearest = torch.minimum(nearest, torch.hypot(dx - t * ex, dy - t * ey))
+        side = torch.maximum(side, (dx * -ey + dy * ex) / -math.hypot(ex, ey))
+    return torch.where(side > 0, nearest, -nearest)
 
 
 def _star(x: Tensor, y: Tensor, points: int, valley: float) -> Tensor:
@@ -69,6 +94,8 @@ THINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "star": star,
     "heart": heart,
     "ring": ring,
+    "cross": cross,
+    "diamond": diamond,
 }
 
 

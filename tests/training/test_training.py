@@ -1,6 +1,7 @@
 """Training: the loop, the normalisation of latents, the vocabulary. What is learned shows in test_sticker.py."""
 
 import math
+import random
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ from minisd.training.text_to_image import (
     taught_scenes,
     train_text_to_image,
 )
-from minisd.training.trainer import Recipe, train
+from minisd.training.trainer import Recipe, _average, train
 from minisd.training.vocabulary import apply_merges, learn_vocabulary
 from minisd.world.captions import WORDS, caption
 from minisd.world.render import render
@@ -41,11 +42,15 @@ class Clock:
     """A second a look: makes time-budgeted training repeatable."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self.now, self.tick = 0.0, 1.0
 
     def monotonic(self) -> float:
-        self.now += 1.0
+        self.now += self.tick
         return self.now
+
+
+class Killed(Exception):
+    """Stands for a process that ends in the middle of a step."""
 
 
 @pytest.fixture
@@ -83,9 +88,6 @@ def test_a_run_continues_from_its_file_to_the_same_weights(clock: Clock, tmp_pat
     recipe = Recipe(minutes=3, learning_rate=0.05, save_every=7)
     train(whole, fitting(whole), recipe, tmp_path / "whole.pt")
 
-    class Killed(Exception):
-        pass
-
     parts = linear()
     inner, calls = fitting(parts), 0
 
@@ -105,6 +107,47 @@ def test_a_run_continues_from_its_file_to_the_same_weights(clock: Clock, tmp_pat
     assert again["step"] == pytest.approx(stored["step"], abs=2)  # a look at the clock more or less
     assert torch.allclose(resumed.weight, whole.weight, atol=5e-3)
     assert torch.equal(average.weight, again["average"]["weight"])
+
+
+def train_stage(stage: str, path: Path) -> dict[str, Tensor]:
+    if stage == "loop":
+        model = linear()
+        return train(model, fitting(model), Recipe(0, steps=12, learning_rate=0.05), path).state_dict()
+    if stage == "autoencoder":
+        return train_vae(0, path, lambda line: None, batch=2, steps=12).state_dict()
+    arguments = {"minutes": 0, "steps": 12, "report": lambda line: None, "pool": 8, "batch": 2}
+    return train_text_to_image(new_vae(), path=path, **arguments)[1].state_dict()
+
+
+@pytest.mark.parametrize("stage", ["loop", "autoencoder", "text to image"])
+def test_a_stage_killed_at_random_ends_in_the_same_weights_bit_for_bit(
+    stage: str, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minisd.training.autoencoder.normalise", lambda vae: None)
+    clock.tick = 50  # a save every third step
+    whole = train_stage(stage, tmp_path / "whole.pt")
+
+    chance, kills, left = random.Random(0), 0, 0
+
+    def deadly(*arguments: object) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Killed
+        _average(*arguments)
+
+    monkeypatch.setattr("minisd.training.trainer._average", deadly)
+    while True:
+        left = chance.randint(2, 8)
+        try:
+            parts = train_stage(stage, tmp_path / "parts.pt")
+            break
+        except Killed:
+            kills += 1
+    assert kills >= 2
+    assert all(torch.equal(parts[name], weight) for name, weight in whole.items())
+    stored, again = (torch.load(tmp_path / f"{name}.pt", weights_only=True)["model"] for name in ("whole", "parts"))
+    assert all(torch.equal(again[name], weight) for name, weight in stored.items())
 
 
 def test_a_finished_run_is_not_trained_again(clock: Clock, tmp_path: Path) -> None:
@@ -307,5 +350,14 @@ def test_training_continues_from_a_model(tmp_path: Path) -> None:
     _, same = train_text_to_image(vae, path=tmp_path / "a.pt", start=start, **arguments)
     assert torch.equal(same.unet.conv_in.weight, model.unet.conv_in.weight)
     assert torch.equal(same.text_encoder.final_norm.bias, model.text_encoder.final_norm.bias)
+    smaller = learn_vocabulary(["a", "red", "circle"])
+    other = new_denoiser(smaller, seed=8)
+    start = StableDiffusion(smaller, other.text_encoder, vae, other.unet, SCHEDULER)
+    _, grown = train_text_to_image(vae, path=tmp_path / "b.pt", start=start, **arguments)
+    here, there = grown.text_encoder.token_embedding.weight, other.text_encoder.token_embedding.weight
+    for word in ("red</w>", "circle</w>", "q", tokenizer.bos, tokenizer.eos):  # words that both know, by name
+        assert torch.equal(here[tokenizer.token_to_id(word)], there[smaller.token_to_id(word)])
+    fresh = new_denoiser(tokenizer).text_encoder.token_embedding.weight
+    assert torch.equal(here[tokenizer.token_to_id("blue</w>")], fresh[tokenizer.token_to_id("blue</w>")])
     with pytest.raises(MismatchError, match="other sizes"):
-        train_text_to_image(vae, path=tmp_path / "b.pt", start=small_pipeline(), **arguments)
+        train_text_to_image(vae, path=tmp_path / "c.pt", start=small_pipeline(), **arguments)
