@@ -32,7 +32,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--vae-steps", type=whole, help="the autoencoder's budget in steps: the same weights every time"
     )
-    parser.add_argument("--unet-steps", type=whole, help="likewise for the UNet and text encoder")
+    parser.add_argument("--unet-steps", type=whole, help="likewise")
     parser.add_argument("--start-from", metavar="MODEL", help="train a model further, not a new one")
     parser.add_argument("--pool", type=whole, default=24_000, help="scenes to train the UNet on")
     parser.add_argument("--threads", type=whole, help="CPU threads (default: PyTorch's)")

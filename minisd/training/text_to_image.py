@@ -92,9 +92,8 @@ def adopt(model: Denoiser, tokenizer: Tokenizer, start: StableDiffusion) -> None
 
 def taught(scene: Scene) -> bool:
     """Whether a scene is in the part of the world that is taught."""
-    return not held_out(scene) and all(
-        thing.shape in SHAPES and thing.colour in COLOURS and thing.size in SIZES for thing in scene.things
-    )
+    in_lessons = (t.shape in SHAPES and t.colour in COLOURS and t.size in SIZES for t in scene.things)
+    return not held_out(scene) and all(in_lessons)
 
 
 def taught_scenes(count: int, seed: int) -> list[Scene]:

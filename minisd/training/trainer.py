@@ -1,9 +1,9 @@
 """One loop trains everything: budgeted, resumable, averaged, guarded.
 
-The learning rate follows the spent part of the budget. In minutes, a run ends well on any machine; in steps, it ends in
-the same weights on every run, killed and continued or not, bit for bit. A run is one file, replaced atomically; a killed
-run continues from it, what was spent counted in. Under `torchrun` every process draws its own batches and the gradients
-are averaged.
+The learning rate follows the spent part of the budget. In minutes, a run ends well on any machine; in steps, it ends
+in the same weights every time, killed and continued or not, bit for bit. A run is one file, replaced atomically; a
+killed run continues from it, what was spent counted in. Under `torchrun` every process draws its own batches and the
+gradients are averaged.
 """
 
 import math
@@ -115,8 +115,7 @@ def train(
 
 @contextmanager
 def _precision(bfloat16: bool) -> Iterator[None]:
-    """Autocast, if wanted. Then attention runs unfused: in bfloat16 on the CPU the fused kernel's backward pass took
-    37 % of a whole step of the embedded UNet, and without it a step is 1.4 times as fast as in float32."""
+    """Autocast, if wanted, with unfused attention: on the CPU the fused kernel goes backward slowly in bfloat16."""
     if not bfloat16:
         yield
         return
