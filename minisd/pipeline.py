@@ -39,10 +39,14 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a model is best run with; travels with the model."""
+    """What a model is best run with; travels with the model.
+
+    words: all that a model of a small world was taught, with spaces between; none where nobody could list them.
+    """
 
     num_inference_steps: int = 50
     guidance_scale: float = 7.5
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -269,6 +273,13 @@ class StableDiffusion:
         per_prompt = validation.whole_number(num_images_per_prompt, "num_images_per_prompt", 1, 10_000)
         prompts, negative = ([text for text in texts for _ in range(per_prompt)] for texts in (prompts, negative))
         count = len(prompts)
+        foreign = validation.foreign_words([*prompts, *negative], self.defaults.words)
+        if foreign:
+            warnings.warn(
+                f"this model was never taught {', '.join(map(repr, foreign))}, so expect something else; "
+                f"it knows: {self.defaults.words}.",
+                stacklevel=3,
+            )
 
         steps = self.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
         steps = validate_steps(steps, self.scheduler.schedule.num_train_timesteps)

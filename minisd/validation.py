@@ -3,6 +3,7 @@
 import math
 import operator
 import os
+import re
 from collections.abc import Sequence
 
 from minisd.errors import InputError
@@ -52,6 +53,13 @@ def prompts(value: object, name: str = "prompt") -> list[str]:
         return list(value)
     shown = "an empty list" if isinstance(value, list | tuple) else type(value).__name__
     raise InputError(f"{name} is {shown}, expected a text or a list of texts; write '' for none.")
+
+
+def foreign_words(prompts: Sequence[str], known: str) -> list[str]:
+    """The words of the prompts, each once, that are not among the known ones; none where no words are listed."""
+    vocabulary = set(known.split())
+    words = dict.fromkeys(word for prompt in prompts for word in re.findall(r"\w+", prompt.lower()))
+    return [word for word in words if word not in vocabulary] if vocabulary else []
 
 
 def size(value: object, name: str, multiple: int, smallest: int) -> int:

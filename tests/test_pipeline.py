@@ -1,6 +1,7 @@
 """The pipeline by itself: seeds, guidance, what it refuses, what it leaves alone, NaN, output types."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -275,6 +276,17 @@ def test_defaults_travel_with_the_model() -> None:
     plain = sd("a cat", seed=1, output_type="latent").images
     assert plain.shape == (1, 4, 16, 16)
     assert torch.equal(plain, latents_of(sd, "a cat", seed=1, guidance_scale=3.0, height=None, width=None))
+
+
+def test_a_model_of_a_small_world_says_which_words_it_never_learned(sd1: StableDiffusion) -> None:
+    sd = small_pipeline()
+    sd.defaults = Defaults(num_inference_steps=1, words="a red circle")
+    with pytest.warns(UserWarning, match=r"never taught 'dog', 'blue', so .* it knows: a red circle"):
+        sd.denoise("A red dog, a dog", "blue", **SIZE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sd.denoise("a Red circle.", **SIZE)
+        sd1.denoise("a dog", **SIZE)  # lists no words, so knows any
 
 
 def test_decoding_divides_by_the_scaling_factor_once(sd1: StableDiffusion) -> None:

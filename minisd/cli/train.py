@@ -19,9 +19,9 @@ from minisd.cli.parser import Parser, real, whole
 from minisd.errors import InputError
 from minisd.pipeline import Defaults, StableDiffusion
 from minisd.training.autoencoder import train_vae
-from minisd.training.text_to_image import SCHEDULER, check_sizes, train_text_to_image
+from minisd.training.text_to_image import SCHEDULER, TAUGHT_WORDS, check_sizes, train_text_to_image
 
-DEFAULTS = Defaults(num_inference_steps=20, guidance_scale=3.0)
+DEFAULTS = Defaults(num_inference_steps=20, guidance_scale=3.0, words=TAUGHT_WORDS)
 
 
 def add_arguments(parser: Parser) -> None:

@@ -16,8 +16,11 @@ from minisd.training.autoencoder import VAE_CONFIG
 from minisd.training.trainer import Recipe, train
 from minisd.training.vocabulary import learn_vocabulary
 from minisd.world.captions import WORDS, caption
+from minisd.world.palette import COLOURS as ALL_COLOURS
 from minisd.world.render import render
+from minisd.world.scene import SIZES as ALL_SIZES
 from minisd.world.scene import Scene, sample_scene
+from minisd.world.shapes import THINGS
 from minisd.world.splits import held_out
 
 UNET_CONFIG = UNetConfig(
@@ -38,6 +41,8 @@ SCHEDULER = DDIM(SCHEDULE, timestep_spacing="trailing", steps_offset=0, set_alph
 SHAPES = {"circle", "square", "triangle", "star"}
 COLOURS = {"red", "orange", "yellow", "green", "blue", "purple"}
 SIZES = {"medium", "large"}  # of small things the shape hardly shows in the loss
+NOT_TAUGHT = {*THINGS} - SHAPES | {*ALL_COLOURS} - COLOURS | {*ALL_SIZES} - SIZES
+TAUGHT_WORDS = " ".join(word for word in WORDS if word not in NOT_TAUGHT)
 SHORT = 24  # tokens of a text in the first part of the training: captions are shorter, and padding costs as much
 NO_CAPTION = 0.1  # share of empty captions: what classifier-free guidance needs (Ho & Salimans 2022)
 
