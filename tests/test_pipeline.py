@@ -47,10 +47,10 @@ def count_rows(sd: StableDiffusion, network: torch.nn.Module, run: Callable[[], 
     return rows
 
 
-def assert_close(got: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+def assert_close(got: Tensor, expected: Tensor) -> None:
     """To 1e-5 of the scale: another batch size sums in another order."""
     assert got.shape == expected.shape
-    assert (got - expected).abs().max() <= tolerance * expected.abs().max()
+    assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -85,10 +85,10 @@ def test_several_pictures_a_prompt_are_neighbours(sd1: StableDiffusion) -> None:
 
 
 def test_noise_inside_of_the_loop_belongs_to_the_picture_too(sd2: StableDiffusion) -> None:
-    batch = latents_of(sd2, ["a cat"] * 2, seed=3, eta=1.0, num_inference_steps=3)
-    single = latents_of(sd2, "a cat", seed=4, eta=1.0, num_inference_steps=3)
-    assert_close(batch[1, None], single, tolerance=1e-4)  # a trajectory; 1.04e-5 on an AMD EPYC
-    assert (single - latents_of(sd2, "a cat", seed=4, num_inference_steps=3)).abs().max() > 1e-2
+    batch = latents_of(sd2, ["a cat"] * 2, seed=3, eta=1.0, num_inference_steps=2)
+    single = latents_of(sd2, "a cat", seed=4, eta=1.0, num_inference_steps=2)
+    assert_close(batch[1, None], single)
+    assert (single - latents_of(sd2, "a cat", seed=4, num_inference_steps=2)).abs().max() > 1e-2
 
 
 def test_smallest_and_largest_seed(sd1: StableDiffusion) -> None:

@@ -11,7 +11,7 @@ import torch
 import weights_loader
 from minisd.images import from_pil
 from minisd.pipeline import StableDiffusion
-from minisd.training.text_to_image import COLOURS, SHAPES
+from minisd.training.text_to_image import COLOURS, SHAPES, TAUGHT_WORDS
 from minisd.world.checker import check
 from weights_loader.sources import resolve
 
@@ -27,6 +27,7 @@ def test_it_is_small_and_says_how_it_was_made(sd: StableDiffusion) -> None:
     assert size < 24 * 2**20
     assert "minisd train" in (folder / "README.md").read_text()
     assert sd.tokenizer(["a red circle"]).shape == (1, 77)
+    assert sd.defaults.words == TAUGHT_WORDS
     assert sd.unet.conv_in.weight.dtype == torch.float32
     assert str(weights_loader.inspect("sticker")).count("float16") == 3
 

@@ -36,6 +36,8 @@ def test_a_model_from_nothing_and_one_from_it(tmp_path: Path, capsys: pytest.Cap
     [
         (("--vae-minutes", "0"), "vae-minutes"),  # nothing to keep
         (("--unet-minutes", "0"), "unet-minutes"),
+        (("--vae-steps", "0"), "vae-steps"),
+        (("--unet-steps", "0"), "unet-steps"),
         (("--pool", "3"), "pool"),
         (("--threads", "0"), "threads"),
         (("--start-from", "nonsense"), "nonsense"),
