@@ -34,7 +34,9 @@ POSITION_WORDS: dict[tuple[str, str], str] = {
     ("bottom", "middle"): "at the bottom",
     ("bottom", "right"): "in the bottom right",
 }
-# Templates with their weights. {a} and {b} are things, {rel} is how a stands to b, {inv} how b stands to a.
+NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5}
+# Templates with their weights; weight 0 is read, never written: a paraphrase held out. {a} and {b} are things,
+# {pos} and {pos_b} their places, {rel} is how a stands to b, {inv} how b stands to a, {many} several of a kind.
 ONE = {
     "{a}": 6,
     "{a} {pos}": 2,
@@ -53,15 +55,25 @@ TWO = {
     "{a} with {b} {inv} it": 1,
     "{b} and {rel} it {a}": 1,
     "{a} and {b}": 1,
+    "{a} {pos} and {b} {pos_b}": 5,
+    "{pos} {a} and {pos_b} {b}": 1,
+    "there is {b} with {a} {rel} it": 0,
 }
+SEVERAL = {"{many}": 5, "there are {many}": 1, "a picture of {many}": 1}
 BACKGROUND = "on a {bg} background"
+
+
+def _plural(noun: str) -> str:
+    return noun + ("es" if noun.endswith("s") else "s")
+
 
 _PHRASES = {phrase: name for name, phrases in RELATION_WORDS.items() for phrase in phrases}
 _PLACES = {phrase: place for place, phrase in POSITION_WORDS.items()}
 WORDS: list[str] = sorted(
     {"an", "shape", *THINGS, *COLOURS, *BACKGROUNDS, *NAMED_SIZES}
     | set(" ".join([*_PHRASES, *_PLACES]).split())
-    | set(re.sub(r"\{\w+\}", "", " ".join([*ONE, *TWO, BACKGROUND])).split())
+    | {*NUMBERS, *map(_plural, ["shape", *THINGS])}
+    | set(re.sub(r"\{\w+\}", "", " ".join([*ONE, *TWO, *SEVERAL, BACKGROUND])).split())
 )
 
 
@@ -91,7 +103,7 @@ def expectation_of(scene: Scene) -> Expectation:
             thing.shape,
             thing.colour,
             thing.size,
-            position(thing.x, thing.y, clearance=0.03) if len(scene.things) == 1 else None,
+            None if scene.alike else position(thing.x, thing.y, clearance=0.03),
         )
         for thing in scene.things
     )
@@ -102,6 +114,7 @@ def mention(scene: Scene, rng: torch.Generator) -> Expectation:
     """Leave out what a caption will not say: colours (p = .15), shapes (.1), sizes (.3; medium always).
 
     White backgrounds are named in one caption of five, others in six of seven: unnamed, it is likely white.
+    Of several of a kind the same is said.
     """
     draws = iter(torch.rand(1 + 3 * len(scene.things), generator=rng).tolist())
     named = next(draws) < (0.2 if scene.background == "white" else 0.86)
@@ -113,35 +126,46 @@ def mention(scene: Scene, rng: torch.Generator) -> Expectation:
             colour=thing.colour if next(draws) >= 0.15 else None,
             size=thing.size if next(draws) >= 0.3 and thing.size in NAMED_SIZES else None,
         )
-        for thing in whole.things
+        for thing in (whole.things[:1] if scene.alike else whole.things)
     )
+    things *= len(whole.things) // len(things)
     return replace(whole, things=things, background=scene.background if named else None)
 
 
 def describe(wanted: Expectation, rng: torch.Generator) -> str:
-    """Word an expectation of one or two things; a template may leave out place or relation, nothing else.
+    """Word an expectation of one or two things, or of several alike; a template may leave out place or relation.
 
     Raises InputError for another number of things, and for a medium size, which has no name.
     """
-    if len(wanted.things) not in (1, 2):
-        raise InputError(f"describe got {len(wanted.things)} things; captions have words for one or two")
+    table = _table(wanted)
     if any(thing.size not in (None, *NAMED_SIZES) for thing in wanted.things):
         raise InputError(f"describe got a size without a name; use one of {', '.join(NAMED_SIZES)}, or None")
     u, v = torch.rand(2, generator=rng).tolist()
     known = {name: _noun(thing) for name, thing in zip("ab", wanted.things, strict=False)}
-    place = wanted.things[0].position
-    if len(wanted.things) == 1 and place is not None:
-        known["pos"] = POSITION_WORDS[place]
+    known["many"] = _nouns(wanted.things[0], len(wanted.things))
+    for name, thing in zip(("pos", "pos_b"), wanted.things, strict=False):
+        if thing.position is not None:
+            known[name] = POSITION_WORDS[thing.position]
     if wanted.relation is not None:
         variant = 0 if v < 0.7 else -1
         known["rel"] = RELATION_WORDS[wanted.relation][variant]
         known["inv"] = RELATION_WORDS[INVERSE[wanted.relation]][variant]
-    table = ONE if len(wanted.things) == 1 else TWO
     usable = {t: weight for t, weight in table.items() if set(re.findall(r"\{(\w+)\}", t)) <= set(known)}
     totals = list(accumulate(usable.values()))
     template = next(t for t, total in zip(usable, totals, strict=True) if u * totals[-1] < total)
     words = template.format_map(known)
     return words if wanted.background is None else f"{words} {BACKGROUND.format(bg=wanted.background)}"
+
+
+def _table(wanted: Expectation) -> dict[str, float]:
+    """The templates for an expectation; two things alike that stand in no relation are counted."""
+    count = len(wanted.things)
+    alike = count > 1 and len(set(wanted.things)) == 1 and wanted.things[0].position is None
+    if count in NUMBERS.values() and alike and wanted.relation is None:
+        return SEVERAL
+    if count not in (1, 2):
+        raise InputError(f"describe got {count} things; captions have words for one or two, or for 2 to 5 alike")
+    return ONE if count == 1 else TWO
 
 
 def caption(scene: Scene, rng: torch.Generator) -> str:
@@ -161,8 +185,12 @@ def expectation(prompt: str) -> Expectation:
             continue
         said = found.groupdict()
         things = [_read_noun(said[name]) for name in "ab" if name in said]
-        if said.get("pos") is not None:
-            things[0] = replace(things[0], position=_PLACES[said["pos"]])
+        if "many" in said:
+            number, *noun = said["many"].split()
+            things = [_read_noun(" ".join(noun))] * NUMBERS[number]
+        for k, name in enumerate(("pos", "pos_b")):
+            if name in said:
+                things[k] = replace(things[k], position=_PLACES[said[name]])
         relation = None
         if said.get("rel") is not None:
             relation = _PHRASES[said["rel"]]
@@ -179,7 +207,14 @@ def _noun(thing: ThingExpectation) -> str:
     return " ".join(["an" if words[0][0] in "aeiou" else "a", *words])
 
 
+def _nouns(thing: ThingExpectation, count: int) -> str:
+    number = next((word for word, n in NUMBERS.items() if n == count), "")
+    words = [number, thing.size, thing.colour, _plural(thing.shape or "shape")]
+    return " ".join(word for word in words if word)
+
+
 def _read_noun(words: str) -> ThingExpectation:
+    words = " ".join(_SINGULAR.get(word, word) for word in words.split())
     known: tuple[Container[str], ...] = (THINGS, COLOURS, SIZES)
     shape, colour, size = (next((word for word in words.split() if word in n), None) for n in known)
     return ThingExpectation(shape, colour, size)
@@ -189,12 +224,14 @@ def _pattern(template: str) -> re.Pattern[str]:
     def any_of(names: list[str]) -> str:
         return "|".join(sorted(names, key=len, reverse=True))
 
-    noun = rf"(?:(?:an?|the) )?(?:(?:{any_of(NAMED_SIZES)}) )?(?:(?:{any_of(list(COLOURS))}) )?"
-    noun += f"(?:{any_of(['shape', *THINGS])})"
+    adjectives = rf"(?:(?:{any_of(NAMED_SIZES)}) )?(?:(?:{any_of(list(COLOURS))}) )?"
+    noun = rf"(?:(?:an?|the) )?{adjectives}(?:{any_of(['shape', *THINGS])})"
     holes = {"a": noun, "b": noun, "rel": any_of(list(_PHRASES)), "inv": any_of(list(_PHRASES))}
-    holes["pos"] = any_of(list(_PLACES))
+    holes["pos"] = holes["pos_b"] = any_of(list(_PLACES))
+    holes["many"] = rf"(?:{any_of(list(NUMBERS))}) {adjectives}(?:{any_of(list(_SINGULAR))})"
     body = template.format_map({name: f"(?P<{name}>{options})" for name, options in holes.items()})
     return re.compile(f"{body}(?: on an? (?P<bg>{any_of(list(BACKGROUNDS))}) background)?")
 
 
-_PATTERNS = [_pattern(template) for template in (*ONE, *TWO)]
+_SINGULAR = {_plural(noun): noun for noun in ("shape", *THINGS)}
+_PATTERNS = [_pattern(template) for template in (*ONE, *TWO, *SEVERAL)]

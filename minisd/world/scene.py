@@ -1,4 +1,4 @@
-"""What a picture of Sticker World shows: one or two things on a plain background, a pure function of a seed.
+"""What a picture of Sticker World shows: one thing, two, or several of a kind on a plain background, by a seed.
 
 Lengths are fractions of the canvas, x to the right and y downwards; (x, y) is a thing's centroid.
 """
@@ -17,6 +17,8 @@ SIZES: dict[str, tuple[float, float]] = {
     "large": (0.175, 0.205),
 }
 RELATIONS = ("left of", "right of", "above", "below")
+# How many of a kind there is room for.
+CROWDS: dict[str, tuple[int, ...]] = {"small": (2, 3, 4, 5), "medium": (2, 3)}
 INVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 BORDER = 0.03  # between things and the edge of the canvas
@@ -45,9 +47,14 @@ class Scene:
     background: str = "white"
 
     @property
+    def alike(self) -> bool:
+        """Whether it shows several things of one kind, which are counted, not told apart."""
+        return len(self.things) > 1 and len({(thing.shape, thing.colour) for thing in self.things}) == 1
+
+    @property
     def relation(self) -> str | None:
-        """How the first of two things stands to the second; None for another number of things."""
-        if len(self.things) != 2:
+        """How the first of two things stands to the second; None for another number of things, or two of a kind."""
+        if len(self.things) != 2 or self.alike:
             return None
         first, second = self.things
         return relation(first.x, first.y, second.x, second.y)
@@ -67,13 +74,15 @@ def position(x: float, y: float, clearance: float = 0.0) -> tuple[str, str] | No
     return ("top", "middle", "bottom")[min(int(y * 3), 2)], ("left", "middle", "right")[min(int(x * 3), 2)]
 
 
-def scene_from_seed(seed: int, two: float = 0.4, white: float = 0.55) -> Scene:
+def scene_from_seed(seed: int, two: float = 0.4, several: float = 0.1, white: float = 0.55) -> Scene:
     """The scene of a seed; see sample_scene."""
-    return sample_scene(torch.Generator().manual_seed(seed), two, white)
+    return sample_scene(torch.Generator().manual_seed(seed), two, several, white)
 
 
-def sample_scene(generator: torch.Generator, two: float = 0.4, white: float = 0.55) -> Scene:
-    """Draw a scene: two things with probability `two`, a white background with probability `white`.
+def sample_scene(generator: torch.Generator, two: float = 0.4, several: float = 0.1, white: float = 0.55) -> Scene:
+    """Draw a scene: two things with probability `two`, two to five of a kind with probability `several`, or one.
+
+    The background is white with probability `white`.
 
     Sizes come before places, and places are built so that they fit: rejection would make large things rare.
     The places are never ambiguous: see BORDER, GAP, MARGIN and SLANT.
@@ -82,7 +91,10 @@ def sample_scene(generator: torch.Generator, two: float = 0.4, white: float = 0.
     others = [name for name in BACKGROUNDS if name != "white"]
     u = next(draws)
     background = "white" if u < white else _pick(others, (u - white) / (1 - white))
-    count = 2 if next(draws) < two else 1
+    v = next(draws)
+    count = 2 if v < two else 1
+    if two <= v < two + several:
+        return Scene(_crowd(generator, [next(draws) for _ in range(4)]), background)
 
     kinds = [(_pick(list(THINGS), next(draws)), _pick(list(COLOURS), next(draws))) for _ in range(2)][:count]
     if count == 2 and kinds[0] == kinds[1]:  # two of a kind need counting words
@@ -105,6 +117,27 @@ def sample_scene(generator: torch.Generator, two: float = 0.4, white: float = 0.
         tuple(Thing(*kind, size, *xy, r) for kind, size, xy, r in zip(kinds, sizes, places, radii, strict=True)),
         background,
     )
+
+
+def _crowd(generator: torch.Generator, draws: list[float]) -> tuple[Thing, ...]:
+    """Things of one kind and size, their boxes GAP apart: the number first, then a size that leaves room for it."""
+    shape, colour = _pick(list(THINGS), draws[0]), _pick(list(COLOURS), draws[1])
+    count = int(_pick(["2", "3", "4", "5"], draws[2]))
+    size = _pick([size for size, numbers in CROWDS.items() if count in numbers], draws[3])
+    low, high = SIZES[size]
+    reach = torch.tensor(extent(shape)).view(2, 2)  # before and after, along x and y
+    while True:
+        u = torch.rand(256, count, 3, generator=generator)  # tries at once
+        radius = low + (high - low) * u[..., :1]
+        start, stop = BORDER + reach[:, 0] * radius, 1 - BORDER - reach[:, 1] * radius
+        centre = start + (stop - start) * u[..., 1:]
+        before, after = centre - reach[:, 0] * radius, centre + reach[:, 1] * radius
+        apart = (before[:, :, None] - after[:, None] >= GAP).any(-1)  # i begins after j, along x or y
+        fits = (apart | apart.mT | torch.eye(count, dtype=torch.bool)).all((1, 2))
+        if fits.any():
+            chosen = int(fits.int().argmax())
+            rows = torch.cat([centre, radius], -1)[chosen].tolist()
+            return tuple(Thing(shape, colour, size, *row) for row in rows)
 
 
 def _room(shape: str, radius: float, axis: int) -> tuple[float, float]:

@@ -26,12 +26,15 @@ TRIPLES = {  # (shape, relation, shape): one in sixteen, and each the other way 
     ("cross", "above", "circle"),
     ("diamond", "above", "square"),
 }
+COUNTS = {(4, "star"), (4, "ring")}
 
 
 def held_out(scene: Scene) -> bool:
-    """Whether a scene has a pair or a triple that training must not see."""
+    """Whether a scene has a pair, a triple or a number of things that training must not see."""
     if any((thing.shape, thing.colour) in PAIRS for thing in scene.things):
         return True
+    if scene.alike:
+        return (len(scene.things), scene.things[0].shape) in COUNTS
     if scene.relation is None:
         return False
     first, second = (thing.shape for thing in scene.things)

@@ -20,6 +20,7 @@ from minisd.world.segment import Found, components, find
 from minisd.world.shapes import THINGS
 
 SCENES = [scene_from_seed(seed) for seed in range(1000)]
+SCENES += [scene_from_seed(seed, two=0, several=1) for seed in range(100)]
 
 
 @cache
@@ -33,6 +34,8 @@ def counterfactuals(scene: Scene) -> list[Expectation]:
     changed = [replace(whole, background=name) for name in BACKGROUNDS if name != scene.background]
     changed += [replace(whole, relation=name) for name in RELATIONS if scene.relation not in (None, name)]
     changed += [replace(whole, things=(*whole.things, whole.things[0]))]
+    if len(whole.things) > 2:
+        changed += [replace(whole, things=whole.things[:-1])]
     for i, thing in enumerate(whole.things):
         others = [replace(thing, shape=name) for name in THINGS if name != thing.shape]
         others += [replace(thing, colour=name) for name in COLOURS if name != thing.colour]

@@ -3,11 +3,11 @@
 from collections import Counter
 from itertools import product
 
-from minisd.training.text_to_image import taught_scenes
+from minisd.training.lessons import lessons
 from minisd.world.palette import COLOURS
 from minisd.world.scene import INVERSE, RELATIONS, Scene, Thing, scene_from_seed
 from minisd.world.shapes import THINGS
-from minisd.world.splits import PAIRS, TRIPLES, held_out
+from minisd.world.splits import COUNTS, PAIRS, TRIPLES, held_out
 
 PLACES = {"left of": (0.2, 0.5, 0.8, 0.5), "right of": (0.8, 0.5, 0.2, 0.5)}
 PLACES |= {"above": (0.5, 0.2, 0.5, 0.8), "below": (0.5, 0.8, 0.5, 0.2)}
@@ -30,6 +30,9 @@ def test_exactly_these_are_held_out() -> None:
     for shape, colour in product(THINGS, COLOURS):
         scene = Scene((Thing(shape, colour, "small", 0.5, 0.5, 0.09),))
         assert held_out(scene) == ((shape, colour) in PAIRS)
+    for count, shape in product((2, 3, 4, 5), THINGS):
+        scene = Scene(tuple(Thing(shape, "red", "small", 0.1 + 0.2 * k, 0.5, 0.09) for k in range(count)))
+        assert held_out(scene) == ((count, shape) in COUNTS)
     found = {(a, r, b) for a, r, b in product(THINGS, RELATIONS, THINGS) if held_out(pair(a, r, b))}
     assert found == TRIPLES | {(b, INVERSE[r], a) for a, r, b in TRIPLES}
 
@@ -37,4 +40,4 @@ def test_exactly_these_are_held_out() -> None:
 def test_they_are_in_the_world_and_not_in_the_lessons() -> None:
     share = sum(held_out(scene_from_seed(seed)) for seed in range(2000)) / 2000
     assert 0.1 < share < 0.25
-    assert not any(held_out(scene) for scene in taught_scenes(500, seed=0))
+    assert not any(held_out(scene) for scene in lessons(500, seed=0))
