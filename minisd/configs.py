@@ -22,6 +22,28 @@ class CLIPTextConfig:
 
 
 @dataclass(frozen=True)
+class CLIPImageConfig:
+    """CLIP vision transformer (Radford et al. 2021); the defaults are CLIP ViT-L/14, the partner of SD 1.x's text."""
+
+    image_size: int = 224  # pixels along one side
+    patch_size: int = 14
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    mlp_width: int = 4096
+    activation: str = "quick_gelu"  # "gelu" (erf) for OpenCLIP
+    norm_eps: float = 1e-5
+    projection_width: int = 768  # of the space that pictures and texts share
+    mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)  # of red, green, blue in [0, 1] over OpenAI's data
+    std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
+
+    @property
+    def patches(self) -> int:
+        """Number of patches of a picture."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True)
 class VAEConfig:
     """KL autoencoder (Rombach et al. 2022); the defaults are kl-f8 of SD 1.x and 2.x."""
 

@@ -2,6 +2,7 @@
 
 import weights_loader
 sd = weights_loader.load("sticker")
+clip, tokenizer = weights_loader.load_clip("sticker")
 """
 
 import warnings
@@ -10,18 +11,20 @@ from pathlib import Path
 import torch
 
 from minisd.errors import DeviceError, InputError, MismatchError
+from minisd.models import CLIP
 from minisd.pipeline import StableDiffusion
 from minisd.tokenizer import Tokenizer
 from weights_loader import detect
+from weights_loader.clip import load_clip_folder, save_clip_folder
 from weights_loader.files import open_weights
 from weights_loader.folder import load_folder
 from weights_loader.inspection import Inspection, inspect_path
 from weights_loader.saving import save_folder, save_ldm
 from weights_loader.single_file import load_single_file, text_prefix_of
-from weights_loader.sources import resolve
+from weights_loader.sources import EMBEDDED, resolve
 from weights_loader.vocabulary import find_tokenizer
 
-__all__ = ["Inspection", "inspect", "load", "save"]
+__all__ = ["Inspection", "inspect", "load", "load_clip", "save", "save_clip"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -49,8 +52,7 @@ def load(
     Tensors stay views of the mapped file where `dtype` and `device` allow, so do not rewrite the file in place.
     Raises the classes of minisd.errors: nothing half-loaded is ever returned.
     """
-    if dtype not in DTYPES:
-        raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(str(each) for each in DTYPES)}.")
+    _check_dtype(dtype)
     where = check_device(device)
     path = resolve(source, revision=revision, variant=variant, offline=offline, progress=progress)
     given = Tokenizer.from_folder(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
@@ -87,8 +89,8 @@ def save(
 
     dtype: convert the weights, for instance to torch.float16; by default as they are.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(str(each) for each in DTYPES)}.")
+    if dtype is not None:
+        _check_dtype(dtype)
     path = Path(target)
     if layout == "diffusers":
         save_folder(sd, path, dtype, overwrite)
@@ -97,6 +99,50 @@ def save(
     else:
         raise InputError(f"layout is {layout!r}, expected 'diffusers' or 'ldm'.")
     return path
+
+
+def load_clip(
+    source: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[CLIP, Tokenizer]:
+    """Both halves of CLIP, and the tokenizer for its texts.
+
+    source: "sticker"; a model folder that has a folder `clip`; a folder in the layout of transformers' CLIPModel, such
+    as openai/clip-vit-large-patch14. Raises the classes of minisd.errors: nothing half-loaded is ever returned.
+    """
+    _check_dtype(dtype)
+    where = check_device(device)
+    folder = resolve(source) if source == EMBEDDED else Path(source).expanduser()
+    if not folder.is_dir():
+        raise InputError(
+            f"{source} is no folder here, expected 'sticker' or a folder in the layout of transformers' CLIPModel; "
+            "`hf download openai/clip-vit-large-patch14` fetches such a folder and names it."
+        )
+    return load_clip_folder(folder, where, dtype)
+
+
+def save_clip(
+    clip: CLIP,
+    tokenizer: Tokenizer | None,
+    target: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a folder in the layout of transformers' CLIPModel. Raises InputError, OutputError.
+
+    tokenizer: None where the vocabulary already is in a folder `tokenizer` beside the target.
+    dtype: convert the weights, for instance to torch.float16; by default as they are.
+    """
+    if dtype is not None:
+        _check_dtype(dtype)
+    path = Path(target)
+    save_clip_folder(clip, tokenizer, path, dtype, overwrite)
+    return path
+
+
+def _check_dtype(dtype: torch.dtype) -> None:
+    if dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(str(each) for each in DTYPES)}.")
 
 
 def check_device(device: torch.device | str) -> torch.device:

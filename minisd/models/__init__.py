@@ -1,7 +1,8 @@
 """The networks, as plain modules: each takes its config, none knows the others."""
 
 from minisd.models.clip import CLIPTextTransformer
+from minisd.models.clip_image import CLIP, CLIPImageTransformer
 from minisd.models.unet import UNet
 from minisd.models.vae import VAE, Gaussian
 
-__all__ = ["VAE", "CLIPTextTransformer", "Gaussian", "UNet"]
+__all__ = ["CLIP", "VAE", "CLIPImageTransformer", "CLIPTextTransformer", "Gaussian", "UNet"]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minisd.configs import CLIPTextConfig
+from minisd.configs import CLIPImageConfig, CLIPTextConfig
 from minisd.models.layers import Attention
 
 
@@ -19,12 +19,15 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, 
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm transformer layer: causal self-attention, then an MLP, each added to its input."""
+    """Pre-norm transformer layer: self-attention, then an MLP, each added to its input.
 
-    def __init__(self, config: CLIPTextConfig) -> None:
+    Causal for texts, where a token sees those before it; in pictures every patch sees every other.
+    """
+
+    def __init__(self, config: CLIPTextConfig | CLIPImageConfig, causal: bool) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(config.width, config.norm_eps)
-        self.attention = Attention(config.width, config.heads, qkv_bias=True, causal=True)
+        self.attention = Attention(config.width, config.heads, qkv_bias=True, causal=causal)
         self.norm2 = nn.LayerNorm(config.width, config.norm_eps)
         self.expand = nn.Linear(config.width, config.mlp_width)
         self.activation = ACTIVATIONS[config.activation]
@@ -48,7 +51,7 @@ class CLIPTextTransformer(nn.Module):
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.width)
         self.position_embedding = nn.Embedding(config.max_length, config.width)
-        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(TransformerLayer(config, causal=True) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width, config.norm_eps)
         if config.projection_width is not None:
             self.text_projection = nn.Linear(config.width, config.projection_width, bias=False)
