@@ -1,26 +1,24 @@
 """Measure how well a model draws what prompts of Sticker World ask for, by the exact checker; and its autoencoder."""
 
 import argparse
-import itertools
-import math
-import random
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
-import torch
-from tqdm import tqdm
+from PIL import Image, ImageDraw
 
 import weights_loader
 from minisd import images, validation
 from minisd.cli.parser import Parser, whole
-from minisd.models import VAE
-from minisd.training.text_to_image import COLOURS, SHAPES, taught_scenes
-from minisd.world.checker import check
-from minisd.world.render import render
-from minisd.world.scene import RELATIONS
+from minisd.errors import InputError, OutputError
+from minisd.evaluation import free_attributes, judge_prompts, rates, reconstruction
+from minisd.evaluation.measures import GATE, Judged, Reconstruction
+from minisd.evaluation.suites import LARGEST_SEED, SUITES, examples
+from minisd.pipeline import StableDiffusion
 from minisd.writing import check_target, write_json
 
-UNSEEN = 1_000_000  # seeds of scenes from here on are not those of training
-SKILLS = ("colour", "shape", "relation", "exact")
+FIGURES = ("guidance_sweep", "sampler_comparison", "negative_prompts")
+SHEET = 64  # pictures, in eight columns
 
 
 def add_arguments(parser: Parser) -> None:
@@ -29,67 +27,118 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--count", type=whole, default=96, help="prompts of each suite")
     parser.add_argument("--seed", type=whole, default=0, help="of the first picture; also chooses the prompts")
     parser.add_argument("--steps", type=whole, help="denoising steps (default: the model's)")
+    parser.add_argument("--suites", metavar="A,B", help=f"some of {', '.join(SUITES)} (default: all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rates there")
-    parser.add_argument("--sheet", type=Path, metavar="PNG", help="also write a sheet of the first pictures")
+    parser.add_argument("--sheet", type=Path, metavar="PNG", help="also write pictures of the held-out suites")
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help=f"also measure and plot {', '.join(FIGURES)}")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw, judge, print a rate with its 95 % interval for each skill."""
+    """Draw, judge, print a rate with its 95 % interval for each skill that a suite asks for."""
     count = validation.whole_number(args.count, "count", 1, 100_000)
-    seed = validation.seed(args.seed)
+    seed = validation.whole_number(args.seed, "seed", 0, LARGEST_SEED)
+    names = _chosen(args.suites)
+    _check_targets(args)
+    sd = weights_loader.load(args.model)
+
+    table: dict[str, Any] = {}
+    judged: dict[str, Judged] = {}
+    for name in names:
+        prompts = [example.prompt for example in examples(name, count, seed, sd.defaults.words)]
+        if not prompts:
+            print(f"{name:17} left out: the model was not taught the words")
+            continue
+        judged[name] = judge_prompts(sd, prompts, seed, args.steps, label=name)
+        table[name] = {k: rate.as_json() for k, rate in rates(prompts, judged[name].verdicts).items()}
+        for skill, rate in table[name].items():
+            print(f"{name:17} {skill:10} {_share(rate)}", flush=True)
+    quality = reconstruction(sd.vae, count, seed)
+    print(_describe(quality))
+    freedom = free_attributes(sd, count, seed, args.steps, label="free attributes")
+    for prompt, distances in freedom.items():
+        parts = [f"{k} {each['distance']:.3f} ({each['chance']:.3f} by chance)" for k, each in distances.items()]
+        print(f'free in "{prompt}": {", ".join(parts)}')
+
+    if args.json is not None:
+        autoencoder = quality._asdict() | {"exact": quality.exact.as_json()}
+        steps = sd.defaults.num_inference_steps if args.steps is None else args.steps
+        content = {"prompts a suite": count, "seed": seed, "steps": steps}
+        content |= table | {"autoencoder": autoencoder, "free attributes": freedom}
+        write_json(content, args.json, args.overwrite)
+    if args.sheet is not None:
+        images.save(contact_sheet(judged), args.sheet, overwrite=args.overwrite)
+    if args.figures is not None:
+        _write_figures(sd, args.figures, count, seed, args.steps, args.overwrite)
+    return 0
+
+
+def _chosen(text: str | None) -> list[str]:
+    """The suites of a comma-separated list, in their own order."""
+    if text is None:
+        return list(SUITES)
+    parts = {part.strip() for part in text.split(",")}
+    if not parts <= set(SUITES):
+        raise InputError(f"--suites is {text!r}, expected one or more of {','.join(SUITES)}.")
+    return [name for name in SUITES if name in parts]
+
+
+def _check_targets(args: argparse.Namespace) -> None:
     if args.json is not None:
         check_target(args.json, args.overwrite)
     if args.sheet is not None:
         images.check_target(args.sheet, args.overwrite)
-    sd = weights_loader.load(args.model)
-    rates, sheet = {}, []
-    for name, prompts in suites(count, seed).items():
-        verdicts = []
-        for k, prompt in enumerate(tqdm(prompts, desc=name, leave=False)):
-            picture = sd(prompt, seed=seed + k, num_inference_steps=args.steps).images[0]
-            verdicts.append(check(images.from_pil(picture)[0], prompt))
-            sheet += [picture] if k < 24 else []
-        rates[name] = {skill: sum(bool(getattr(v, skill)) for v in verdicts) / count for skill in SKILLS}
-        for skill, rate in rates[name].items():
-            low, high = interval(rate, count)
-            print(f"{name:7} {skill:9} {100 * rate:5.1f} % ({100 * low:.1f} to {100 * high:.1f})")
-    decibels = reconstruction_psnr(sd.vae, count, seed)
-    quality = {"mean psnr": sum(decibels) / count, "worst psnr": min(decibels)}
-    print("autoencoder  {mean psnr:.1f} dB mean, {worst psnr:.1f} worst".format_map(quality))
-    if args.json is not None:
-        content = {"prompts a suite": count, "seed": seed, **rates, "autoencoder": quality}
-        write_json(content, args.json, args.overwrite)
-    if args.sheet is not None:
-        images.save(images.image_grid(sheet, 12, gap=2), args.sheet, overwrite=args.overwrite)
-    return 0
+    if args.figures is not None:
+        try:
+            args.figures.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{args.figures} cannot hold the figures ({error.strerror}); name a folder.") from error
+        for name in FIGURES:
+            check_target(args.figures / f"{name}.json", args.overwrite)
+            check_target(args.figures / f"{name}.png", args.overwrite)
 
 
-def interval(rate: float, count: int) -> tuple[float, float]:
-    """The 95 % interval of a rate seen in `count` trials (Wilson 1927): of use near 0 and 1, too."""
-    z = 1.96**2 / count
-    middle = (rate + z / 2) / (1 + z)
-    reach = math.sqrt(z * rate * (1 - rate) + z * z / 4) / (1 + z)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
+def _share(rate: dict[str, float]) -> str:
+    return f"{100 * rate['rate']:5.1f} % ({100 * rate['low']:.1f} to {100 * rate['high']:.1f}) of {rate['count']}"
 
 
-@torch.no_grad()
-def reconstruction_psnr(vae: VAE, count: int, seed: int) -> list[float]:
-    """Peak signal-to-noise ratios in dB of `count` scenes after encoding and decoding them."""
-    scenes = taught_scenes(count, UNSEEN + seed)
-    errors = []
-    for k in range(0, count, 32):
-        pixels = render(scenes[k : k + 32], vae.config.sample_size)
-        again = vae.decode(vae.encode(pixels).mean).clamp(-1, 1)
-        errors += ((again - pixels) / 2).square().mean((1, 2, 3)).tolist()
-    return [-10 * math.log10(error) for error in errors]
+def _describe(quality: Reconstruction) -> str:
+    verdict = "passes" if quality.exact.value >= GATE else "misses"
+    exact = _share(quality.exact.as_json()).strip()
+    return (
+        f"autoencoder: {quality.mean_psnr:.1f} dB mean, {quality.worst_percent_psnr:.1f} in the worst 1 %, "
+        f"{quality.worst_psnr:.1f} worst; SSIM {quality.mean_ssim:.4f}; exact {exact}, "
+        f"{verdict} {100 * GATE:.1f} %"
+    )
 
 
-def suites(count: int, seed: int) -> dict[str, list[str]]:
-    """Prompts for one thing ("a red circle") and for two ("a red circle above a blue square")."""
-    chance = random.Random(seed)
-    articles = {colour: "an" if colour[0] in "aeiou" else "a" for colour in sorted(COLOURS)}
-    things = [f"{a} {colour} {shape}" for colour, a in articles.items() for shape in sorted(SHAPES)]
-    pairs = [f"{a} {relation} {b}" for a, b in itertools.permutations(things, 2) for relation in RELATIONS]
-    single = [thing for _ in range(math.ceil(count / len(things))) for thing in chance.sample(things, len(things))]
-    return {"single": single[:count], "two": [chance.choice(pairs) for _ in range(count)]}
+def contact_sheet(judged: dict[str, Judged]) -> Image.Image:
+    """Pictures of the held-out suites, or of those there are, as many of each; what is not exact in a red frame."""
+    chosen = [each for name, each in judged.items() if name.startswith("held-out")] or list(judged.values())
+    rows = zip_longest(*(zip(each.pictures, each.verdicts, strict=True) for each in chosen))
+    pairs = [pair for row in rows for pair in row if pair is not None][:SHEET]
+    return images.image_grid([picture if v.exact else _framed(picture) for picture, v in pairs], 8, gap=2)
+
+
+def _framed(picture: Image.Image) -> Image.Image:
+    framed = picture.copy()
+    ImageDraw.Draw(framed).rectangle((0, 0, picture.width - 1, picture.height - 1), outline="red", width=2)
+    return framed
+
+
+def _write_figures(
+    sd: StableDiffusion, folder: Path, count: int, seed: int, steps: int | None, overwrite: bool
+) -> None:
+    """Measure and plot the three experiments; their data first, so that no plot can lose it."""
+    from minisd.evaluation import figures  # here, because it takes matplotlib a second to load
+
+    guidance = figures.guidance_sweep(sd, count, seed, steps, label="guidance")
+    write_json(guidance, folder / "guidance_sweep.json", overwrite)
+    figures.plot_guidance_sweep(guidance, folder / "guidance_sweep.png", overwrite)
+    samplers = figures.sampler_comparison(sd, count, seed, label="samplers")
+    write_json(samplers, folder / "sampler_comparison.json", overwrite)
+    figures.plot_sampler_comparison(samplers, folder / "sampler_comparison.png", overwrite)
+    negative = figures.negative_prompts(sd, count, seed, steps, label="negative prompts")
+    write_json(negative, folder / "negative_prompts.json", overwrite)
+    figures.plot_negative_prompts(negative, folder / "negative_prompts.png", overwrite)
+    print(f"{folder}  the figures, each with its data")

@@ -1,37 +1,84 @@
-"""`minisd eval`: the suites, the rates and files that it writes."""
+"""`minisd eval`: what it prints and writes, with the embedded model and with a painter who is always right."""
 
 import json
 from pathlib import Path
 
 import pytest
+from painter import Painter, in_other_colours
 from PIL import Image
 
+import weights_loader
 from minisd.cli import main
-from minisd.cli.evaluate import interval, suites
-from minisd.world.captions import expectation
+from minisd.cli.evaluate import FIGURES, contact_sheet
+from minisd.evaluation import judge_prompts
+from minisd.evaluation.suites import SUITES
 
-
-def test_suites_are_seeded_and_the_checker_can_read_them() -> None:
-    single, two = suites(48, seed=3).values()
-    assert suites(48, seed=3) == {"single": single, "two": two}
-    assert suites(48, seed=4)["two"] != two
-    assert all(single.count(prompt) == 2 for prompt in single)  # 24 kinds of things
-    assert all(len(expectation(prompt).things) == 1 for prompt in single)
-    assert all(expectation(prompt).relation is not None for prompt in two)
-
-
-def test_intervals_are_wilsons() -> None:
-    assert interval(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    assert interval(1.0, 96) == pytest.approx((0.9615, 1.0), abs=1e-4)
-    assert interval(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+FEW = ("--count", "2", "--suites", "held-out counts, single")
 
 
 def test_rates_of_the_embedded_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = ("--json", str(tmp_path / "rates.json"), "--sheet", str(tmp_path / "sheet.png"))
-    assert main(["eval", "--count", "4", "--steps", "4", *files]) == 0
+    assert main(["eval", *FEW, "--steps", "2", "--seed", "3", *files]) == 0
     rates = json.loads((tmp_path / "rates.json").read_text())
-    assert 0 <= rates["two"]["exact"] <= rates["two"]["colour"] <= 1
-    assert rates["autoencoder"]["mean psnr"] >= rates["autoencoder"]["worst psnr"] > 25
-    assert Image.open(tmp_path / "sheet.png").size[0] > 64
-    assert "autoencoder" in capsys.readouterr().out
-    assert main(["eval", *files]) == 8  # what is there is kept, and found before any work
+    assert (rates["prompts a suite"], rates["seed"], rates["steps"]) == (2, 3, 2)
+    assert [name for name in rates if name in SUITES] == ["single", "held-out counts"]
+    assert list(rates["single"]) == ["exact", "object", "colour", "shape", "count"]
+    single = rates["single"]["exact"]
+    assert 0 <= single["low"] <= single["rate"] <= single["high"] <= 1
+    assert rates["autoencoder"]["mean_psnr"] >= rates["autoencoder"]["worst_psnr"] > 15
+    assert rates["autoencoder"]["exact"]["count"] == 2
+    assert 0 <= rates["free attributes"]["a circle"]["colours"]["distance"] <= 1
+    assert Image.open(tmp_path / "sheet.png").size == (8 * 66 - 2, 64)  # two pictures of the held-out suite
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("held-out counts", "autoencoder: ", 'free in "a shape"'))
+
+
+def test_a_painter_gets_full_marks_and_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights_loader, "load", lambda name: Painter())
+    folder = tmp_path / "figures"
+    assert main(["eval", "--count", "1", "--figures", str(folder), "--json", str(tmp_path / "rates.json")]) == 0
+    rates = json.loads((tmp_path / "rates.json").read_text())
+    assert all(rate["rate"] == 1 for name in SUITES for rate in rates[name].values())
+    assert sorted(path.stem for path in folder.iterdir()) == sorted([*FIGURES, *FIGURES])
+    guidance = json.loads((folder / "guidance_sweep.json").read_text())
+    assert guidance["scales"] == [0, 1, 1.5, 2, 3, 4, 6, 8, 12]
+    assert {each["rate"] for each in guidance["exact"]} == {1}
+    assert json.loads((folder / "sampler_comparison.json").read_text())["steps"] == [2, 4, 8, 12, 20, 50]
+    assert "exact 100.0 %" in capsys.readouterr().out
+
+
+def test_what_is_there_is_kept_and_found_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights_loader, "load", lambda name: pytest.fail("work was begun"))
+    for name in ("rates.json", "sheet.png", "negative_prompts.png"):
+        (tmp_path / name).write_text("mine")
+    for option, name in (("--json", "rates.json"), ("--sheet", "sheet.png"), ("--figures", "")):
+        assert main(["eval", option, str(tmp_path / name)]) == 8
+        assert "exists already" in capsys.readouterr().err
+    assert main(["eval", "--figures", str(tmp_path / "rates.json")]) == 8
+    assert main(["eval", "--figures", str(tmp_path / "no" / "such")]) == 8
+    assert (tmp_path / "rates.json").read_text() == "mine"
+    assert main(["eval", "--suites", "single,double"]) == 2
+    assert "'single,double', expected one or more of single,two" in capsys.readouterr().err
+    assert main(["eval", "--seed", "10000001"]) == 2
+
+
+def test_overwriting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights_loader, "load", lambda name: Painter())
+    (tmp_path / "rates.json").write_text("mine")
+    assert main(["eval", *FEW, "--json", str(tmp_path / "rates.json"), "--overwrite"]) == 0
+    assert json.loads((tmp_path / "rates.json").read_text())["seed"] == 0
+
+
+def test_a_sheet_frames_what_is_wrong() -> None:
+    prompts = ["a red circle"] * 3
+    right, wrong = (judge_prompts(Painter(*draw), prompts, 0) for draw in ((), (in_other_colours,)))  # type: ignore[arg-type]
+    sheet = contact_sheet({"single": wrong, "held-out pairs": right, "held-out counts": wrong})
+    assert sheet.size == (8 * 66 - 2, 64)
+    corners = [sheet.getpixel((66 * k, 0)) for k in range(6)]
+    assert [corner == (255, 0, 0) for corner in corners] == [False, True] * 3  # a suite in turn
+    many = judge_prompts(Painter(), ["a red circle"] * 40, 0)  # type: ignore[arg-type]
+    assert contact_sheet({"held-out pairs": many, "held-out counts": many}).size == (8 * 66 - 2, 8 * 66 - 2)

@@ -1,0 +1,16 @@
+"""How well a model draws what it is asked for: prompts of Sticker World, measures, and figures of them."""
+
+from minisd.evaluation.freedom import free_attributes
+from minisd.evaluation.measures import interval, judge_prompts, psnr, rates, reconstruction, ssim
+from minisd.evaluation.suites import suites
+
+__all__ = [
+    "free_attributes",
+    "interval",
+    "judge_prompts",
+    "psnr",
+    "rates",
+    "reconstruction",
+    "ssim",
+    "suites",
+]
