@@ -1,6 +1,7 @@
-"""Train the embedded model from nothing: the autoencoder, then the UNet with its text encoder, on Sticker World.
+"""Train the embedded model from nothing: autoencoder, text encoder, UNet, CLIP's image tower; all, or one stage.
 
-`torchrun --nproc-per-node 2 -m minisd train ...` trains in two processes, whose gradients are averaged.
+FOLDER keeps a file for each stage: what was killed goes on from there, and a stage finds the earlier ones there, or in
+the model of --start-from. `torchrun --nproc-per-node 2 -m minisd train ...` trains in two processes.
 """
 
 import argparse
@@ -16,84 +17,49 @@ import torch.distributed as dist
 import weights_loader
 from minisd import validation
 from minisd.cli.parser import Parser, real, whole
-from minisd.errors import InputError
-from minisd.pipeline import Defaults, StableDiffusion
-from minisd.training.autoencoder import train_vae
-from minisd.training.text_to_image import SCHEDULER, TAUGHT_WORDS, check_sizes, train_text_to_image
-
-DEFAULTS = Defaults(num_inference_steps=20, guidance_scale=3.0, words=TAUGHT_WORDS)
+from minisd.training.stages import SHARES, Budget, Options, check, train_stages
 
 
 def add_arguments(parser: Parser) -> None:
     """The options of `minisd train`."""
+    parser.add_argument("stage", choices=["all", *SHARES], help="what to train")
     parser.add_argument("folder", type=Path, help="of the runs, which are continued; the model goes to FOLDER/model")
-    parser.add_argument("--vae-minutes", type=real, help="budget of the autoencoder (25; 0 with --start-from: kept)")
-    parser.add_argument("--unet-minutes", type=real, default=85.0, help="budget of the UNet and text encoder")
-    parser.add_argument(
-        "--vae-steps", type=whole, help="the autoencoder's budget in steps: the same weights every time"
-    )
-    parser.add_argument("--unet-steps", type=whole, help="likewise")
+    parser.add_argument("--minutes", type=real, default=240.0, help="budget of the stage, or of all of them")
+    parser.add_argument("--steps", type=whole, help="budget of each stage in steps: the same weights every time")
     parser.add_argument("--start-from", metavar="MODEL", help="train a model further, not a new one")
-    parser.add_argument("--pool", type=whole, default=24_000, help="scenes to train the UNet on")
+    parser.add_argument("--decoder-only", action="store_true", help="of the autoencoder, so that latents stay the same")
+    parser.add_argument("--pool", type=whole, default=24_000, help="scenes that the UNet of a process is trained on")
+    parser.add_argument("--device", default="cpu", help="such as cuda")
+    parser.add_argument("--compile", action="store_true", help="the UNet, which needs a C++ compiler and two minutes")
     parser.add_argument("--threads", type=whole, help="CPU threads (default: PyTorch's)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train both stages, or continue them, and save the model in half precision."""
-    vae_minutes = (25.0 if args.start_from is None else 0.0) if args.vae_minutes is None else args.vae_minutes
-    validation.real_number(vae_minutes, "vae-minutes", 0.01 if args.start_from is None else 0.0, 10**5)
-    validation.real_number(args.unet_minutes, "unet-minutes", 0.01, 10**5)
-    steps = {
-        name: None if value is None else validation.whole_number(value, name, 1, 10**9)
-        for name, value in (("vae-steps", args.vae_steps), ("unet-steps", args.unet_steps))
-    }
+    """Train, or continue, and save what is whole in half precision."""
+    minutes = validation.real_number(args.minutes, "minutes", 0.01, 10**5)
+    steps = None if args.steps is None else validation.whole_number(args.steps, "steps", 1, 10**9)
     pool = validation.whole_number(args.pool, "pool", 64, 10**7)
+    device = str(weights_loader.check_device(args.device))
     if args.threads is not None:
         torch.set_num_threads(validation.whole_number(args.threads, "threads", 1, 1024))
-    keeps_vae = vae_minutes == 0 and steps["vae-steps"] is None
-    _check_folder(args.folder, keeps_vae)
+    shares = SHARES if args.stage == "all" else {args.stage: 1.0}
     start = None if args.start_from is None else weights_loader.load(args.start_from)
-    if start is not None:
-        check_sizes(start)
-    args.folder.mkdir(parents=True, exist_ok=True)
+    options = Options(args.folder, args.decoder_only, pool, device, args.compile)
+    check(list(shares), options, start)
 
+    budgets = {name: Budget(minutes * share, steps) for name, share in shares.items()}
     with _group() as process:
-        report = _report if process == 0 else _silence
-        if start is not None and keeps_vae:
-            vae = start.vae
-        else:
-            vae = train_vae(
-                vae_minutes,
-                args.folder / "vae.pt",
-                report("vae"),
-                start=start.vae if start else None,
-                steps=steps["vae-steps"],
-            )
-        tokenizer, networks = train_text_to_image(
-            vae,
-            args.unet_minutes,
-            args.folder / "unet.pt",
-            report("unet"),
-            pool=pool,
-            start=start,
-            steps=steps["unet-steps"],
-        )
+        trained = train_stages(budgets, options, start, _report if process == 0 else _silence)
     if process > 0:
         return 0
-    sd = StableDiffusion(tokenizer, networks.text_encoder.eval(), vae.eval(), networks.unet.eval(), SCHEDULER, DEFAULTS)
-    path = weights_loader.save(sd, args.folder / "model", dtype=torch.float16, overwrite=True)
-    print(f"{path}  try: minisd 'a red circle above a blue square' --model {path}")
+    path = args.folder / "model"
+    if trained.model is not None:
+        weights_loader.save(trained.model, path, dtype=torch.float16, overwrite=True)
+        print(f"{path}  try: minisd 'a red circle above a blue square' --model {path}")
+    if trained.clip is not None:
+        weights_loader.save_clip(trained.clip, trained.tokenizer, path / "clip", dtype=torch.float16, overwrite=True)
+        print(f"{path / 'clip'}  CLIP")
     return 0
-
-
-def _check_folder(folder: Path, keeps_vae: bool) -> None:
-    """A UNet is worth nothing with another autoencoder: refuse to continue a run with one."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file, expected a folder for the runs.")
-    if keeps_vae and (folder / "vae.pt").exists():
-        raise InputError(f"{folder} has its own autoencoder; continue it with --vae-minutes, or name a new folder.")
-    if not keeps_vae and (folder / "unet.pt").exists() and not (folder / "vae.pt").exists():
-        raise InputError(f"{folder} has a UNet for a kept autoencoder; continue it without --vae-minutes.")
 
 
 @contextmanager

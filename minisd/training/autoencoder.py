@@ -66,9 +66,12 @@ def train_vae(
     batch: int = 12,
     start: VAE | None = None,
     steps: int | None = None,
+    show: Callable[[VAE], None] | None = None,
+    decoder_only: bool = False,
 ) -> VAE:
     """Train an autoencoder, fresh or from `start`, or continue the run at `path`, for `minutes` or `steps` in all.
 
+    decoder_only: the latents stay what they are in `start`, so that a UNet which knows them stays of use.
     Returns its moving average, normalised. Raises MismatchError when `start` has other sizes.
     """
     vae = new_vae()
@@ -76,11 +79,14 @@ def train_vae(
         if start.config != vae.config:
             raise MismatchError("the autoencoder to start from has other sizes than the one to train.")
         vae.load_state_dict(start.state_dict())
+    if decoder_only:
+        vae.requires_grad_(False).decoder.requires_grad_(True)
+    elif start is not None:
         n, k = vae.config.latent_channels, vae.config.scaling_factor
         fold(vae, torch.zeros(n), torch.full((n,), k**-2))  # from deviation 1/k to 1
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
-        target = render([sample_scene(generator) for _ in range(batch)], VAE_CONFIG.sample_size)
+        target = render([sample_scene(generator, several=0.3) for _ in range(batch)], VAE_CONFIG.sample_size)
         gauss = vae.encode(target)
         latents = gauss.sample(generator)
         noise = torch.randn(latents.shape, generator=generator) * latents.detach().float().std((0, 2, 3), keepdim=True)
@@ -90,8 +96,9 @@ def train_vae(
         return loss + THUMBNAIL_WEIGHT * thumbnail_loss(gauss.mean.float(), target)
 
     recipe = Recipe(minutes, steps, learning_rate=1.5e-3, bfloat16=True, weight_decay=0.0)
-    average = train(vae, loss, recipe, path, report)
-    normalise(average)
+    average = train(vae, loss, recipe, path, report, show)
+    if not decoder_only:
+        normalise(average)
     return average
 
 

@@ -9,7 +9,7 @@ gradients are averaged.
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +30,17 @@ Loss = Callable[[torch.Generator, float], Tensor]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to optimise: AdamW, warm-up, cosine decay to zero, clipped gradients, exponential moving average."""
+    """How to optimise: AdamW, clipped gradients, exponential moving average.
+
+    The learning rate warms up, stays, and falls to zero over the last part of the budget: what was trained for longer
+    than it was meant to can be trained on from any point before the fall.
+    """
 
     minutes: float
     steps: int | None = None  # the budget, instead of minutes, of a run that must be repeatable
     learning_rate: float = 1e-3
     warmup_steps: int = 200
+    fall: float = 0.35  # of the budget, at its end
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -47,13 +52,19 @@ class Recipe:
 
 
 def train(
-    model: Network, loss: Loss, recipe: Recipe, path: Path, report: Callable[[str], None] = lambda line: None
+    model: Network,
+    loss: Loss,
+    recipe: Recipe,
+    path: Path,
+    report: Callable[[str], None] = lambda line: None,
+    show: Callable[[Network], None] | None = None,
 ) -> Network:
     """Train `model` in place until the budget is spent; return its moving average.
 
     `loss(generator, progress)` draws a batch with the generator, which depends on seed, step and process alone, and
     returns a scalar; progress is the spent part of the budget, 0 to 1. `path` is the run's file: written every
-    `save_every` seconds and at the end, continued from when it exists. Each report is one line of progress.
+    `save_every` seconds and at the end, continued from when it exists. Each report is one line of progress; `show` is
+    called with the average whenever the run was saved, by one process.
 
     Raises NumericalError after `patience` non-finite steps in a row (the file keeps the last good state), ResumeError
     when the file belongs to another model.
@@ -69,6 +80,7 @@ def train(
     smooth, saved, reported, begin = float("nan"), elapsed, elapsed, time.monotonic() - elapsed
     reported_step = step
     process = dist.get_rank() if dist.is_initialized() else 0
+    device = next(model.parameters()).device.type
 
     budget = 60 * recipe.minutes if recipe.steps is None else recipe.steps
 
@@ -78,10 +90,10 @@ def train(
     while spent() < budget:
         progress = spent() / budget
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * min(1, (step + 1) / recipe.warmup_steps) * _cosine(progress)
+            group["lr"] = recipe.learning_rate * min(1, (step + 1) / recipe.warmup_steps, (1 - progress) / recipe.fall)
         optimizer.zero_grad(set_to_none=True)
         generator.manual_seed(_seed_of(recipe.seed, step, process))
-        with _precision(recipe.bfloat16):
+        with _precision(device, recipe.bfloat16):
             value = loss(generator, progress)
         value.backward()
         value = _average_gradients(model, value.detach())
@@ -110,16 +122,19 @@ def train(
         if elapsed - saved > recipe.save_every or done:
             _save(path, model, average, optimizer, step, elapsed)
             saved = elapsed
+            if show is not None:
+                show(average)
     return average
 
 
 @contextmanager
-def _precision(bfloat16: bool) -> Iterator[None]:
-    """Autocast, if wanted, with unfused attention: on the CPU the fused kernel goes backward slowly in bfloat16."""
+def _precision(device: str, bfloat16: bool) -> Iterator[None]:
+    """Autocast, if wanted; on the CPU with unfused attention: the fused kernel goes backward slowly in bfloat16."""
     if not bfloat16:
         yield
         return
-    with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
+    attention = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
+    with attention, torch.autocast(device, torch.bfloat16):
         yield
 
 
@@ -150,10 +165,6 @@ def _first_says(seconds: float) -> float:
     return clock.item()
 
 
-def _cosine(progress: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
 @torch.no_grad()
 def _average(average: nn.Module, model: nn.Module, decay: float) -> None:
     for mean, new in zip(average.parameters(), model.parameters(), strict=True):
@@ -180,10 +191,19 @@ def _save(
     write_atomically(path, lambda file: torch.save(state, file), overwrite=True)
 
 
+def load_average(model: Network, path: Path) -> Network:
+    """Put the moving average of the run at `path` into a model. Raises ResumeError for another model's run."""
+    try:
+        model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu")["average"])
+    except (RuntimeError, KeyError) as error:
+        raise ResumeError(f"{path} holds a run of another model ({error}); give another folder or remove it") from error
+    return model
+
+
 def _resume(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     """Put a saved run into these objects; returns its steps and seconds."""
     try:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=next(model.parameters()).device)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])

@@ -37,7 +37,7 @@ POSITION_WORDS: dict[tuple[str, str], str] = {
 NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5}
 # Templates with their weights; weight 0 is read, never written: a paraphrase held out. {a} and {b} are things,
 # {pos} and {pos_b} their places, {rel} is how a stands to b, {inv} how b stands to a, {many} several of a kind.
-ONE = {
+ONE: dict[str, float] = {
     "{a}": 6,
     "{a} {pos}": 2,
     "there is {a}": 1,
@@ -45,7 +45,7 @@ ONE = {
     "a picture of {a}": 1,
     "{pos} there is {a}": 0.5,
 }
-TWO = {
+TWO: dict[str, float] = {
     "{a} {rel} {b}": 8,
     "{b} {inv} {a}": 4,
     "{a} is {rel} {b}": 1,
@@ -59,7 +59,7 @@ TWO = {
     "{pos} {a} and {pos_b} {b}": 1,
     "there is {b} with {a} {rel} it": 0,
 }
-SEVERAL = {"{many}": 5, "there are {many}": 1, "a picture of {many}": 1}
+SEVERAL: dict[str, float] = {"{many}": 5, "there are {many}": 1, "a picture of {many}": 1}
 BACKGROUND = "on a {bg} background"
 
 

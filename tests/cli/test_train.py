@@ -1,4 +1,4 @@
-"""`minisd train`: a model from nothing in seconds, one trained further, and mistakes that are found first."""
+"""`minisd train`: a model from nothing in seconds, by stages and trained further; mistakes are found first."""
 
 import subprocess
 import sys
@@ -6,48 +6,73 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from small import small_pipeline
 
 import weights_loader
 from minisd.cli import main
+from minisd.training.stages import SHARES
 
-SHORT = ("--vae-minutes", "0.01", "--unet-minutes", "0.01", "--pool", "64")
+SHORT = ("--minutes", "0.02", "--pool", "64")
 
 
-def test_a_model_from_nothing_and_one_from_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", str(tmp_path / "first"), *SHORT]) == 0
+def train(stage: str, folder: Path, *arguments: str) -> int:
+    return main(["train", stage, str(folder), *SHORT, *arguments])
+
+
+def test_all_stages_from_nothing_and_one_from_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("all", tmp_path / "first") == 0
     model = tmp_path / "first" / "model"
     assert str(model) in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "first").glob("*.pt")} == {f"{stage}.pt" for stage in SHARES}
+    assert Image.open(tmp_path / "first" / "vae.png").width > 512
+    assert Image.open(tmp_path / "first" / "unet.png").width > 256
     first = weights_loader.load(model)
     assert first("a red circle", num_inference_steps=1).images[0].size == (64, 64)
+    clip, tokenizer = weights_loader.load_clip(model)
+    texts = clip.embed_texts(tokenizer(["a red circle", "a blue square"]))
+    assert texts.norm(dim=1).tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
+    assert torch.equal(clip.text_encoder.final_norm.weight, first.text_encoder.final_norm.weight)
 
-    further = ("--start-from", str(model), "--unet-minutes", "0.01", "--pool", "64")
-    assert main(["train", str(tmp_path / "second"), *further]) == 0
+    assert train("unet", tmp_path / "second", "--start-from", str(model)) == 0
     second = weights_loader.load(tmp_path / "second" / "model")
     assert torch.equal(second.vae.decoder.conv_in.weight, first.vae.decoder.conv_in.weight)
     assert not torch.equal(second.unet.conv_in.weight, first.unet.conv_in.weight)
 
-    assert main(["train", str(tmp_path / "first"), *further]) == 2  # its UNet is used to another autoencoder
-    assert main(["train", str(tmp_path / "second"), *SHORT]) == 2
+    assert train("vae", tmp_path / "second", "--start-from", str(model)) == 2  # its UNet is used to another autoencoder
+    assert "another vae" in capsys.readouterr().err
+
+
+def test_stages_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("unet", tmp_path / "run") == 2
+    assert "no vae.pt" in capsys.readouterr().err
+    for stage in ("text", "vae", "unet", "clip"):
+        assert train(stage, tmp_path / "run") == 0
+    weights_loader.load_clip(tmp_path / "run" / "model")
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--vae-minutes", "0"), "vae-minutes"),  # nothing to keep
-        (("--unet-minutes", "0"), "unet-minutes"),
-        (("--vae-steps", "0"), "vae-steps"),
-        (("--unet-steps", "0"), "unet-steps"),
+        (("--minutes", "0"), "minutes"),
+        (("--steps", "0"), "steps"),
         (("--pool", "3"), "pool"),
         (("--threads", "0"), "threads"),
         (("--start-from", "nonsense"), "nonsense"),
+        (("--decoder-only",), "decoder-only"),
     ],
 )
 def test_mistakes_leave_nothing_behind(
     arguments: tuple[str, ...], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", str(tmp_path / "run"), *arguments]) == 2
+    assert main(["train", "all", str(tmp_path / "run"), *arguments]) == 2
     assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("all", tmp_path / "run", "--device", "cuda:17") == 7
+    assert "cuda:17" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -55,14 +80,15 @@ def test_a_model_of_other_sizes_is_refused_before_any_training(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = weights_loader.save(small_pipeline(), tmp_path / "other")
-    assert main(["train", str(tmp_path / "run"), "--start-from", str(other), "--vae-minutes", "1"]) == 3
+    assert train("all", tmp_path / "run", "--start-from", str(other)) == 3
     assert "other sizes" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
 def test_two_processes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "minisd"]
-    done = subprocess.run([*command, "train", tmp_path / "run", *SHORT], capture_output=True, text=True, check=False)
+    command += ["train", "all", str(tmp_path / "run"), *SHORT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("try: minisd") == 1
     weights_loader.load(tmp_path / "run" / "model")
@@ -70,5 +96,5 @@ def test_two_processes(tmp_path: Path) -> None:
 
 def test_a_file_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").write_text("mine")
-    assert main(["train", str(tmp_path / "run")]) == 2
+    assert train("all", tmp_path / "run") == 2
     assert "is a file" in capsys.readouterr().err

@@ -12,7 +12,6 @@ from small import randomise, small_pipeline
 from torch import Tensor, nn
 
 from minisd.errors import MismatchError, NumericalError, ResumeError
-from minisd.pipeline import StableDiffusion
 from minisd.training.autoencoder import (
     VAE_CONFIG,
     fold,
@@ -22,17 +21,20 @@ from minisd.training.autoencoder import (
     thumbnail_loss,
     train_vae,
 )
+from minisd.training.contrastive import train_clip
+from minisd.training.lessons import SHORT, lessons, new_tokenizer
+from minisd.training.reading import new_reader, train_reader
 from minisd.training.text_to_image import (
     SCHEDULER,
-    SHORT,
+    Denoiser,
     expected_loss,
     latent_pool,
-    new_denoiser,
-    new_tokenizer,
-    taught_scenes,
-    train_text_to_image,
+    new_unet,
+    sample_timesteps,
+    text_config,
+    train_denoiser,
 )
-from minisd.training.trainer import Recipe, _average, train
+from minisd.training.trainer import Recipe, _average, load_average, train
 from minisd.training.vocabulary import apply_merges, learn_vocabulary
 from minisd.world.captions import WORDS, caption
 from minisd.world.render import render
@@ -115,11 +117,17 @@ def train_stage(stage: str, path: Path) -> dict[str, Tensor]:
         return train(model, fitting(model), Recipe(0, steps=12, learning_rate=0.05), path).state_dict()
     if stage == "autoencoder":
         return train_vae(0, path, lambda line: None, batch=2, steps=12).state_dict()
-    arguments = {"minutes": 0, "steps": 12, "report": lambda line: None, "pool": 8, "batch": 2}
-    return train_text_to_image(new_vae(), path=path, **arguments)[1].state_dict()
+    tokenizer = new_tokenizer()
+    reader = new_reader(text_config(len(tokenizer)))
+    arguments = {"minutes": 0, "steps": 12, "path": path, "report": lambda line: None, "batch": 2}
+    if stage == "text":
+        return train_reader(reader, tokenizer, **arguments).state_dict()
+    if stage == "clip":
+        return train_clip(reader.text_encoder, tokenizer, **arguments).state_dict()
+    return train_denoiser(new_vae(), tokenizer, Denoiser(reader, new_unet()), **arguments, pool=8).state_dict()
 
 
-@pytest.mark.parametrize("stage", ["loop", "autoencoder", "text to image"])
+@pytest.mark.parametrize("stage", ["loop", "autoencoder", "text", "unet", "clip"])
 def test_a_stage_killed_at_random_ends_in_the_same_weights_bit_for_bit(
     stage: str, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,7 +264,7 @@ def test_folding_the_statistics_changes_the_latents_and_nothing_else() -> None:
 def test_latents_are_normalised() -> None:
     vae = new_vae().eval()
     normalise(vae, scenes=200)
-    latents = latent_pool(vae, taught_scenes(100, seed=3))  # a narrower world
+    latents = latent_pool(vae, lessons(100, seed=3))  # a narrower world
     assert latents.mean().abs() < 0.3
     assert 0.7 < latents.std() < 1.3
 
@@ -281,6 +289,14 @@ def test_the_autoencoder_trains_on_from_another(tmp_path: Path) -> None:
         train_vae(0, tmp_path / "b.pt", lambda line: None, start=other)
 
 
+def test_the_decoder_trains_alone_and_latents_stay_the_same(tmp_path: Path) -> None:
+    start = randomise(new_vae(), seed=5)
+    before = {name: weight.clone() for name, weight in start.state_dict().items()}
+    vae = train_vae(0, tmp_path / "a.pt", lambda line: None, batch=2, start=start, steps=3, decoder_only=True)
+    moved = {name.split(".")[0] for name, weight in vae.state_dict().items() if not torch.equal(before[name], weight)}
+    assert moved == {"decoder"}
+
+
 def test_training_on_starts_with_latents_of_unit_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a fresh one does: thumbnail, noise and KL are meant for that scale."""
     start = new_vae()
@@ -288,7 +304,7 @@ def test_training_on_starts_with_latents_of_unit_deviation(tmp_path: Path, monke
     monkeypatch.setattr("minisd.training.autoencoder.normalise", lambda vae: None)  # which hides the scale again
     vae = train_vae(0, tmp_path / "a.pt", lambda line: None, start=start)
     with torch.no_grad():
-        latents = vae.encode(render(taught_scenes(100, seed=3), 64)).mean
+        latents = vae.encode(render(lessons(100, seed=3), 64)).mean
     assert 0.7 < latents.std() < 1.3
 
 
@@ -312,7 +328,7 @@ def test_every_word_of_the_world_is_one_token_and_captions_are_short() -> None:
     tokenizer = new_tokenizer()
     assert [word for word in WORDS if len(tokenizer.tokenize(word)) != 1] == []
     generator = torch.Generator().manual_seed(0)
-    captions = [caption(scene, generator) for scene in taught_scenes(300, seed=0)]
+    captions = [caption(scene, generator) for scene in lessons(300, seed=0)]
     lengths = tokenizer.encode(captions).attention_mask.sum(1)
     assert lengths.max() <= SHORT  # so nothing is lost in the first part of the training
     assert tokenizer.decode(tokenizer("a café 東京")[0], skip_special=True) == "a café 東京"
@@ -331,33 +347,45 @@ def test_timesteps_where_much_is_lost_anyway_weigh_less() -> None:
     assert 0.03 < middle < first < last < 0.4
 
 
-def test_latents_of_the_pool_and_the_denoiser_fit_together() -> None:
+def test_timesteps_are_spread_and_the_noisiest_get_their_share() -> None:
+    t = sample_timesteps(1000, torch.Generator().manual_seed(0))
+    assert 0 <= t.min() < 3
+    assert t.max() == 999
+    assert (t.diff() >= 0).all()
+    assert (t >= 700).float().mean() == pytest.approx(0.4, abs=0.01)
+    assert len(set(sample_timesteps(24, torch.Generator().manual_seed(0)).tolist())) == 24
+
+
+def test_latents_of_the_pool_and_the_unet_fit_together() -> None:
     vae, tokenizer = new_vae().eval(), new_tokenizer()
-    latents = latent_pool(vae, taught_scenes(3, seed=0))
-    model = new_denoiser(tokenizer)
+    latents = latent_pool(vae, lessons(3, seed=0))
+    unet, text_encoder = new_unet(), new_reader(text_config(len(tokenizer))).text_encoder
     with torch.no_grad():
-        prediction = model.unet(latents, 10, model.text_encoder(tokenizer(["a red circle"] * 3)))
+        prediction = unet(latents, 10, text_encoder(tokenizer(["a red circle"] * 3)))
     assert prediction.shape == latents.shape
     assert SCHEDULER.schedule.alpha_bars[-1] == 0  # the last level is pure noise
-    assert torch.equal(new_denoiser(tokenizer).unet.conv_in.weight, model.unet.conv_in.weight)
+    assert torch.equal(new_unet().conv_in.weight, unet.conv_in.weight)
 
 
-def test_training_continues_from_a_model(tmp_path: Path) -> None:
+def test_unet_and_text_encoder_are_trained_together(tmp_path: Path) -> None:
     tokenizer, vae = new_tokenizer(), new_vae().eval()
-    model = new_denoiser(tokenizer, seed=7)
-    start = StableDiffusion(tokenizer, model.text_encoder, vae, model.unet, SCHEDULER)
-    arguments = {"minutes": 0, "report": lambda line: None, "pool": 4, "batch": 2}  # no time for a step
-    _, same = train_text_to_image(vae, path=tmp_path / "a.pt", start=start, **arguments)
-    assert torch.equal(same.unet.conv_in.weight, model.unet.conv_in.weight)
-    assert torch.equal(same.text_encoder.final_norm.bias, model.text_encoder.final_norm.bias)
-    smaller = learn_vocabulary(["a", "red", "circle"])
-    other = new_denoiser(smaller, seed=8)
-    start = StableDiffusion(smaller, other.text_encoder, vae, other.unet, SCHEDULER)
-    _, grown = train_text_to_image(vae, path=tmp_path / "b.pt", start=start, **arguments)
-    here, there = grown.text_encoder.token_embedding.weight, other.text_encoder.token_embedding.weight
-    for word in ("red</w>", "circle</w>", "q", tokenizer.bos, tokenizer.eos):  # words that both know, by name
-        assert torch.equal(here[tokenizer.token_to_id(word)], there[smaller.token_to_id(word)])
-    fresh = new_denoiser(tokenizer).text_encoder.token_embedding.weight
-    assert torch.equal(here[tokenizer.token_to_id("blue</w>")], fresh[tokenizer.token_to_id("blue</w>")])
-    with pytest.raises(MismatchError, match="other sizes"):
-        train_text_to_image(vae, path=tmp_path / "c.pt", start=small_pipeline(), **arguments)
+    denoiser = Denoiser(new_reader(text_config(len(tokenizer))), new_unet())
+    before = {name: weight.clone() for name, weight in denoiser.state_dict().items()}
+    lines: list[str] = []
+    train_denoiser(vae, tokenizer, denoiser, 0, tmp_path / "a.pt", lines.append, pool=4, batch=2, steps=4)
+    moved = {
+        name.split(".")[0] for name, weight in denoiser.state_dict().items() if not torch.equal(before[name], weight)
+    }
+    assert moved == {"reader", "unet"}
+    assert "4 scenes encoded" in lines[0]
+    again = load_average(Denoiser(new_reader(text_config(len(tokenizer))), new_unet()), tmp_path / "a.pt")
+    stored = torch.load(tmp_path / "a.pt", weights_only=True)["average"]
+    assert all(torch.equal(weight, stored[name]) for name, weight in again.state_dict().items())
+    with pytest.raises(ResumeError, match="another model"):
+        load_average(linear(), tmp_path / "a.pt")
+
+
+def test_a_run_shows_its_average_whenever_it_is_saved(clock: Clock, tmp_path: Path) -> None:
+    model, shown = linear(), []
+    average = train(model, fitting(model), Recipe(1, save_every=20), tmp_path / "run.pt", show=shown.append)
+    assert shown == [average] * 3

@@ -1,0 +1,183 @@
+"""Teach CLIP's image half to see what the text half already reads: InfoNCE (Radford et al. 2021, figure 3).
+
+The text half was trained before, by `reading`, and is locked, but for its projection; Zhai et al. 2022 (LiT) lock the
+image half, which is the one that is trained before there. One may not only contrast captions of different pictures:
+see `negatives`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minisd.configs import CLIPImageConfig
+from minisd.models import CLIP, CLIPTextTransformer
+from minisd.tokenizer import Tokenizer
+from minisd.training.lessons import sample_lesson
+from minisd.training.negatives import caption_and_negatives, could_both_be_true
+from minisd.training.trainer import Recipe, train
+from minisd.world.captions import NAMED_SIZES, Expectation, describe, expectation, expectation_of
+from minisd.world.render import render
+from minisd.world.scene import Scene
+
+IMAGE_CONFIG = CLIPImageConfig(
+    image_size=64,
+    patch_size=8,
+    width=128,
+    layers=4,
+    heads=4,
+    mlp_width=4 * 128,
+    projection_width=128,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
+NEGATIVES = 3  # untrue captions of each picture's own
+MAX_SCALE = math.log(100)  # Radford et al. 2021, section 2.5
+
+
+def new_clip(text_encoder: CLIPTextTransformer, seed: int = 0) -> CLIP:
+    """CLIP with a copy of a trained text encoder, which is locked, and a fresh image half and projections."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        clip = CLIP(replace(text_encoder.config, projection_width=IMAGE_CONFIG.projection_width), IMAGE_CONFIG)
+        nn.init.normal_(clip.image_encoder.position_embedding.weight, std=0.1)
+    projection = {"text_projection.weight": clip.text_encoder.text_projection.weight}
+    clip.text_encoder.load_state_dict(text_encoder.state_dict() | projection)
+    clip.text_encoder.requires_grad_(False).text_projection.requires_grad_(True)
+    return clip
+
+
+def contrast(clip: CLIP, pixels: Tensor, ids: Tensor, also_true: Tensor) -> Tensor:
+    """Symmetric InfoNCE: which of the texts belongs to a picture, which of the pictures to a text?  -> ()
+
+    pixels (B, 3, size, size); ids (B + B * NEGATIVES, L): each picture's caption, then each one's untrue captions;
+    also_true (B, B): the captions that happen to be true of another picture and may not be held against it.
+    """
+    images, texts = clip.embed_images(pixels).float(), clip.embed_texts(ids).float()
+    captions, untrue = texts[: len(images)], texts[len(images) :].unflatten(0, (len(images), NEGATIVES))
+    right = torch.arange(len(images), device=images.device)
+    with torch.autocast(images.device.type, enabled=False):  # the scale makes much of a cosine's third digit
+        scale = clip.logit_scale.exp()
+        logits = (scale * images @ captions.T).masked_fill(also_true, -math.inf)
+        hard = scale * (untrue @ images[:, :, None])[:, :, 0]  # (B, NEGATIVES)
+        of_texts, of_pictures = F.cross_entropy(torch.cat([logits, hard], 1), right), F.cross_entropy(logits.T, right)
+    return (of_texts + of_pictures) / 2
+
+
+def draw_batch(tokenizer: Tokenizer, count: int, generator: torch.Generator) -> tuple[list[Scene], Tensor, Tensor]:
+    """Scenes of the lessons, with the ids and the mask that `contrast` takes."""
+    scenes = [sample_lesson(generator) for _ in range(count)]
+    captions, negatives = zip(*(caption_and_negatives(scene, generator, NEGATIVES) for scene in scenes), strict=True)
+    ids = tokenizer.encode([*captions, *(text for texts in negatives for text in texts)], padding=False).ids
+    shown, said = map(expectation_of, scenes), [expectation(caption) for caption in captions]
+    also_true = torch.tensor([[could_both_be_true(picture, caption) for caption in said] for picture in shown])
+    return scenes, ids, also_true.fill_diagonal_(False)
+
+
+def train_clip(
+    text_encoder: CLIPTextTransformer,
+    tokenizer: Tokenizer,
+    minutes: float,
+    path: Path,
+    report: Callable[[str], None],
+    batch: int = 64,
+    steps: int | None = None,
+    device: str = "cpu",
+) -> CLIP:
+    """Train CLIP's image half and projections, or continue the run at `path`, for `minutes` or `steps` in all.
+
+    Returns the moving average.
+    """
+    clip = new_clip(text_encoder).to(device)
+
+    def loss(generator: torch.Generator, progress: float) -> Tensor:
+        with torch.no_grad():
+            clip.logit_scale.clamp_(max=MAX_SCALE)
+        scenes, ids, also_true = draw_batch(tokenizer, batch, generator)
+        pixels = render(scenes, IMAGE_CONFIG.image_size, device)
+        return contrast(clip, pixels, ids.to(device), also_true.to(device))
+
+    recipe = Recipe(minutes, steps, learning_rate=1e-3, warmup_steps=50, bfloat16=True)
+    average = train(clip, loss, recipe, path, report).eval()
+    average.logit_scale.clamp_(max=MAX_SCALE)
+    hard = hard_negative_accuracy(average, tokenizer, count=200)
+    report(f"sees what captions say: {hard:.1%} of untrue ones told from the true one (chance: 50 %)")
+    return average
+
+
+def full_caption(scene: Scene, generator: torch.Generator) -> str:
+    """All there are words for: shapes, colours, sizes, background, and the relation or the one thing's place."""
+    whole = expectation_of(scene)
+    things = tuple(
+        replace(
+            thing,
+            size=thing.size if thing.size in NAMED_SIZES else None,
+            position=thing.position if len(whole.things) == 1 else None,
+        )
+        for thing in whole.things
+    )
+    wanted = replace(whole, things=things)
+    while True:
+        text = describe(wanted, generator)
+        said = expectation(text)
+        if (said.relation is None) == (wanted.relation is None) and said.things[0].position == things[0].position:
+            return text
+
+
+def distinct_scenes(count: int, seed: int) -> tuple[list[Scene], list[str]]:
+    """Scenes of the lessons with full captions, each of which is true of its own scene alone."""
+    generator = torch.Generator().manual_seed(seed)
+    scenes: list[Scene] = []
+    captions: list[str] = []
+    known: list[tuple[Expectation, Expectation]] = []  # what a scene shows, what its caption says
+    while len(scenes) < count:
+        scene = sample_lesson(generator)
+        caption = full_caption(scene, generator)
+        shown, said = expectation_of(scene), expectation(caption)
+        if not any(could_both_be_true(shown, b) or could_both_be_true(a, said) for a, b in known):
+            known.append((shown, said))
+            scenes.append(scene)
+            captions.append(caption)
+    return scenes, captions
+
+
+@torch.no_grad()
+def retrieval(clip: CLIP, tokenizer: Tokenizer, count: int = 1000, seed: int = 10**6) -> dict[str, float]:
+    """R@1 among `count` distinct scenes: how often the closest picture is the text's own, and the other way round."""
+    scenes, captions = distinct_scenes(count, seed)
+    cosines = _embed_scenes(clip, scenes) @ _embed_captions(clip, tokenizer, captions).T
+    right = torch.arange(count, device=cosines.device)
+    return {
+        "text to image": (cosines.argmax(0) == right).float().mean().item(),
+        "image to text": (cosines.argmax(1) == right).float().mean().item(),
+    }
+
+
+@torch.no_grad()
+def hard_negative_accuracy(clip: CLIP, tokenizer: Tokenizer, count: int = 1000, seed: int = 10**6) -> float:
+    """The share of pictures that are closer to their true caption than to an untrue one, of each kind by turns."""
+    generator = torch.Generator().manual_seed(seed)
+    scenes = [sample_lesson(generator) for _ in range(count)]
+    true, untrue = [], []
+    for i, scene in enumerate(scenes):
+        caption, negatives = caption_and_negatives(scene, generator, NEGATIVES)
+        true.append(caption)
+        untrue.append(negatives[i % NEGATIVES])
+    images = _embed_scenes(clip, scenes)
+    to_true, to_untrue = ((images * _embed_captions(clip, tokenizer, texts)).sum(1) for texts in (true, untrue))
+    return (to_true > to_untrue).float().mean().item()
+
+
+def _embed_scenes(clip: CLIP, scenes: list[Scene], chunk: int = 100) -> Tensor:
+    size, device = clip.image_encoder.config.image_size, clip.logit_scale.device
+    parts = [scenes[i : i + chunk] for i in range(0, len(scenes), chunk)]
+    return torch.cat([clip.embed_images(render(part, size, device)) for part in parts])
+
+
+def _embed_captions(clip: CLIP, tokenizer: Tokenizer, captions: list[str], chunk: int = 100) -> Tensor:
+    ids = tokenizer.encode(captions, padding=False).ids.to(clip.logit_scale.device)
+    return torch.cat([clip.embed_texts(part) for part in ids.split(chunk)])

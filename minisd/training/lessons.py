@@ -1,0 +1,30 @@
+"""What is taught: the scenes of Sticker World that are not held out, and the words for them."""
+
+import torch
+
+from minisd.tokenizer import Tokenizer
+from minisd.training.vocabulary import learn_vocabulary
+from minisd.world.captions import WORDS
+from minisd.world.scene import Scene, sample_scene
+from minisd.world.splits import held_out
+
+TAUGHT_WORDS = " ".join(WORDS)
+SHORT = 24  # tokens of a text in training: every caption is shorter, and padding costs as much as words
+
+
+def new_tokenizer() -> Tokenizer:
+    """The vocabulary of Sticker World."""
+    return learn_vocabulary(WORDS)
+
+
+def sample_lesson(generator: torch.Generator) -> Scene:
+    """Draw a scene that is not held out; six in ten show two things, one in ten several of a kind."""
+    while held_out(scene := sample_scene(generator, two=0.65, several=0.12, white=0.65)):
+        pass
+    return scene
+
+
+def lessons(count: int, seed: int) -> list[Scene]:
+    """The first `count` scenes of a seed that may be taught."""
+    generator = torch.Generator().manual_seed(seed)
+    return [sample_lesson(generator) for _ in range(count)]
