@@ -7,6 +7,7 @@ changed (Yuksekgonul et al. 2022) asks for the same; asking directly needs no im
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from minisd.world.captions import NAMED_SIZES, NUMBERS, POSITION_WORDS, Expectat
 from minisd.world.palette import BACKGROUNDS, COLOURS
 from minisd.world.shapes import THINGS
 
+ANCHOR = 30.0  # on the mean square between states of variance 1: it stays at a thirtieth, and a UNet hardly notices
 # What is asked about a caption and the answers there are; None: it does not say. Of two things the first is the left or
 # upper one, however the caption turns it; without a relation it is the one named first.
 OF_A_THING: dict[str, list[object]] = {
@@ -63,14 +65,22 @@ class Reader(nn.Module):
 
     def forward(self, ids: Tensor) -> list[Tensor]:
         """Token ids (B, L) -> for each question the logits of its answers, (B, answers)."""
-        states = self.text_encoder(ids)
+        return self.read(self.text_encoder(ids), ids)
+
+    def read(self, states: Tensor, ids: Tensor) -> list[Tensor]:
+        """The same from the text states (B, L, width)."""
         at_end = self.text_encoder.pool(states, ids)
         return list(self.answer(at_end).float().split([len(possible) for possible in QUESTIONS.values()], dim=1))
 
-    def loss(self, ids: Tensor, right: Tensor) -> Tensor:
-        """Cross-entropy, summed over the questions.  ids (B, L), right answers (B, questions) -> scalar."""
-        losses = [F.cross_entropy(logits, right[:, i]) for i, logits in enumerate(self(ids))]
-        return torch.stack(losses).sum()
+    def loss(self, ids: Tensor, right: Tensor, anchor: CLIPTextTransformer | None = None) -> Tensor:
+        """Cross-entropy, summed over the questions.  ids (B, L), right answers (B, questions) -> scalar.
+
+        anchor: whose states those of the text encoder must stay close to.
+        """
+        states = self.text_encoder(ids)
+        losses = [F.cross_entropy(logits, right[:, i]) for i, logits in enumerate(self.read(states, ids))]
+        loss = torch.stack(losses).sum()
+        return loss if anchor is None else loss + ANCHOR * (states - anchor(ids)).float().square().mean()
 
 
 def read_captions(tokenizer: Tokenizer, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -123,14 +133,18 @@ def train_reader(
     report: Callable[[str], None],
     batch: int = 128,
     steps: int | None = None,
+    anchor: CLIPTextTransformer | None = None,
 ) -> Reader:
     """Train a text encoder to read, or continue the run at `path`, for `minutes` or `steps` in all.
 
-    Returns the moving average.
+    anchor: the text encoder that a UNet has learned to listen to, so that it still understands. Returns the moving
+    average.
     """
+    if anchor is not None:
+        anchor = deepcopy(anchor).requires_grad_(False)
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
-        return reader.loss(*read_captions(tokenizer, batch, generator))
+        return reader.loss(*read_captions(tokenizer, batch, generator), anchor)
 
     average = train(reader, loss, Recipe(minutes, steps, learning_rate=1e-3, warmup_steps=100), path, report)
     worst = min(reading_accuracy(average, tokenizer).items(), key=lambda item: item[1])

@@ -156,7 +156,10 @@ def _train(
             minutes, run, report, start=done.vae, steps=steps, show=show, decoder_only=options.decoder_only
         ).eval()
     elif stage == "text":
-        done.reader = train_reader(_reader(done), done.tokenizer, minutes, run, report, steps=steps).eval()
+        anchor = None if done.reader is None else done.reader.text_encoder
+        done.reader = train_reader(
+            _reader(done), done.tokenizer, minutes, run, report, steps=steps, anchor=anchor
+        ).eval()
     elif stage == "unet" and done.vae is not None:
         average = train_denoiser(
             done.vae,

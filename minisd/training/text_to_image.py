@@ -31,7 +31,7 @@ UNET_CONFIG = UNetConfig(
 # Zero terminal SNR: otherwise the background's colour, the mean of the latents, shows through the last noise level.
 SCHEDULE = NoiseSchedule(prediction_type="v_prediction", rescale_betas_zero_snr=True)
 SCHEDULER = DDIM(SCHEDULE, timestep_spacing="trailing", steps_offset=0, set_alpha_to_one=True)
-READING = 0.1  # weight of the reading loss, which keeps the text encoder from becoming a bag of words
+READING = 0.02  # weight of the reading loss, which keeps the text encoder from becoming a bag of words
 NO_CAPTION = 0.1  # share of empty captions: what classifier-free guidance needs (Ho & Salimans 2022)
 NOISIEST, ITS_SHARE = (
     0.7,

@@ -69,6 +69,20 @@ def test_it_learns(tmp_path: Path) -> None:
     assert "reads captions" in lines[-1]
 
 
+def test_an_anchor_holds_the_states(tmp_path: Path) -> None:
+    tokenizer = new_tokenizer()
+    start = new_reader(text_config(len(tokenizer)), seed=4).text_encoder
+    ids, _ = read_captions(tokenizer, 50, torch.Generator().manual_seed(3))
+    drift = {}
+    for name, anchor in (("free", None), ("held", start)):
+        reader = new_reader(text_config(len(tokenizer)), seed=4)
+        path = tmp_path / f"{name}.pt"
+        reader = train_reader(reader, tokenizer, 0, path, lambda line: None, batch=16, steps=30, anchor=anchor)
+        with torch.no_grad():
+            drift[name] = float((reader.text_encoder(ids) - start(ids)).square().mean())
+    assert drift["held"] < drift["free"] / 2
+
+
 def test_a_text_encoder_adopts_one_with_fewer_words_and_layers() -> None:
     tokenizer, smaller = new_tokenizer(), learn_vocabulary(["a", "red", "circle"])
     start = randomise(CLIPTextTransformer(replace(text_config(len(smaller)), layers=2)), seed=8)
