@@ -126,7 +126,8 @@ def train_denoiser(
         text = denoiser.reader.text_encoder(ids.to(device))
         prediction = unet(SCHEDULE.add_noise(x0, noise, t), t, text)
         each = (prediction.float() - SCHEDULE.velocity(x0, noise, t)).square().mean((1, 2, 3))
-        read = denoiser.reader.loss(*(x.to(device) for x in read_captions(tokenizer, batch, generator)))
+        said, answers = read_captions(tokenizer, batch, generator)
+        read = denoiser.reader.loss(said.to(device), answers.to(device))
         return (each / expected_loss(t)).mean() + READING * read
 
     recipe = Recipe(minutes, steps, learning_rate=1e-3, warmup_steps=300, bfloat16=True)
