@@ -17,11 +17,11 @@ from minisd.training.autoencoder import VAE_CONFIG, train_vae
 from minisd.training.contrastive import train_clip
 from minisd.training.lessons import TAUGHT_WORDS, new_tokenizer
 from minisd.training.reading import Reader, adopt, new_reader, train_reader
-from minisd.training.text_to_image import SCHEDULER, UNET_CONFIG, Denoiser, new_unet, text_config, train_denoiser
+from minisd.training.text_to_image import SCHEDULER, UNET_CONFIG, new_unet, text_config, train_unet
 from minisd.training.trainer import load_average
 
 SHARES = {"vae": 0.3, "text": 0.05, "unet": 0.55, "clip": 0.1}  # of the minutes, when all are trained
-STANDS_ON = {"vae": (), "text": (), "unet": ("vae", "text"), "clip": ("unet",)}
+STANDS_ON = {"vae": (), "text": (), "unet": ("vae", "text"), "clip": ("text",)}
 DEFAULTS = Defaults(num_inference_steps=20, guidance_scale=3.0, words=TAUGHT_WORDS)
 
 Report = Callable[[str], Callable[[str], None]]
@@ -128,11 +128,6 @@ def _reader(done: Trained) -> Reader:
     return new_reader(text_config(len(done.tokenizer))) if done.reader is None else done.reader
 
 
-def _denoiser(done: Trained) -> Denoiser:
-    """A denoiser with what there is of reader and UNet so far."""
-    return Denoiser(_reader(done), new_unet() if done.unet is None else done.unet)
-
-
 def _load(stage: str, run: Path, done: Trained) -> None:
     """Take a stage as it is in its run."""
     if stage == "vae":
@@ -140,8 +135,7 @@ def _load(stage: str, run: Path, done: Trained) -> None:
     elif stage == "text":
         done.reader = load_average(_reader(done), run).eval()
     elif stage == "unet":
-        denoiser = load_average(_denoiser(done), run).eval()
-        done.reader, done.unet = denoiser.reader, denoiser.unet
+        done.unet = load_average(new_unet(), run).eval()
 
 
 def _train(
@@ -160,11 +154,12 @@ def _train(
         done.reader = train_reader(
             _reader(done), done.tokenizer, minutes, run, report, steps=steps, anchor=anchor
         ).eval()
-    elif stage == "unet" and done.vae is not None:
-        average = train_denoiser(
+    elif stage == "unet" and done.vae is not None and done.reader is not None:
+        done.unet = train_unet(
             done.vae,
             done.tokenizer,
-            _denoiser(done),
+            done.reader.text_encoder,
+            new_unet() if done.unet is None else done.unet,
             minutes,
             run,
             report,
@@ -173,16 +168,15 @@ def _train(
             device=options.device,
             compiled=options.compiled,
             show=partial(_draw, done, picture),
-        )
-        average.cpu().eval()
-        done.vae.cpu()
-        done.reader, done.unet = average.reader, average.unet
+        ).eval()
+        for network in (done.unet, done.vae, done.reader):
+            network.cpu()
     elif stage == "clip" and done.reader is not None:
         done.clip = train_clip(done.reader.text_encoder, done.tokenizer, minutes, run, report, steps=steps)
 
 
-def _draw(done: Trained, picture: Path, denoiser: Denoiser) -> None:
-    """What the denoiser draws so far."""
-    so_far = replace(done, reader=denoiser.reader, unet=denoiser.unet)
+def _draw(done: Trained, picture: Path, unet: UNet) -> None:
+    """What the UNet draws so far."""
+    so_far = replace(done, unet=unet)
     if so_far.model is not None:
         samples.save_drawings(so_far.model, picture)

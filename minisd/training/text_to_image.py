@@ -1,4 +1,7 @@
-"""Train the UNet, and the text encoder with it, on captioned latents of Sticker World (Rombach et al. 2022, eq. 3)."""
+"""Train the UNet on captioned latents of Sticker World, the text encoder frozen (Rombach et al. 2022, eq. 3).
+
+A text encoder that goes on learning to read meanwhile leaves a UNet behind that no longer understands it.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +11,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from minisd.configs import CLIPTextConfig, UNetConfig
-from minisd.models import VAE, UNet
+from minisd.models import VAE, CLIPTextTransformer, UNet
 from minisd.schedulers import DDIM, NoiseSchedule
 from minisd.tokenizer import Tokenizer
 from minisd.training.lessons import SHORT, lessons
-from minisd.training.reading import Reader, read_captions
 from minisd.training.trainer import Recipe, train
 from minisd.world.captions import caption
 from minisd.world.render import render
@@ -31,7 +33,6 @@ UNET_CONFIG = UNetConfig(
 # Zero terminal SNR: otherwise the background's colour, the mean of the latents, shows through the last noise level.
 SCHEDULE = NoiseSchedule(prediction_type="v_prediction", rescale_betas_zero_snr=True)
 SCHEDULER = DDIM(SCHEDULE, timestep_spacing="trailing", steps_offset=0, set_alpha_to_one=True)
-READING = 0.02  # weight of the reading loss, which keeps the text encoder from becoming a bag of words
 NO_CAPTION = 0.1  # share of empty captions: what classifier-free guidance needs (Ho & Salimans 2022)
 NOISIEST, ITS_SHARE = (
     0.7,
@@ -80,18 +81,11 @@ def expected_loss(t: Tensor) -> Tensor:
     return 0.035 + 0.32 * (1 - signal) ** 16 + 0.1 * signal**32
 
 
-class Denoiser(nn.Module):
-    """What is trained together: the UNet and the text encoder that speaks to it, which must go on reading."""
-
-    def __init__(self, reader: Reader, unet: UNet) -> None:
-        super().__init__()
-        self.reader, self.unet = reader, unet
-
-
-def train_denoiser(
+def train_unet(
     vae: VAE,
     tokenizer: Tokenizer,
-    denoiser: Denoiser,
+    text_encoder: CLIPTextTransformer,
+    unet: UNet,
     minutes: float,
     path: Path,
     report: Callable[[str], None],
@@ -100,16 +94,16 @@ def train_denoiser(
     steps: int | None = None,
     device: str = "cpu",
     compiled: bool = False,
-    show: Callable[[Denoiser], None] | None = None,
-) -> Denoiser:
-    """Train a denoiser in place, or continue the run at `path`, for `minutes` or `steps` in all.
+    show: Callable[[UNet], None] | None = None,
+) -> UNet:
+    """Train a UNet in place, or continue the run at `path`, for `minutes` or `steps` in all.
 
     Every process draws a pool of scenes of its own. `show` gets the moving average at each save, as the caller at the
     end.
     """
-    denoiser.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    vae = vae.to(device)
-    unet = torch.compile(denoiser.unet) if compiled else denoiser.unet
+    unet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    vae, text_encoder = vae.to(device), text_encoder.to(device)
+    predict = torch.compile(unet) if compiled else unet
     scenes = lessons(pool, seed=1 + (dist.get_rank() if dist.is_initialized() else 0))
     latents = latent_pool(vae, scenes)
     report(f"{pool} scenes encoded, latents mean {latents.mean():.3f} deviation {latents.std():.3f}")
@@ -121,14 +115,13 @@ def train_denoiser(
         dropped = torch.rand(batch, generator=generator) < NO_CAPTION
         ids = tokenizer(["" if drop else text for drop, text in zip(dropped.tolist(), captions, strict=True)])
         ids = ids[:, :SHORT] if progress < 0.7 else ids  # a prompt comes with its padding, which attention sees
+        with torch.no_grad():
+            text = text_encoder(ids.to(device))
         t = sample_timesteps(batch, generator).to(device)
         noise = torch.randn(x0.shape, generator=generator).to(device)
-        text = denoiser.reader.text_encoder(ids.to(device))
-        prediction = unet(SCHEDULE.add_noise(x0, noise, t), t, text)
+        prediction = predict(SCHEDULE.add_noise(x0, noise, t), t, text)
         each = (prediction.float() - SCHEDULE.velocity(x0, noise, t)).square().mean((1, 2, 3))
-        said, answers = read_captions(tokenizer, batch, generator)
-        read = denoiser.reader.loss(said.to(device), answers.to(device))
-        return (each / expected_loss(t)).mean() + READING * read
+        return (each / expected_loss(t)).mean()
 
     recipe = Recipe(minutes, steps, learning_rate=1e-3, warmup_steps=300, bfloat16=True)
-    return train(denoiser, loss, recipe, path, report, show)
+    return train(unet, loss, recipe, path, report, show)
