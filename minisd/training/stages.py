@@ -84,11 +84,8 @@ def check(stages: list[str], options: Options, start: StableDiffusion | None) ->
     if start is not None:
         theirs, ours = start.text_encoder.config, text_config(len(new_tokenizer()))
         grown = replace(theirs, vocab_size=ours.vocab_size, layers=ours.layers)
-        if (start.vae.config, start.unet.config, grown) != (
-            VAE_CONFIG,
-            UNET_CONFIG,
-            ours,
-        ) or theirs.layers > ours.layers:
+        fits = grown == ours and theirs.layers <= ours.layers
+        if not fits or (start.vae.config, start.unet.config) != (VAE_CONFIG, UNET_CONFIG):
             raise MismatchError("the model to start from has other sizes than the one to train; start from 'sticker'.")
         return
     for stage in stages:
