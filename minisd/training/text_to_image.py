@@ -34,10 +34,7 @@ UNET_CONFIG = UNetConfig(
 SCHEDULE = NoiseSchedule(prediction_type="v_prediction", rescale_betas_zero_snr=True)
 SCHEDULER = DDIM(SCHEDULE, timestep_spacing="trailing", steps_offset=0, set_alpha_to_one=True)
 NO_CAPTION = 0.1  # share of empty captions: what classifier-free guidance needs (Ho & Salimans 2022)
-NOISIEST, ITS_SHARE = (
-    0.7,
-    0.4,
-)  # timesteps above 70 % of all, where it is decided what goes where, get 40 % of the batch
+NOISIEST, ITS_SHARE = 0.7, 0.4  # timesteps above 70 %, which decide what goes where, get 40 % of a batch
 
 
 def text_config(vocab_size: int) -> CLIPTextConfig:
