@@ -2,7 +2,7 @@
 
 import weights_loader
 sd = weights_loader.load("sticker")
-clip, tokenizer = weights_loader.load_clip("sticker")
+clip, tokenizer = weights_loader.load_clip("clip-vit-large-patch14")
 """
 
 import warnings

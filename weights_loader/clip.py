@@ -3,7 +3,6 @@
 The vocabulary lies in the folder or, as in the models of minisd, in the folder `tokenizer` beside it.
 """
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +16,11 @@ from minisd.models import CLIP
 from minisd.tokenizer import Tokenizer
 from minisd.writing import write_json
 from weights_loader import official_configs
-from weights_loader.build import Merged, Tensors, build
-from weights_loader.files import open_weights
+from weights_loader.build import build
+from weights_loader.folder import component_weights, is_position_ids
 from weights_loader.names import clip as names
 from weights_loader.names import write
-from weights_loader.paths import safe_join
-from weights_loader.repo_files import MODEL_INDEX, choose_weights, read_json, shards
+from weights_loader.repo_files import MODEL_INDEX, read_json
 from weights_loader.writing import save_safetensors
 
 INSIDE_A_MODEL = "clip"  # the folder beside unet/, vae/ and text_encoder/
@@ -52,8 +50,8 @@ def load_clip_folder(folder: Path, device: torch.device | str, dtype: torch.dtyp
     clip = build(
         lambda: CLIP(text, image),
         lambda parameters: names.places(text, image, parameters),
-        _weights(folder),
-        lambda name: name.endswith("embeddings.position_ids"),  # 0, 1, 2, ...: constants of old files
+        component_weights(folder, ""),
+        is_position_ids,
         f"{folder}",
         device,
         dtype,
@@ -169,19 +167,6 @@ def _preprocessor_json(config: CLIPImageConfig) -> dict[str, Any]:
         "rescale_factor": 1 / 255,
         "size": {"shortest_edge": size},
     }
-
-
-def _weights(folder: Path) -> Tensors:
-    """The weights of a folder, mapped: one file, or all shards that an index names."""
-    chosen = choose_weights([path.name for path in folder.iterdir()])
-    if chosen is None:
-        raise MismatchError(f"{folder} holds no weights that minisd reads; expected model.safetensors.")
-    parts = shards(folder, chosen) if chosen.endswith(".json") else [chosen]
-    files = [open_weights(safe_join(folder, name)) for name in parts]
-    for file in files:
-        for notice in file.notices:
-            warnings.warn(f"{file.path.name}: {notice}", stacklevel=2)
-    return Merged(files)
 
 
 def _vocabulary(folder: Path) -> Path:

@@ -113,7 +113,7 @@ def load_text_encoder(
         return expand(diffusers.text_encoder(config, prefix), names)
 
     what = f"{folder / 'text_encoder'}"
-    return build(lambda: CLIPTextTransformer(config), places, tensors, _is_position_ids, what, device, dtype)
+    return build(lambda: CLIPTextTransformer(config), places, tensors, is_position_ids, what, device, dtype)
 
 
 def component_json(folder: Path, component: str, name: str = "config.json") -> dict[str, Any]:
@@ -125,12 +125,15 @@ def component_json(folder: Path, component: str, name: str = "config.json") -> d
 
 
 def component_weights(folder: Path, component: str, variant: str | None = None) -> Tensors:
-    """The weights of a component, mapped: one file, or all shards that an index names."""
-    part = safe_join(folder, component)
+    """The weights of a component, mapped: one file, or all shards that an index names.
+
+    An empty component is the folder itself.
+    """
+    part, prefix = (safe_join(folder, component), f"{component}/") if component else (folder, "")
     names = [path.name for path in part.iterdir()] if part.is_dir() else []
     chosen = choose_weights(names, variant)
     if chosen is None:
-        held = variants([f"{component}/{name}" for name in names])
+        held = variants([prefix + name for name in names])
         also = f" (only the variant {', '.join(held)}: pass variant={held[0]!r})" if held else ""
         raise MismatchError(f"{part} holds no weights that minisd reads{also}; expected a .safetensors or .bin file.")
     if variant is not None and f".{variant}." not in chosen:
@@ -139,8 +142,8 @@ def component_weights(folder: Path, component: str, variant: str | None = None) 
             f"{', '.join([*variants([f'{component}/{name}' for name in names]), 'the plain ones'])}."
         )
     if not chosen.endswith(".json"):
-        return _open(safe_join(folder, f"{component}/{chosen}"))
-    return _open_shards(folder, f"{component}/{chosen}")
+        return _open(safe_join(folder, prefix + chosen))
+    return _open_shards(folder, prefix + chosen)
 
 
 def _open_shards(folder: Path, index: str) -> Merged:
@@ -178,8 +181,9 @@ def _check_family(config: UNetConfig, tensors: Tensors, folder: Path) -> None:
         )
 
 
-def _is_position_ids(name: str) -> bool:
-    return name.endswith("embeddings.position_ids")  # 0..76: a constant
+def is_position_ids(name: str) -> bool:
+    """Whether a tensor of a checkpoint is 0, 1, 2, ...: a constant, in old files."""
+    return name.endswith("embeddings.position_ids")
 
 
 def _nothing(name: str) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Hashable, Sequence
 import torch
 
 from minisd.evaluation.measures import judge_prompts
-from minisd.evaluation.suites import UNSEEN
 from minisd.pipeline import StableDiffusion
+from minisd.training.lessons import UNSEEN
 from minisd.world.captions import ThingExpectation, expectation
 from minisd.world.checker import Verdict
 from minisd.world.palette import COLOURS

@@ -12,10 +12,9 @@ from tqdm import tqdm
 
 from minisd import images
 from minisd.errors import InputError
-from minisd.evaluation.suites import UNSEEN
 from minisd.models import VAE
 from minisd.pipeline import StableDiffusion
-from minisd.training.lessons import lessons
+from minisd.training.lessons import UNSEEN, lessons
 from minisd.world.captions import Expectation, expectation
 from minisd.world.checker import Verdict, check
 from minisd.world.render import render

@@ -11,6 +11,7 @@ import torch
 
 from minisd import validation
 from minisd.errors import InputError
+from minisd.training.lessons import UNSEEN
 from minisd.world.captions import (
     NAMED_SIZES,
     RELATION_WORDS,
@@ -24,7 +25,6 @@ from minisd.world.captions import (
 from minisd.world.scene import INVERSE, Scene, relation, sample_scene
 from minisd.world.splits import PAIRS, held_out
 
-UNSEEN = 1_000_000  # seeds of scenes from here on are not those of training
 LARGEST_SEED = 10**7  # PyTorch keeps 32 bits of a seed: a larger one could be one of training's
 PATIENCE = 1000  # prompts that may be tried for one that has only known words
 PARAPHRASE = next(template for template, weight in TWO.items() if weight == 0)  # read, never taught

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from minisd.configs import CLIPImageConfig
 from minisd.models import CLIP, CLIPTextTransformer
 from minisd.tokenizer import Tokenizer
-from minisd.training.lessons import sample_lesson
+from minisd.training.lessons import UNSEEN, sample_lesson
 from minisd.training.negatives import caption_and_negatives, could_both_be_true
 from minisd.training.trainer import Recipe, train
 from minisd.world.captions import NAMED_SIZES, Expectation, describe, expectation, expectation_of
@@ -146,7 +146,7 @@ def distinct_scenes(count: int, seed: int) -> tuple[list[Scene], list[str]]:
 
 
 @torch.no_grad()
-def retrieval(clip: CLIP, tokenizer: Tokenizer, count: int = 1000, seed: int = 10**6) -> dict[str, float]:
+def retrieval(clip: CLIP, tokenizer: Tokenizer, count: int = 1000, seed: int = UNSEEN) -> dict[str, float]:
     """R@1 among `count` distinct scenes: how often the closest picture is the text's own, and the other way round."""
     scenes, captions = distinct_scenes(count, seed)
     cosines = _embed_scenes(clip, scenes) @ _embed_captions(clip, tokenizer, captions).T
@@ -158,7 +158,7 @@ def retrieval(clip: CLIP, tokenizer: Tokenizer, count: int = 1000, seed: int = 1
 
 
 @torch.no_grad()
-def hard_negative_accuracy(clip: CLIP, tokenizer: Tokenizer, count: int = 1000, seed: int = 10**6) -> float:
+def hard_negative_accuracy(clip: CLIP, tokenizer: Tokenizer, count: int = 1000, seed: int = UNSEEN) -> float:
     """The share of pictures that are closer to their true caption than to an untrue one, of each kind by turns."""
     generator = torch.Generator().manual_seed(seed)
     scenes = [sample_lesson(generator) for _ in range(count)]

@@ -8,6 +8,7 @@ from minisd.world.captions import WORDS
 from minisd.world.scene import Scene, sample_scene
 from minisd.world.splits import held_out
 
+UNSEEN = 1_000_000  # seeds of scenes from here on are not those of training
 TAUGHT_WORDS = " ".join(WORDS)
 SHORT = 24  # tokens of a text in training: every caption is shorter, and padding costs as much as words
 

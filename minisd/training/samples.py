@@ -7,7 +7,7 @@ import torch
 from minisd import images
 from minisd.models import VAE
 from minisd.pipeline import StableDiffusion
-from minisd.training.lessons import lessons
+from minisd.training.lessons import UNSEEN, lessons
 from minisd.world.render import render
 
 PROMPTS = [
@@ -26,7 +26,7 @@ PROMPTS = [
 def save_reconstructions(vae: VAE, path: Path, count: int = 8) -> None:
     """Scenes that training does not see, above what the autoencoder makes of them."""
     device = next(vae.parameters()).device
-    pixels = render(lessons(count, seed=10**6), vae.config.sample_size, device)
+    pixels = render(lessons(count, seed=UNSEEN), vae.config.sample_size, device)
     again = vae.decode(vae.encode(pixels).mean)
     images.save(images.image_grid(images.to_pil(torch.cat([pixels, again])), count, gap=2), path, overwrite=True)
 

@@ -151,7 +151,9 @@ def _train(
         done.reader = train_reader(
             _reader(done), done.tokenizer, minutes, run, report, steps=steps, anchor=anchor
         ).eval()
-    elif stage == "unet" and done.vae is not None and done.reader is not None:
+    elif stage == "unet":
+        assert done.vae is not None  # `check` has seen to it, and to the reader
+        assert done.reader is not None
         done.unet = train_unet(
             done.vae,
             done.tokenizer,
@@ -168,7 +170,8 @@ def _train(
         ).eval()
         for network in (done.unet, done.vae, done.reader):
             network.cpu()
-    elif stage == "clip" and done.reader is not None:
+    elif stage == "clip":
+        assert done.reader is not None  # likewise
         done.clip = train_clip(done.reader.text_encoder, done.tokenizer, minutes, run, report, steps=steps)
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -32,8 +32,8 @@ Loss = Callable[[torch.Generator, float], Tensor]
 class Recipe:
     """How to optimise: AdamW, clipped gradients, exponential moving average.
 
-    The learning rate warms up, stays, and falls to zero over the last part of the budget: what was trained for longer
-    than it was meant to can be trained on from any point before the fall.
+    The learning rate warms up, stays, and falls to zero over the last part of the budget: until then, a run can be
+    given more time and loses nothing.
     """
 
     minutes: float
@@ -193,20 +193,22 @@ def _save(
 
 def load_average(model: Network, path: Path) -> Network:
     """Put the moving average of the run at `path` into a model. Raises ResumeError for another model's run."""
-    try:
-        model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu")["average"])
-    except (RuntimeError, KeyError) as error:
-        raise ResumeError(f"{path} holds a run of another model ({error}); give another folder or remove it") from error
+    _read_run(path, average=model)
     return model
 
 
 def _resume(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     """Put a saved run into these objects; returns its steps and seconds."""
+    state = _read_run(path, model=model, average=average, optimizer=optimizer)
+    return state["step"], state["elapsed"]
+
+
+def _read_run(path: Path, **parts: nn.Module | torch.optim.Optimizer) -> dict[str, Any]:
+    """Put the parts of a saved run into objects, by name; returns all of it."""
     try:
-        state = torch.load(path, weights_only=True, map_location=next(model.parameters()).device)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
     except (RuntimeError, KeyError, ValueError) as error:
         raise ResumeError(f"{path} holds a run of another model ({error}); give another folder or remove it") from error
-    return state["step"], state["elapsed"]
+    return state

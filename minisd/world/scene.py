@@ -3,13 +3,16 @@
 Lengths are fractions of the canvas, x to the right and y downwards; (x, y) is a thing's centroid.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from minisd.world.palette import BACKGROUNDS, COLOURS
 from minisd.world.shapes import THINGS, extent
 
+Choice = TypeVar("Choice")
 # Ranges of the radius (of the disc with the same area), with gaps. Medium is what goes without saying.
 SIZES: dict[str, tuple[float, float]] = {
     "small": (0.08, 0.095),
@@ -122,7 +125,7 @@ def sample_scene(generator: torch.Generator, two: float = 0.4, several: float = 
 def _crowd(generator: torch.Generator, draws: list[float]) -> tuple[Thing, ...]:
     """Things of one kind and size, their boxes GAP apart: the number first, then a size that leaves room for it."""
     shape, colour = _pick(list(THINGS), draws[0]), _pick(list(COLOURS), draws[1])
-    count = int(_pick(["2", "3", "4", "5"], draws[2]))
+    count = _pick([2, 3, 4, 5], draws[2])
     size = _pick([size for size, numbers in CROWDS.items() if count in numbers], draws[3])
     low, high = SIZES[size]
     reach = torch.tensor(extent(shape)).view(2, 2)  # before and after, along x and y
@@ -178,5 +181,5 @@ def _beside(shape: str, radius: float, shape2: str, radius2: float, draws: list[
     return places[::-1] if swap else places
 
 
-def _pick(names: list[str], u: float) -> str:
-    return names[min(int(u * len(names)), len(names) - 1)]
+def _pick(choices: Sequence[Choice], u: float) -> Choice:
+    return choices[min(int(u * len(choices)), len(choices) - 1)]

@@ -7,7 +7,8 @@ import torch
 
 from minisd.errors import InputError
 from minisd.evaluation.measures import asks
-from minisd.evaluation.suites import LARGEST_SEED, PARAPHRASE, SUITES, UNSEEN, Example, examples, suites, word
+from minisd.evaluation.suites import LARGEST_SEED, PARAPHRASE, SUITES, Example, examples, suites, word
+from minisd.training.lessons import UNSEEN
 from minisd.world.captions import Expectation, expectation
 from minisd.world.checker import check
 from minisd.world.render import render
