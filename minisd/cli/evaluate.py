@@ -17,7 +17,7 @@ from minisd.evaluation.suites import LARGEST_SEED, SUITES, examples
 from minisd.pipeline import StableDiffusion
 from minisd.writing import check_target, write_json
 
-FIGURES = ("guidance_sweep", "sampler_comparison", "negative_prompts")
+FIGURES = ("convergence", "guidance_sweep", "sampler_comparison", "negative_prompts")
 SHEET = 64  # pictures, in eight columns
 
 
@@ -129,9 +129,13 @@ def _framed(picture: Image.Image) -> Image.Image:
 def _write_figures(
     sd: StableDiffusion, folder: Path, count: int, seed: int, steps: int | None, overwrite: bool
 ) -> None:
-    """Measure and plot the three experiments; their data first, so that no plot can lose it."""
+    """Measure and plot the experiments; their data first, so that no plot can lose it."""
     from minisd.evaluation import figures  # here, because it takes matplotlib a second to load
+    from minisd.evaluation.convergence import convergence, plot_convergence
 
+    orders = convergence()
+    write_json(orders, folder / "convergence.json", overwrite)
+    plot_convergence(orders, folder / "convergence.png", overwrite)
     guidance = figures.guidance_sweep(sd, count, seed, steps, label="guidance")
     write_json(guidance, folder / "guidance_sweep.json", overwrite)
     figures.plot_guidance_sweep(guidance, folder / "guidance_sweep.png", overwrite)

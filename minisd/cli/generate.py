@@ -18,8 +18,34 @@ from minisd import images, validation
 from minisd.callbacks import Film
 from minisd.cli.parser import Parser, real, whole
 from minisd.errors import InputError, OutputError
+from minisd.schedulers import (
+    DDIM,
+    DDPM,
+    LCM,
+    LMS,
+    PNDM,
+    DPMSolverMultistep,
+    Euler,
+    EulerAncestral,
+    Heun,
+    Scheduler,
+    UniPC,
+)
 
 DTYPES = ("float32", "bfloat16", "float16")
+SAMPLERS: dict[str, tuple[type[Scheduler], dict[str, object]]] = {
+    "ddim": (DDIM, {}),
+    "ddpm": (DDPM, {}),
+    "dpm++": (DPMSolverMultistep, {}),
+    "dpm++sde": (DPMSolverMultistep, {"algorithm_type": "sde-dpmsolver++"}),
+    "euler": (Euler, {}),
+    "euler-a": (EulerAncestral, {}),
+    "heun": (Heun, {}),
+    "lcm": (LCM, {}),
+    "lms": (LMS, {}),
+    "pndm": (PNDM, {}),
+    "unipc": (UniPC, {}),
+}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -30,6 +56,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--model", default="sticker", help="name, hub id, folder or file")
     parser.add_argument("--negative", default="", metavar="PROMPT", help="what to keep away from")
     parser.add_argument("--steps", type=whole, help="denoising steps (default: the model's)")
+    parser.add_argument("--sampler", choices=SAMPLERS, help="how to step (default: the model's)")
+    parser.add_argument("--karras", action="store_true", help="the sampler's noise levels after Karras et al. 2022")
     parser.add_argument("--guidance", type=real, help="guidance scale, 1 for none (default: the model's)")
     parser.add_argument("--seed", type=whole, help="of the first picture (default: drawn, and reported)")
     parser.add_argument("--count", type=whole, default=1, help="pictures to draw")
@@ -67,6 +95,9 @@ def run(args: argparse.Namespace) -> int:
         progress=not args.quiet,
     )
     loaded = time.perf_counter()
+    if args.sampler or args.karras:
+        kind, changes = SAMPLERS[args.sampler] if args.sampler else (type(sd.scheduler), {})
+        sd.scheduler = kind.in_place_of(sd.scheduler, **changes, **({"use_karras_sigmas": True} if args.karras else {}))
     lost = sd.tokenizer.encode(prompt).dropped[0] if args.strict_prompt else ""
     if lost:
         raise InputError(f"the prompt is too long, {lost!r} would be lost; shorten it.")

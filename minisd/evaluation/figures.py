@@ -8,7 +8,6 @@ import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,19 +15,18 @@ from matplotlib.ticker import PercentFormatter
 
 from minisd.evaluation.freedom import entropy, main_thing
 from minisd.evaluation.measures import Rate, judge_prompts
+from minisd.evaluation.plots import Data, new_figure, save_figure
 from minisd.evaluation.suites import examples
 from minisd.pipeline import StableDiffusion
-from minisd.schedulers import DDIM, DDPM, LMS, PNDM, Scheduler
+from minisd.schedulers import DDIM, DDPM, LMS, PNDM, DPMSolverMultistep, Scheduler, UniPC
 from minisd.world.palette import COLOURS
 from minisd.world.splits import PAIRS
-from minisd.writing import write_atomically
 
 SCALES = (0, 1, 1.5, 2, 3, 4, 6, 8, 12)  # 0: no prompt; 1: no guidance
-SAMPLERS: tuple[type[Scheduler], ...] = (DDIM, DDPM, PNDM, LMS)
+SAMPLERS: tuple[type[Scheduler], ...] = (DDIM, DDPM, PNDM, LMS, DPMSolverMultistep, UniPC)
 STEPS = (2, 4, 8, 12, 20, 50)
 FREE = "a circle"
 TAUGHT = [colour for colour in COLOURS if ("circle", colour) not in PAIRS]
-Data = dict[str, Any]
 
 
 def guidance_sweep(
@@ -67,7 +65,7 @@ def sampler_comparison(
     rates: dict[str, list[dict[str, float]]] = {}
     for sampler in SAMPLERS:
         other = copy.copy(sd)  # the caller's pipeline keeps its sampler
-        other.scheduler = sampler.from_config(sd.scheduler.to_config())
+        other.scheduler = sampler.in_place_of(sd.scheduler)
         rates[sampler.__name__] = [_exact(other, prompts, seed, n, None, label) for n in steps]
     return {"count": count, "seed": seed, "steps": list(steps), "samplers": rates}
 
@@ -101,7 +99,7 @@ def plot_guidance_sweep(data: Data, path: str | Path, overwrite: bool = False) -
     scales, bits = data["scales"], [each["bits"] for each in data["entropy"]]
     values = [each["rate"] for each in data["exact"]]
     best = values.index(max(values))
-    figure, (left, right) = _axes(
+    figure, (left, right) = new_figure(
         2, f"Guidance {scales[best]:g} draws two things best: {_percent(values[best])} exact, {_percent(values[0])} at "
         f"{scales[0]:g};\nthe colour of \"{FREE}\" has {bits[best]:.1f} bits there, {bits[-1]:.1f} at {scales[-1]:g}",
     )  # fmt: skip
@@ -113,7 +111,7 @@ def plot_guidance_sweep(data: Data, path: str | Path, overwrite: bool = False) -
     right.axhline(most, color="gray", linestyle=":", label=f"{len(TAUGHT)} taught colours alike: {most:.1f} bits")
     right.set(xlabel="guidance scale", ylabel=f'entropy of the colour of "{FREE}" (bits)', ylim=(0, 3.2))
     right.legend()
-    return _save(figure, path, overwrite)
+    return save_figure(figure, path, overwrite)
 
 
 def plot_sampler_comparison(data: Data, path: str | Path, overwrite: bool = False) -> Figure:
@@ -126,17 +124,18 @@ def plot_sampler_comparison(data: Data, path: str | Path, overwrite: bool = Fals
     best, _, _ = max(points, key=lambda point: point[0]["rate"])
     enough = [point for point in points if point[0]["rate"] >= best["low"]]
     rate, steps, name = min(enough, key=lambda point: (point[1], -point[0]["rate"]))
-    figure, (axes,) = _axes(
+    figure, (axes,) = new_figure(
         1, f"{name} with {steps} steps draws {_percent(rate['rate'])} exactly,\n"
         f"within chance of the best of all ({_percent(best['rate'])})",
     )  # fmt: skip
-    for shift, (name, rates) in zip((0.95, 0.98, 1.02, 1.05), data["samplers"].items(), strict=True):
-        _rates(axes, [shift * n for n in data["steps"]], rates, name)  # beside each other, to tell the intervals apart
+    for k, (name, rates) in enumerate(data["samplers"].items()):
+        beside = 0.95 + 0.1 * k / len(data["samplers"])  # each other, to tell the intervals apart
+        _rates(axes, [beside * n for n in data["steps"]], rates, name)
     axes.set(xlabel="steps", ylabel="exact pictures of two things", xscale="log")
     axes.set_xticks(data["steps"], [str(n) for n in data["steps"]])
     axes.minorticks_off()
     axes.legend()
-    return _save(figure, path, overwrite)
+    return save_figure(figure, path, overwrite)
 
 
 def plot_negative_prompts(data: Data, path: str | Path, overwrite: bool = False) -> Figure:
@@ -144,7 +143,7 @@ def plot_negative_prompts(data: Data, path: str | Path, overwrite: bool = False)
     means = {
         key: sum(each["rate"] for each in data[key]) / len(data[key]) for key in ("without", "with", "circle with")
     }
-    figure, (left, right) = _axes(
+    figure, (left, right) = new_figure(
         2, f'A colour as negative prompt of "{FREE}": its share goes from {_percent(means["without"])} to '
         f"{_percent(means['with'])} on average,\n{_percent(means['circle with'])} of the pictures show a circle",
     )  # fmt: skip
@@ -157,7 +156,7 @@ def plot_negative_prompts(data: Data, path: str | Path, overwrite: bool = False)
     left.set_ylabel("pictures of that colour")
     right.set_ylabel("pictures of a circle")
     right.legend(loc="lower right")
-    return _save(figure, path, overwrite)
+    return save_figure(figure, path, overwrite)
 
 
 def _prompts(sd: StableDiffusion, count: int, seed: int) -> list[str]:
@@ -179,13 +178,6 @@ def _percent(rate: float) -> str:
     return f"{100 * rate:.0f} %"
 
 
-def _axes(columns: int, title: str) -> tuple[Figure, list[Axes]]:
-    """A figure of so many plots beside each other, under a title."""
-    figure = Figure(figsize=(6.4 * columns, 4.8), layout="constrained")
-    figure.suptitle(title)
-    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
-
-
 def _rates(axes: Axes, places: Sequence[float], rates: Sequence[dict[str, float]], label: str, line: str = "-") -> None:
     """Rates as percentages, with their intervals as error bars."""
     values = [each["rate"] for each in rates]
@@ -193,8 +185,3 @@ def _rates(axes: Axes, places: Sequence[float], rates: Sequence[dict[str, float]
     axes.errorbar(places, values, yerr=reach, marker="o", linestyle=line, capsize=3, label=label)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_ylim(-0.03, 1.03)
-
-
-def _save(figure: Figure, path: str | Path, overwrite: bool) -> Figure:
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120), overwrite)
-    return figure

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from inspect import isabstract
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -94,6 +95,11 @@ class Scheduler(ABC):
         n = validate_steps(n, total)
         if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start < n:
             raise InputError(f"a run of {n} steps cannot start at {start!r}, expected a whole number in 0..{n - 1}.")
+        return self._spacing(n)
+
+    def _spacing(self, n: int) -> Floats:
+        """The n timesteps, descending."""
+        total = self.schedule.num_train_timesteps
         return spaced_timesteps(self.timestep_spacing, n, total, self.steps_offset)
 
     def scale_input(self, grid: Grid, i: int, x: Tensor) -> Tensor:
@@ -141,6 +147,14 @@ class Scheduler(ABC):
         """The sampler's own formula, in at least float32."""
 
     @classmethod
+    def samplers(cls) -> dict[str, type[Self]]:
+        """All samplers of this kind, by the names of their official classes."""
+        found = {} if isabstract(cls) else {cls.official_name: cls}
+        for kind in cls.__subclasses__():
+            found |= kind.samplers()
+        return found
+
+    @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """The sampler that a scheduler_config.json describes; of a sampler: that one with these values.
 
@@ -152,7 +166,7 @@ class Scheduler(ABC):
                 f"a scheduler config is {type(config).__name__}, expected a dict as in scheduler_config.json."
             )
         if cls is Scheduler:
-            known = {sampler.official_name: sampler for sampler in cls.__subclasses__()}
+            known = cls.samplers()
             name = config.get("_class_name")
             if not isinstance(name, str) or name not in known:
                 raise InputError(
@@ -169,6 +183,22 @@ class Scheduler(ABC):
         schedule = {each.name: values[each.name] for each in fields(NoiseSchedule) if each.name in values}
         values["schedule"] = NoiseSchedule(**schedule)
         return cls(**{each.name: values[each.name] for each in fields(cls) if each.name in values})
+
+    @classmethod
+    def in_place_of(cls, other: "Scheduler", **changes: Any) -> Self:
+        """This sampler for the model that the other one was for; what it has and the other has not is as SD has it.
+
+        changes: values for this sampler's fields. The other's timestep_spacing is not taken over where it is what its
+        class does by default: each class has a spacing that suits it. Raises InputError for changes that it lacks.
+        """
+        unknown = sorted(set(changes) - {each.name for each in fields(cls)})
+        if unknown:
+            raise InputError(f"{cls.__name__} has no {', '.join(unknown)}.")
+        values = {each.name: getattr(other, each.name) for each in fields(cls) if hasattr(other, each.name)}
+        usual = {**_OFFICIAL_DEFAULTS, **other.official_defaults}["timestep_spacing"]
+        if type(other) is not cls and other.timestep_spacing == usual:
+            del values["timestep_spacing"]
+        return cls(**{**values, **changes})
 
     def to_config(self) -> dict[str, Any]:
         """As in scheduler_config.json: from_config of it is this sampler, and the official class reads it."""

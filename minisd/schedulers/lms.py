@@ -2,13 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from minisd.schedulers.base import Draw, Grid, Memory, Scheduler, Step
-from minisd.schedulers.spacing import karras_sigmas, sigmas_at, timesteps_of
+from minisd.schedulers.base import Draw, Grid, Memory, Step
+from minisd.schedulers.sigma_space import SigmaSpace
 
 ORDER = 4
 
@@ -30,47 +29,14 @@ def lms_coefficients(sigmas: tuple[float, ...], i: int, order: int) -> list[floa
 
 
 @dataclass(frozen=True)
-class LMS(Scheduler):
-    """Integrates dx/dsigma = eps in sigma space, x = x_0 + sigma eps, through the last four eps.
-
-    use_karras_sigmas takes the noise levels of Karras et al. 2022 between the ends of the spacing.
-    """
-
-    timestep_spacing: str = "linspace"
-    use_karras_sigmas: bool = False
+class LMS(SigmaSpace):
+    """Integrates dx/dsigma = eps through the last four eps."""
 
     official_name: ClassVar[str] = "LMSDiscreteScheduler"
-    official_defaults: ClassVar[dict[str, Any]] = {"timestep_spacing": "linspace"}
-    refused: ClassVar[dict[str, Any]] = {"use_exponential_sigmas": False, "use_beta_sigmas": False}
-
-    def grid(self, n: int, start: int = 0) -> Grid:
-        """As every sampler, with fractional timesteps (float32) and the noise levels that belong to them."""
-        table = self.schedule.sigmas.numpy()
-        times = self._spaced(n, start)
-        sigmas = sigmas_at(times, table)
-        if self.use_karras_sigmas:
-            sigmas = karras_sigmas(sigmas[0], sigmas[-1], n)
-            times = timesteps_of(sigmas, table)
-        sigma_max = sigmas[0]
-        init_noise_sigma = math.hypot(sigma_max, 1) if self.timestep_spacing == "leading" else sigma_max
-        return Grid(
-            torch.tensor(times[start:], dtype=torch.float32),
-            sigmas=(*sigmas[start:].tolist(), 0.0),
-            init_noise_sigma=float(init_noise_sigma),
-        )
-
-    def scale_input(self, grid: Grid, i: int, x: Tensor) -> Tensor:
-        """x / sqrt(sigma^2 + 1): the model knows x with variance one."""
-        return x / math.hypot(grid.sigmas[i], 1)
-
-    def add_noise(self, grid: Grid, i: int, x0: Tensor, noise: Tensor) -> Tensor:
-        """x0 + sigma noise, at call i of the run."""
-        return x0 + grid.sigmas[i] * noise
 
     def _step(self, grid: Grid, i: int, x: Tensor, output: Tensor, memory: Memory | None, draw: Draw) -> Step:
-        sigma = grid.sigmas[i]
-        x0, eps = self.schedule.x0_and_eps(self.scale_input(grid, i, x), output, alpha_bar=1 / (1 + sigma**2))
-        slopes = (eps.clone(), *(memory or ()))[:ORDER]  # a clone: eps may be the caller's own buffer
+        x0, slope = self.x0_and_slope(grid, i, x, output)
+        slopes = (slope.clone(), *(memory or ()))[:ORDER]  # a clone: it may be the caller's own buffer
         weights = lms_coefficients(grid.sigmas, i, len(slopes))
         x_prev = x + sum(weight * slope for weight, slope in zip(weights, slopes, strict=True))
         return Step(x_prev, x0, slopes)

@@ -94,6 +94,9 @@ MISTAKES = [
     (("a", "--width", "0"), 2, "width"),
     (("a", "--count", "0"), 2, "count"),
     (("a", "--eta", "2"), 2, "eta"),
+    (("a", "--sampler", "quick"), 2, "dpm++sde"),
+    (("a", "--sampler", "ddim", "--karras"), 2, "use_karras_sigmas"),
+    (("a", "--sampler", "lcm", "--steps", "51"), 2, "50 steps"),
     (("a", "--device", "gpu0"), 7, "cpu"),
     (("a", "--nonsense"), 2, "--nonsense"),
     (("@/nowhere/at/all.txt",), 2, "all.txt"),
@@ -102,6 +105,15 @@ MISTAKES = [
     (("a\udc80",), 2, "surrogate"),
     ((), 2, "prompt"),
 ]
+
+
+def test_another_sampler(model: str, tmp_path: Path) -> None:
+    pictures = []
+    for k, options in enumerate(([], ["--sampler", "euler"], ["--sampler", "euler", "--karras"])):
+        path = tmp_path / f"{k}.png"
+        assert run("a star", "--model", model, "--seed", "1", "--steps", "3", "-o", str(path), *options) == 0
+        pictures.append(path.read_bytes())
+    assert len(set(pictures)) == 3
 
 
 @pytest.mark.parametrize(("arguments", "code", "quoted"), MISTAKES)

@@ -1,13 +1,16 @@
 """The reference implementation beside ours: the same sampler twice, and the runs that the tests compare."""
 
 import itertools
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from unittest import mock
 
 import diffusers
 import torch
 from torch import Tensor
 
-from minisd.schedulers import Grid, Scheduler
+from minisd.schedulers import DDPM, LCM, EulerAncestral, Grid, Scheduler
 
 diffusers.logging.set_verbosity_error()
 
@@ -44,6 +47,20 @@ def oracle(sampler: Scheduler, exact: bool = False, **overrides: object):
     return reference
 
 
+class DoublePrecision:
+    """Stands in for `torch` in the reference's modules, some of which go to float32 whatever they are given."""
+
+    float32 = torch.float64
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(torch, name)
+
+
+def adds_noise(sampler: Scheduler) -> bool:
+    """Whether its steps draw noise; DDIM's eta apart."""
+    return isinstance(sampler, DDPM | LCM | EulerAncestral) or "sde" in getattr(sampler, "algorithm_type", "")
+
+
 def fake_model(x: Tensor, t: Tensor) -> Tensor:
     """Stands in for the UNet: smooth, not linear, and dependent on the timestep."""
     return 0.3 * torch.tanh(x) + 0.05 * torch.cos(3 * x) + 0.0002 * t.to(x) * x
@@ -75,15 +92,18 @@ def their_run(reference, n: int, x: Tensor, exact: Grid | None = None, seed: int
     reference.set_timesteps(n)
     if exact is not None and exact.sigmas:
         reference.sigmas = torch.tensor(exact.sigmas, dtype=torch.float64)
-    x = x * float(reference.init_noise_sigma)
+    x = x * (float(reference.init_noise_sigma) if exact is None else exact.init_noise_sigma)
     if seed is not None:
         step["generator"] = torch.Generator().manual_seed(seed)
     trace = []
-    for t in reference.timesteps:
-        output = fake_model(reference.scale_model_input(x, t), t)
-        result = reference.step(output, t, x, **step)
-        x = result.prev_sample
-        trace.append((x, getattr(result, "pred_original_sample", None)))
+    module = sys.modules[type(reference).__module__]
+    with nullcontext() if exact is None else mock.patch.object(module, "torch", DoublePrecision()):
+        for i, t in enumerate(reference.timesteps):
+            t = t if exact is None else exact.timesteps[i]
+            output = fake_model(reference.scale_model_input(x, t), t)
+            result = reference.step(output, t, x, **step)
+            x = result.prev_sample
+            trace.append((x, getattr(result, "pred_original_sample", getattr(result, "denoised", None))))
     return trace
 
 

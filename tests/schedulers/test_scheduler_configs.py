@@ -9,9 +9,20 @@ import torch
 from scheduler_oracle import oracle
 
 from minisd.errors import InputError
-from minisd.schedulers import DDIM, DDPM, LMS, PNDM, NoiseSchedule, Scheduler
+from minisd.schedulers import (
+    DDIM,
+    DDPM,
+    LCM,
+    LMS,
+    PNDM,
+    DPMSolverMultistep,
+    Heun,
+    NoiseSchedule,
+    Scheduler,
+    UniPC,
+)
 
-SAMPLERS: tuple[type[Scheduler], ...] = (DDPM, DDIM, PNDM, LMS)
+SAMPLERS = tuple(Scheduler.samplers().values())
 SD15 = {
     "_class_name": "PNDMScheduler",
     "_diffusers_version": "0.6.0",
@@ -32,6 +43,10 @@ UNUSUAL: list[Scheduler] = [
     DDIM(NoiseSchedule(trained_betas=(0.1, 0.2, 0.3), num_train_timesteps=3), set_alpha_to_one=True),
     PNDM(skip_prk_steps=False, set_alpha_to_one=True),
     LMS(NoiseSchedule(num_train_timesteps=500), "leading", use_karras_sigmas=True),
+    Heun(timestep_spacing="trailing", use_karras_sigmas=True),
+    DPMSolverMultistep(algorithm_type="sde-dpmsolver++", use_karras_sigmas=True),
+    UniPC(NoiseSchedule(prediction_type="v_prediction"), "leading", 0),
+    LCM(original_inference_steps=100, clip_sample=True, clip_sample_range=2.0),
 ]
 
 
@@ -85,18 +100,37 @@ def test_every_official_config(shared_data: Path) -> None:
     assert len(files) >= 14
     for file in files:
         config = json.loads(file.read_text())
-        if config["_class_name"] in {sampler.official_name for sampler in Scheduler.__subclasses__()}:
-            scheduler = Scheduler.from_config(config)
-            assert scheduler.official_name == config["_class_name"]
-            assert Scheduler.from_config(scheduler.to_config()) == scheduler
-        else:
-            with pytest.raises(InputError, match=r"DDIMScheduler.*PNDMScheduler"):
-                Scheduler.from_config(config)
+        scheduler = Scheduler.from_config(config)
+        assert scheduler.official_name == config["_class_name"]
+        assert Scheduler.from_config(scheduler.to_config()) == scheduler
         for sampler in SAMPLERS:
+            if sampler is Heun and config.get("clip_sample"):
+                continue  # refused
             scheduler = sampler.from_config(config)
             for key, value in scheduler.to_config().items():
                 if key in config and key != "_class_name":
                     assert config[key] == value
+
+
+@pytest.mark.parametrize("model", ["sd15", "sd21_768v", "sdxl_base"])
+def test_another_sampler_for_an_official_model(shared_data: Path, model: str) -> None:
+    config = json.loads((shared_data / "configs" / model / "scheduler.json").read_text())
+    facts = json.loads((shared_data / "schedulers" / f"from_config_{model}.json").read_text())
+    for name, sampler in Scheduler.samplers().items():
+        n = 8 if sampler is LCM else 20
+        ours = sampler.in_place_of(Scheduler.from_config(config))
+        assert torch.allclose(ours.grid(n).timesteps.float(), torch.tensor(facts[name][str(n)]["timesteps"]).float())
+        assert ours.schedule == Scheduler.from_config(config).schedule
+
+
+def test_another_sampler_with_changes() -> None:
+    trailing = DDIM(timestep_spacing="trailing", steps_offset=0)
+    ours = DPMSolverMultistep.in_place_of(trailing, use_karras_sigmas=True)
+    assert ours == DPMSolverMultistep(timestep_spacing="trailing", steps_offset=0, use_karras_sigmas=True)
+    assert DDIM.in_place_of(trailing, eta=0.5) == replace(trailing, eta=0.5)
+    assert DDIM.in_place_of(DDIM()) == DDIM()
+    with pytest.raises(InputError, match="use_karras_sigmas"):
+        DDIM.in_place_of(trailing, use_karras_sigmas=True)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +154,12 @@ def test_every_official_config(shared_data: Path) -> None:
         ({"_class_name": "DDIMScheduler", "clip_sample_range": "1"}, "clip_sample_range"),
         ({"_class_name": "DDIMScheduler", "thresholding": True}, "thresholding"),
         ({"_class_name": "LMSDiscreteScheduler", "use_beta_sigmas": True}, "use_beta_sigmas"),
+        ({"_class_name": "EulerDiscreteScheduler", "final_sigmas_type": "sigma_min"}, "final_sigmas_type"),
+        ({"_class_name": "HeunDiscreteScheduler", "clip_sample": True}, "clip_sample"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver"}, "sde-dpmsolver"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}, "solver_order"),
+        ({"_class_name": "UniPCMultistepScheduler", "solver_type": "bh1"}, "bh2"),
+        ({"_class_name": "LCMScheduler", "original_inference_steps": 0}, "original_inference_steps"),
     ],
 )
 def test_wrong_values(change: dict[str, object], said: str) -> None:

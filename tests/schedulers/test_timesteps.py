@@ -11,11 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minisd.errors import InputError
-from minisd.schedulers import DDIM, DDPM, LMS, PNDM, Scheduler, validate_steps
+from minisd.schedulers import (
+    DDIM,
+    DDPM,
+    LCM,
+    LMS,
+    PNDM,
+    DPMSolverMultistep,
+    Euler,
+    EulerAncestral,
+    Heun,
+    Scheduler,
+    UniPC,
+    validate_steps,
+)
 from minisd.schedulers.spacing import SPACINGS, spaced_timesteps
 
 OFFICIAL = json.loads((Path(__file__).parents[1] / "data" / "schedulers_official.json").read_text())
-SAMPLERS = {sampler.official_name: sampler for sampler in (DDPM, DDIM, PNDM, LMS)}
+SAMPLERS = Scheduler.samplers()
 GRIDS = [("leading", 0), ("leading", 1), ("linspace", 1), ("trailing", 1)]
 
 
@@ -69,7 +82,9 @@ def test_course_numbers() -> None:
 
 @pytest.mark.parametrize(("spacing", "offset"), GRIDS)
 @pytest.mark.parametrize(
-    "sampler", [DDPM, DDIM, PNDM, LMS, pytest.param("prk", id="PNDM-Runge-Kutta")], ids=lambda s: s.__name__
+    "sampler",
+    [DDPM, DDIM, PNDM, LMS, DPMSolverMultistep, UniPC, pytest.param("prk", id="PNDM-Runge-Kutta")],
+    ids=lambda s: s.__name__,
 )
 def test_every_n_against_the_reference(sampler: type[Scheduler] | str, spacing: str, offset: int) -> None:
     from scheduler_oracle import TRAILING_BUGS, oracle
@@ -91,6 +106,8 @@ def test_every_n_against_the_reference(sampler: type[Scheduler] | str, spacing: 
             assert grid.init_noise_sigma == pytest.approx(float(theirs.init_noise_sigma), rel=2e-5)
     if spacing == "trailing":
         assert odd == TRAILING_BUGS
+    elif sampler in (DPMSolverMultistep, UniPC):  # it leaves the range at 999, and repeats timesteps at 1000
+        assert odd == ({999, 1000} if (spacing, offset) == ("leading", 1) else {1000})
     else:
         assert odd == ({1000} if (spacing, offset) == ("leading", 1) else set())
 
@@ -135,7 +152,21 @@ def test_karras(karras: str) -> None:
     np.testing.assert_allclose(grid.timesteps, facts["timesteps"], rtol=2e-4, atol=2e-3)
 
 
-@pytest.mark.parametrize("sampler", [DDPM, DDIM, LMS])
+def test_a_later_start_of_heun_begins_with_a_whole_step() -> None:
+    whole, tail = Heun().grid(30), Heun().grid(30, start=12)
+    assert len(whole) == 59
+    assert torch.equal(tail.timesteps, whole.timesteps[24:])
+    assert tail.sigmas == whole.sigmas[24:]
+    assert tail.init_noise_sigma == whole.init_noise_sigma
+
+
+def test_an_lcm_has_as_many_steps_as_were_distilled() -> None:
+    assert LCM().grid(4).timesteps.tolist() == [999, 759, 499, 259]
+    with pytest.raises(InputError, match="50 steps"):
+        LCM().grid(51)
+
+
+@pytest.mark.parametrize("sampler", [DDPM, DDIM, LMS, Euler, EulerAncestral, DPMSolverMultistep, UniPC])
 def test_a_later_start_is_the_tail_of_the_run(sampler: type[Scheduler]) -> None:
     whole, tail = sampler().grid(30), sampler().grid(30, start=12)
     assert torch.equal(tail.timesteps, whole.timesteps[12:])
@@ -153,9 +184,9 @@ def test_a_later_start_of_pndm_repeats_its_own_second_timestep() -> None:
 def test_wrong_numbers_of_steps(n: object) -> None:
     with pytest.raises(InputError, match=r"1\.\.1000"):
         validate_steps(n)
-    for sampler in (DDPM(), DDIM(), PNDM(), LMS()):
+    for sampler in SAMPLERS.values():
         with pytest.raises(InputError, match=r"1\.\.1000"):
-            sampler.grid(n)  # type: ignore[arg-type]
+            sampler().grid(n)  # type: ignore[arg-type]
 
 
 def test_right_numbers_of_steps() -> None:
@@ -166,9 +197,9 @@ def test_right_numbers_of_steps() -> None:
 
 @pytest.mark.parametrize("start", [-1, 10, 1.0, True, None])
 def test_wrong_starts(start: object) -> None:
-    for sampler in (DDIM(), LMS(), PNDM()):
+    for sampler in SAMPLERS.values():
         with pytest.raises(InputError, match=r"0\.\.9"):
-            sampler.grid(10, start=start)  # type: ignore[arg-type]
+            sampler().grid(10, start=start)  # type: ignore[arg-type]
 
 
 def test_shared_facts(shared_data: Path) -> None:
@@ -181,4 +212,4 @@ def test_shared_facts(shared_data: Path) -> None:
             grid = SAMPLERS[name](timestep_spacing=spacing, steps_offset=offset).grid(int(n))
             np.testing.assert_allclose(grid.timesteps, value["timesteps"], rtol=2e-7)
             seen += 1
-    assert seen == 144
+    assert seen == 324
