@@ -3,16 +3,18 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 from torch import Tensor
 
 from minisd import writing
 from minisd.errors import InputError, OutputError
 
+Picture = Image.Image | Sequence[Image.Image] | NDArray[np.floating] | Tensor
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 
 
@@ -40,13 +42,104 @@ def to_pil(pixels: Tensor) -> list[Image.Image]:
     return numpy_to_pil(to_numpy(pixels))
 
 
+def open_image(path: str | Path) -> Image.Image:
+    """A picture file, whole, turned as its EXIF data say. Raises InputError for what is none, or not all there."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
+        raise InputError(
+            f"{path} cannot be read as a picture ({error}), expected a whole PNG, JPEG or WebP."
+        ) from error
+
+
 def from_pil(image: Image.Image) -> Tensor:
-    """An image of any mode -> pixels (1, 3, H, W) in [-1, 1]; transparency on white."""
+    """An image of any mode -> pixels (1, 3, H, W) in [-1, 1]; transparency on white, 16 bits and floats by range."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode in ("F", "I") or image.mode.startswith("I;"):
+        image = Image.fromarray((255 * _grey(image)).round().astype(np.uint8))
     array = np.asarray(image.convert("RGB"), dtype=np.float32)
     return torch.from_numpy(array / 127.5 - 1).permute(2, 0, 1)[None]
+
+
+def _grey(image: Image.Image) -> NDArray[np.floating]:
+    """An image as one channel (H, W) in [0, 1]: 16 bits from 0 to 65535, floats above 1 from 0 to 255."""
+    if image.mode == "F":
+        array = np.asarray(image, dtype=np.float32)
+        return (array / np.float32(255 if array.max() > 1 else 1)).clip(0, 1)
+    if image.mode == "I" or image.mode.startswith("I;"):
+        return (np.asarray(image).astype(np.float32) / 65535).clip(0, 1)
+    return np.asarray(image.convert("L"), dtype=np.float32) / 255
+
+
+def to_pixels(image: Picture, name: str = "image", size: tuple[int, int] | None = None) -> Tensor:
+    """Pictures of any kind -> pixels (B, 3, H, W) in [-1, 1], float32.
+
+    image: a PIL image, a list of them, a NumPy array (H, W, 3) or (B, H, W, 3) in [0, 1], or a tensor (B, 3, H, W) in
+    [-1, 1]. size: (width, height) that PIL images are resized to (Lanczos); others must have it.
+    Raises InputError for other shapes and values.
+    """
+    if isinstance(image, Tensor):
+        pixels = image
+    elif isinstance(image, np.ndarray):
+        batch = torch.from_numpy(image if image.ndim == 4 else image[None])
+        pixels = 2 * batch.movedim(-1, 1) - 1 if batch.ndim == 4 and batch.is_floating_point() else batch
+    else:
+        pixels = torch.cat([from_pil(_resized(each, size)) for each in _listed(image, name)])
+    if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
+        raise InputError(
+            f"{name} is {pixels.dtype} of shape {tuple(pixels.shape)}, expected a tensor (B, 3, H, W) in [-1, 1], "
+            "an array (B, H, W, 3) in [0, 1] or PIL images."
+        )
+    if not bool((pixels.abs() <= 1.001).all()):  # NaN is not
+        raise InputError(f"{name} holds values outside of its range: tensors are in [-1, 1], arrays in [0, 1].")
+    return _of_size(pixels.float().cpu(), name, size)
+
+
+def to_map(image: Picture, name: str, size: tuple[int, int] | None = None) -> Tensor:
+    """A mask or a depth map of any kind -> (B, 1, H, W), float32: PIL images in [0, 1], other values as they are.
+
+    image: PIL images, of which the brightness counts, or an array or tensor (H, W), (B, H, W) or (B, 1, H, W).
+    size: see to_pixels. Raises InputError for other shapes, NaN and infinity.
+    """
+    if isinstance(image, Tensor | np.ndarray):
+        values = torch.as_tensor(image)
+        values = values[None, None] if values.ndim == 2 else values[:, None] if values.ndim == 3 else values
+    else:
+        grey = [Image.fromarray(_grey(each)) for each in _listed(image, name)]
+        values = torch.stack([torch.from_numpy(np.array(_resized(each, size)))[None] for each in grey])
+    if values.ndim != 4 or values.shape[1] != 1:
+        raise InputError(f"{name} has the shape {tuple(values.shape)}, expected (H, W), (B, H, W) or (B, 1, H, W).")
+    if not torch.isfinite(values).all():
+        raise InputError(f"{name} holds NaN or infinity, expected finite numbers.")
+    return _of_size(values.float().cpu(), name, size)
+
+
+def _listed(image: Any, name: str) -> list[Image.Image]:
+    """One or several PIL images as a list of one size."""
+    listed = [image] if isinstance(image, Image.Image) else list(image) if isinstance(image, list | tuple) else []
+    if not listed or not all(isinstance(each, Image.Image) for each in listed):
+        raise InputError(
+            f"{name} is {type(image).__name__}, expected a PIL image, a list of them, an array or a tensor."
+        )
+    if len({each.size for each in listed}) > 1:
+        raise InputError(f"{name} holds pictures of {len({each.size for each in listed})} sizes, expected one size.")
+    return listed
+
+
+def _resized(image: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    return image if size is None or image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+
+
+def _of_size(values: Tensor, name: str, size: tuple[int, int] | None) -> Tensor:
+    if size is not None and tuple(values.shape[2:]) != size[::-1]:
+        raise InputError(
+            f"{name} is {values.shape[3]} x {values.shape[2]}, expected {size[0]} x {size[1]}; PIL images are resized."
+        )
+    return values
 
 
 def image_grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 0) -> Image.Image:

@@ -3,22 +3,26 @@
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from minisd import images, validation
 from minisd.errors import CallbackError, InputError, NumericalError
+from minisd.images import Picture
 from minisd.models import VAE, CLIPTextTransformer, UNet
-from minisd.noise import draw_noise, make_generators
-from minisd.schedulers import DDIM, Scheduler, validate_steps
+from minisd.noise import draw_noise
+from minisd.request import DEFAULTS, Asker, Defaults, Request
+from minisd.schedulers import Grid, NoiseSchedule, Scheduler
 from minisd.tokenizer import Tokenizer
 
 Callback = Callable[[int, Tensor, Tensor], Any]
 OutputType = Literal["pil", "np", "pt", "latent"]
+Randn = Callable[[Sequence[int]], Tensor]
+LOW_RES = NoiseSchedule(beta_start=0.0001, beta_end=0.02)  # how the x4 upscaler's small picture is noised
 
 
 class DenoisingStep(NamedTuple):
@@ -37,33 +41,6 @@ class Output(NamedTuple):
     seeds: list[int] | None
 
 
-@dataclass(frozen=True)
-class Defaults:
-    """What a model is best run with; travels with the model.
-
-    words: all that a model of a small world was taught, with spaces between; none where nobody could list them.
-    """
-
-    num_inference_steps: int = 50
-    guidance_scale: float = 7.5
-    words: str = ""
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A validated call: everything decided, nothing computed yet."""
-
-    prompts: list[str]
-    negative: list[str]
-    shape: tuple[int, int, int, int]
-    steps: int
-    guidance_scale: float
-    scheduler: Scheduler
-    generators: list[torch.Generator]
-    seeds: list[int] | None
-    latents: Tensor | None
-
-
 class StableDiffusion:
     """A text-to-image pipeline made of components, each usable alone.
 
@@ -77,7 +54,7 @@ class StableDiffusion:
         vae: VAE,
         unet: UNet,
         scheduler: Scheduler,
-        defaults: Defaults = Defaults(),
+        defaults: Defaults = DEFAULTS,
     ) -> None:
         width, context = text_encoder.config.width, unet.config.context_width
         if width != context:
@@ -89,6 +66,12 @@ class StableDiffusion:
             )
         self.tokenizer, self.text_encoder, self.vae, self.unet = tokenizer, text_encoder, vae, unet
         self.scheduler, self.defaults = scheduler, defaults
+        self.low_res = LOW_RES
+
+    @property
+    def asker(self) -> Asker:
+        """Checks what is asked for against what this pipeline can do."""
+        return Asker(self.unet.config, self.vae.config, self.scheduler, self.defaults)
 
     @property
     def device(self) -> torch.device:
@@ -120,6 +103,11 @@ class StableDiffusion:
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
         eta: float = 0.0,
+        image: Picture | None = None,
+        strength: float | None = None,
+        mask_image: Picture | None = None,
+        depth_map: Picture | None = None,
+        noise_level: int | None = None,
         callback: Callback | None = None,
         callback_steps: int = 1,
         output_type: OutputType = "pil",
@@ -129,6 +117,10 @@ class StableDiffusion:
 
         height, width: pixels; by default what the model was trained at. num_inference_steps, guidance_scale: by
         default the model's. guidance_scale 1 is one UNet pass a step, anything else two (Ho & Salimans 2022).
+        image: a picture to begin with (PIL, array in [0, 1], tensor in [-1, 1]; one, or one for each prompt), of which
+        strength, 0 to 1, says how much is to change: 0.8 unless given, 1 with a mask. mask_image: white where to
+        repaint. depth_map: for depth models, larger is nearer. noise_level: for upscalers, how much noise hides the
+        artefacts of the small picture, 20 unless given.
         seed: picture k is drawn from seed + k, so it does not depend on how many are made; without a seed, one is
         drawn and returned. generator: one for all pictures, or a list, instead of a seed. latents: (B, 4, h, w) unit
         noise to start from, instead of either. eta: DDIM only.
@@ -142,11 +134,11 @@ class StableDiffusion:
         if callback is not None and not callable(callback):
             raise InputError(f"callback is {callback!r}, expected a function of (i, t, latents).")
         callback_steps = validation.whole_number(callback_steps, "callback_steps", 1, 10**6)
-        request = self._request(
+        request = self.asker.request(
             prompt, negative_prompt, height, width, num_inference_steps, guidance_scale, num_images_per_prompt,
-            seed, generator, latents, eta,
+            seed, generator, latents, eta, image, strength, mask_image, depth_map, noise_level,
         )  # fmt: skip
-        total = len(request.scheduler.grid(request.steps))
+        total = len(request.scheduler.grid(request.steps, request.start))
         for step in tqdm(self._denoise(request), total=total, disable=not progress):
             final = step.latents
             if callback is not None and step.i % callback_steps == 0:
@@ -173,42 +165,87 @@ class StableDiffusion:
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
         eta: float = 0.0,
+        image: Picture | None = None,
+        strength: float | None = None,
+        mask_image: Picture | None = None,
+        depth_map: Picture | None = None,
+        noise_level: int | None = None,
     ) -> Iterator[DenoisingStep]:
         """The loop itself, as an iterator of steps: `break` stops it early, `step.x0` is the preview.
 
         Arguments and errors as for a call; they are checked now, the work begins with the first step.
         """
         return self._denoise(
-            self._request(
-                prompt, negative_prompt, height, width, num_inference_steps, guidance_scale,
-                num_images_per_prompt, seed, generator, latents, eta,
+            self.asker.request(
+                prompt, negative_prompt, height, width, num_inference_steps, guidance_scale, num_images_per_prompt,
+                seed, generator, latents, eta, image, strength, mask_image, depth_map, noise_level,
             )
         )  # fmt: skip
 
     @torch.no_grad()
-    def _denoise(self, request: _Request) -> Iterator[DenoisingStep]:
+    def _denoise(self, request: Request) -> Iterator[DenoisingStep]:
         scheduler, guidance = request.scheduler, request.guidance_scale
-        grid = scheduler.grid(request.steps)
+        grid = scheduler.grid(request.steps, request.start)
         guided = guidance != 1
         text = self.encode_prompt(request.negative + request.prompts if guided else request.prompts)
 
-        def randn() -> Tensor:
-            return draw_noise(request.shape, request.generators).to(self.device)
+        def randn(shape: Sequence[int] = request.shape) -> Tensor:
+            return draw_noise(shape, request.generators).to(self.device)
 
-        x = randn() if request.latents is None else request.latents.to(self.device, torch.float32)
-        x, memory = x * grid.init_noise_sigma, None
+        start = self._start(request, grid, randn)
+        x, memory = start.x, None
         for i, t in enumerate(grid.timesteps):
-            scaled = scheduler.scale_input(grid, i, x).to(self.dtype)
-            output = self.unet(scaled, t, text).float()  # with guidance twice the rows: the text has them
+            scaled = scheduler.scale_input(grid, i, x)
+            seen = torch.cat([scaled, *start.beside], dim=1).to(self.dtype)
+            output = self.unet(
+                seen, t, text, start.noise_level
+            ).float()  # with guidance twice the rows: the text has them
             if guided:
                 uncond, cond = output.chunk(2)
                 output = uncond + guidance * (cond - uncond)
             x, x0, memory = scheduler.step(grid, i, x, output, memory, randn)
+            if start.picture is not None and start.kept is not None:  # inpainting by a model that knows no masks
+                x = torch.lerp(scheduler.add_noise(grid, i + 1, start.picture, start.noise), x, start.kept)
             if not torch.isfinite(x).all():
                 raise NumericalError(
                     f"the latents are not finite after step {i} (timestep {float(t):g}): {_diagnosis(self.unet)}."
                 )
             yield DenoisingStep(i, t, x, x0)
+
+    def _start(self, request: Request, grid: Grid, randn: Randn) -> "_Start":
+        """What a task brings into the loop. Noise is drawn in the reference's order, so that seeds mean the same."""
+        image, mask, depth = (
+            None if each is None else each.to(self.device) for each in (request.image, request.mask, request.depth)
+        )
+        cells = request.shape[2:]
+        picture, kept, noise_level, beside = None, None, None, []
+
+        if image is not None and request.task == "upscaling":
+            noise_level = torch.full((1,), request.noise_level, device=self.device)
+            beside = [self.low_res.add_noise(image, randn(image.shape), request.noise_level)]
+        elif image is not None and (request.task != "inpainting" or request.start > 0):
+            picture = self._sample_latents(image, randn)
+        noise = randn(request.shape) if request.latents is None else request.latents.to(self.device, torch.float32)
+        if image is not None and mask is not None:
+            small_mask = F.interpolate(mask, size=cells)
+            if request.task == "inpainting":
+                beside = [small_mask, self._sample_latents(image * (1 - mask), randn)]
+            else:
+                kept = small_mask
+        if depth is not None:
+            beside = [_to_unit_range(F.interpolate(depth, size=cells, mode="bicubic"))]
+
+        if picture is None or (mask is not None and request.start == 0):
+            x = noise * grid.init_noise_sigma
+        else:
+            x = request.scheduler.add_noise(grid, 0, picture, noise)
+        return _Start(x, noise, beside, noise_level, picture, kept)
+
+    def _sample_latents(self, pixels: Tensor, randn: Randn) -> Tensor:
+        """As `encode`, the noise from a function."""
+        gauss = self.vae.encode(pixels.to(self.vae.from_latents.weight.dtype))
+        latents = gauss.mean.float() + gauss.std.float() * randn(gauss.mean.shape)
+        return latents * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def encode_prompt(self, prompts: Sequence[str]) -> Tensor:
@@ -243,86 +280,24 @@ class StableDiffusion:
             raise NumericalError(f"the decoded pixels are not finite: {_diagnosis(self.vae)}.")
         return pixels.clamp(-1, 1)
 
-    def _request(
-        self,
-        prompt: str | Sequence[str],
-        negative_prompt: str | Sequence[str],
-        height: int | None,
-        width: int | None,
-        num_inference_steps: int | None,
-        guidance_scale: float | None,
-        num_images_per_prompt: int,
-        seed: int | None,
-        generator: torch.Generator | Sequence[torch.Generator] | None,
-        latents: Tensor | None,
-        eta: float,
-    ) -> _Request:
-        """Check everything that was asked for, and fill in the model's defaults."""
-        config, factor = self.unet.config, self.vae.config.downscale
-        if config.in_channels != self.vae.config.latent_channels:
-            raise InputError(
-                f"this model's UNet reads {config.in_channels} channels, so it needs more than a prompt "
-                "(9: inpainting, 5: depth); text to image needs a model with 4."
-            )
-        prompts = validation.prompts(prompt)
-        negative = validation.prompts(negative_prompt, "negative_prompt")
-        if isinstance(negative_prompt, str):
-            negative = negative * len(prompts)
-        if len(negative) != len(prompts):
-            raise InputError(f"there are {len(negative)} negative prompts for {len(prompts)} prompts; give as many.")
-        per_prompt = validation.whole_number(num_images_per_prompt, "num_images_per_prompt", 1, 10_000)
-        prompts, negative = ([text for text in texts for _ in range(per_prompt)] for texts in (prompts, negative))
-        count = len(prompts)
-        foreign = validation.foreign_words([*prompts, *negative], self.defaults.words)
-        if foreign:
-            warnings.warn(
-                f"this model was never taught {', '.join(map(repr, foreign))}, so expect something else; "
-                f"it knows: {self.defaults.words}.",
-                stacklevel=3,
-            )
 
-        steps = self.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
-        steps = validate_steps(steps, self.scheduler.schedule.num_train_timesteps)
-        scale = validation.guidance(self.defaults.guidance_scale if guidance_scale is None else guidance_scale)
-        scheduler = self.scheduler
-        if validation.real_number(eta, "eta", 0, 1) > 0:
-            if not isinstance(scheduler, DDIM):
-                raise InputError(f"eta is {eta!r}, but only DDIM has one; this model runs {type(scheduler).__name__}.")
-            scheduler = replace(scheduler, eta=float(eta))
+class _Start(NamedTuple):
+    """Where the loop begins, all (B, ...): x, the noise in it, what the UNet reads beside it; the noise level of the
+    small picture (upscaling), the latents of the picture given, and where x is to be kept instead of them, 0..1.
+    """
 
-        smallest = 2 ** (len(config.channels) - 1)
-        usual = config.sample_size
-        if latents is not None:
-            self._check_latents(latents, count, smallest, seed, generator, height, width)
-            h, w = latents.shape[2:]
-        else:
-            h, w = (
-                usual if side is None else validation.size(side, name, factor, factor * smallest) // factor
-                for side, name in ((height, "height"), (width, "width"))
-            )
-        pixels = count * h * w * factor**2
-        validation.memory(8 * pixels + 12 * self.vae.config.channels[0] * h * w * factor**2,
-                          f"{count} picture(s) of {w * factor} x {h * factor}")  # fmt: skip
-        generators, seeds = make_generators(seed, generator, count)
-        shape = (count, self.vae.config.latent_channels, h, w)
-        return _Request(prompts, negative, shape, steps, scale, scheduler, generators, seeds, latents)
+    x: Tensor
+    noise: Tensor
+    beside: list[Tensor]
+    noise_level: Tensor | None
+    picture: Tensor | None
+    kept: Tensor | None
 
-    def _check_latents(
-        self, latents: Tensor, count: int, smallest: int, seed: object, generator: object, height: object, width: object
-    ) -> None:
-        channels, factor = self.vae.config.latent_channels, self.vae.config.downscale
-        if not isinstance(latents, Tensor) or latents.ndim != 4 or tuple(latents.shape[:2]) != (count, channels):
-            got = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
-            raise InputError(f"latents are {got}, expected ({count}, {channels}, height/{factor}, width/{factor}).")
-        for side, name, asked in zip(latents.shape[2:], ("height", "width"), (height, width), strict=True):
-            if asked is not None and asked != side * factor:
-                raise InputError(f"{name} is {asked!r}, but the latents are for {side * factor}; leave it out.")
-            if side < smallest:
-                raise InputError(f"latents have a {name} of {side}, expected at least {smallest}.")
-        if not latents.is_floating_point() or not torch.isfinite(latents).all():
-            raise InputError("latents hold NaN, infinity or whole numbers, expected finite unit noise.")
-        if seed is not None:
-            raise InputError("latents and a seed were both given; the latents are the noise, leave out the seed.")
+
+def _to_unit_range(depth: Tensor) -> Tensor:
+    """Each (1, h, w) of a batch stretched to -1..1."""
+    low, high = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
+    return 2 * (depth - low) / (high - low).clamp(min=1e-6) - 1
 
 
 def _diagnosis(network: nn.Module) -> str:

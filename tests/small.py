@@ -255,7 +255,7 @@ def text_like(oracle: Any) -> CLIPTextTransformer:
     return copy_weights(lambda: CLIPTextTransformer(config), diffusers_names.text_encoder(config, prefix), oracle)
 
 
-def oracle_pipeline(tokenizer_folder: Path, sd2: bool = False, context: int = 64) -> Any:
+def oracle_pipeline(tokenizer_folder: Path, sd2: bool = False, context: int = 64, **unet_others: Any) -> Any:
     """StableDiffusionPipeline in small: SD 1 (PNDM, eps) or SD 2 (DDIM, v), two levels each."""
     import diffusers
     import transformers
@@ -268,6 +268,7 @@ def oracle_pipeline(tokenizer_folder: Path, sd2: bool = False, context: int = 64
         cross_attention_dim=context,
         use_linear_projection=sd2,
         layers_per_block=1,
+        **unet_others,
     )
     vae = diffusers.AutoencoderKL(
         block_out_channels=(32, 64),

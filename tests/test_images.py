@@ -158,3 +158,51 @@ def test_free_names(tmp_path: Path) -> None:
     for expected in ("cat-2.png", "cat-3.png"):
         images.save(picture(), images.free_name(tmp_path, "cat"))
         assert images.free_name(tmp_path, "cat").name == expected
+
+
+def test_every_mode_is_as_pil_has_it() -> None:
+    rgb = picture((200, 30, 90))
+    for mode in ("RGB", "L", "1", "P", "CMYK", "YCbCr", "HSV", "LAB"):
+        image = rgb if mode == "RGB" else Image.new("RGB", (6, 4), (128, 128, 128)).convert(mode)
+        expected = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None] / 127.5 - 1
+        assert torch.allclose(images.from_pil(image), expected)
+
+
+def test_sixteen_bits_and_floats_are_scaled_by_their_range() -> None:
+    steps = np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)
+    kinds = [Image.fromarray((steps * 65535).astype(np.uint16)), Image.fromarray(steps), Image.fromarray(steps * 255)]
+    for image in [*kinds, Image.fromarray((steps * 65535).astype(np.int32))]:
+        assert torch.allclose(images.from_pil(image)[0, 0], torch.from_numpy(2 * steps - 1), atol=0.005)
+        assert torch.allclose(images.to_map(image, "mask")[0, 0], torch.from_numpy(steps), atol=1e-4)
+
+
+def test_files_are_turned_as_they_say(tmp_path: Path) -> None:
+    image = Image.new("RGB", (6, 4))
+    exif = image.getexif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    image.save(tmp_path / "a.jpg", exif=exif)
+    assert images.open_image(tmp_path / "a.jpg").size == (4, 6)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_what_is_not_all_there_is_no_picture(tmp_path: Path, suffix: str) -> None:
+    noisy = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    noisy.save(tmp_path / f"a{suffix}")
+    content = (tmp_path / f"a{suffix}").read_bytes()
+    for length in (0, 10, len(content) // 2):
+        (tmp_path / f"b{suffix}").write_bytes(content[:length])
+        with pytest.raises(InputError, match=rf"b\{suffix} cannot be read"):
+            images.open_image(tmp_path / f"b{suffix}")
+    for path in (tmp_path, tmp_path / "none.png"):
+        with pytest.raises(InputError, match="cannot be read"):
+            images.open_image(path)
+
+
+def test_maps_of_every_shape() -> None:
+    values = torch.rand(4, 6)
+    for given in (values, values[None], values[None, None], values.numpy()):
+        assert torch.equal(images.to_map(given, "mask"), values[None, None])
+    with pytest.raises(InputError, match="NaN"):
+        images.to_map(values / 0 * 0, "mask")
+    with pytest.raises(InputError, match=r"mask has the shape \(1, 3, 4, 6\)"):
+        images.to_map(torch.zeros(1, 3, 4, 6), "mask")

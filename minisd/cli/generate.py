@@ -64,6 +64,11 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--height", type=whole, help="pixels (default: the model's)")
     parser.add_argument("--width", type=whole, help="pixels (default: the model's)")
     parser.add_argument("--eta", type=real, default=0.0, help="noise that DDIM adds at each step, 0..1")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="a picture to begin with; an upscaler's small one")
+    parser.add_argument("--strength", type=real, help="how much of it to change, 0..1 (default: 0.8; 1 with --mask)")
+    parser.add_argument("--mask", type=Path, metavar="FILE", help="white where --image is to be painted anew")
+    parser.add_argument("--depth", type=Path, metavar="FILE", help="a depth map, white is near (depth models)")
+    parser.add_argument("--noise-level", type=whole, metavar="N", help="noise on an upscaler's small picture")
     parser.add_argument("--film", type=Path, help="also write the steps: a strip (.png) or an animation (.gif)")
     parser.add_argument("--scale", type=whole, default=1, help="enlarge the picture, in whole pixels")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
@@ -85,6 +90,9 @@ def run(args: argparse.Namespace) -> int:
     if args.film and args.film.suffix.lower() not in (".png", ".gif"):
         raise OutputError(f"{args.film} has the suffix {args.film.suffix!r}, expected .png (a strip) or .gif.")
 
+    image, mask, depth = (
+        None if path is None else images.open_image(path) for path in (args.image, args.mask, args.depth)
+    )
     began = time.perf_counter()
     sd = weights_loader.load(
         args.model,
@@ -112,12 +120,18 @@ def run(args: argparse.Namespace) -> int:
         num_images_per_prompt=count,
         seed=seed,
         eta=args.eta,
+        image=image,
+        strength=args.strength,
+        mask_image=mask,
+        depth_map=depth,
+        noise_level=args.noise_level,
     )
     total = sd.defaults.num_inference_steps if args.steps is None else args.steps
     film = Film(sd, every=max(1, total // 8))
     steps = film.watch(steps) if args.film else steps
     silent = args.quiet or not sys.stderr.isatty()
-    for step in tqdm(steps, total=len(sd.scheduler.grid(total)), disable=silent):
+    calls = None if args.image else len(sd.scheduler.grid(total))  # with a picture they depend on the strength
+    for step in tqdm(steps, total=calls, disable=silent):
         latents = step.latents
     pictures = [_enlarged(picture, scale) for picture in images.to_pil(sd.decode(latents))]
     seconds = time.perf_counter() - loaded

@@ -107,8 +107,12 @@ class Scheduler(ABC):
         return x
 
     def add_noise(self, grid: Grid, i: int, x0: Tensor, noise: Tensor) -> Tensor:
-        """x at call i of the run for a known picture x0, in this sampler's own space; both (B, ...)."""
-        return self.schedule.add_noise(x0, noise, grid.source[i])
+        """x before call i of the run for a known picture x0, in this sampler's own space; both (B, ...).
+
+        len(grid) is after the last call: x0 itself. Image to image begins with it, inpainting goes on with it.
+        """
+        t = grid.previous[i - 1] if i > 0 else grid.source[0]
+        return self.schedule.add_noise(x0, noise, t) if t >= 0 else x0
 
     def step(
         self,

@@ -71,7 +71,7 @@ class LogSNRSpace(Scheduler):
         return spaced_timesteps(self.timestep_spacing, n + 1, total, self.steps_offset)[:-1]
 
     def add_noise(self, grid: Grid, i: int, x0: Tensor, noise: Tensor) -> Tensor:
-        """alpha x0 + sigma noise, at call i of the run."""
+        """alpha x0 + sigma noise, before call i of the run."""
         alpha, sigma, _ = level(grid.sigmas[i])
         return alpha * x0 + sigma * noise
 

@@ -53,7 +53,7 @@ class SigmaSpace(Scheduler):
         return x / math.hypot(grid.sigmas[i], 1)
 
     def add_noise(self, grid: Grid, i: int, x0: Tensor, noise: Tensor) -> Tensor:
-        """x0 + sigma noise, at call i of the run."""
+        """x0 + sigma noise, before call i of the run."""
         return x0 + grid.sigmas[i] * noise
 
     def x0_and_slope(self, grid: Grid, i: int, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:

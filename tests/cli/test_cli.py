@@ -97,6 +97,9 @@ MISTAKES = [
     (("a", "--sampler", "quick"), 2, "dpm++sde"),
     (("a", "--sampler", "ddim", "--karras"), 2, "use_karras_sigmas"),
     (("a", "--sampler", "lcm", "--steps", "51"), 2, "50 steps"),
+    (("a", "--image", "/nowhere/at/all.png"), 2, "all.png"),
+    (("a", "--strength", "0.5"), 2, "give an image"),
+    (("a", "--noise-level", "5"), 2, "upscaler"),
     (("a", "--device", "gpu0"), 7, "cpu"),
     (("a", "--nonsense"), 2, "--nonsense"),
     (("@/nowhere/at/all.txt",), 2, "all.txt"),
@@ -114,6 +117,15 @@ def test_another_sampler(model: str, tmp_path: Path) -> None:
         assert run("a star", "--model", model, "--seed", "1", "--steps", "3", "-o", str(path), *options) == 0
         pictures.append(path.read_bytes())
     assert len(set(pictures)) == 3
+
+
+def test_with_a_picture_and_a_mask(model: str, tmp_path: Path) -> None:
+    draw = ("--model", model, "--seed", "1", "--steps", "4", "-o")
+    first, second, third = (str(tmp_path / f"{name}.png") for name in "abc")
+    assert run("a star", *draw, first) == 0
+    assert run("a cat", *draw, second, "--image", first, "--strength", "0.5") == 0
+    assert run("a cat", *draw, third, "--image", first, "--mask", second) == 0
+    assert len({Path(path).read_bytes() for path in (first, second, third)}) == 3
 
 
 @pytest.mark.parametrize(("arguments", "code", "quoted"), MISTAKES)

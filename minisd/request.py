@@ -1,0 +1,236 @@
+"""What a pipeline was asked for: checked as a whole, every default filled in, before anything is computed."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from minisd import images, validation
+from minisd.configs import UNetConfig, VAEConfig
+from minisd.errors import InputError
+from minisd.images import Picture
+from minisd.noise import make_generators
+from minisd.schedulers import DDIM, Scheduler, validate_steps
+
+TASKS = {"text": 0, "depth": 1, "upscaling": 3, "inpainting": 5}  # channels that a UNet reads beside 4 of latents
+STRENGTH = 0.8
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a model is best run with; travels with the model.
+
+    words: all that a model of a small world was taught, with spaces between; none where nobody could list them.
+    """
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+    words: str = ""
+
+
+DEFAULTS = Defaults()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A validated call: everything decided, nothing computed yet.
+
+    shape: of the latents. start: steps left out at the beginning, where a picture is given. image: (B, 3, H, W) in
+    [-1, 1]; mask: (B, 1, H, W), 1 where to repaint; depth: (B, 1, H, W), any units, larger is nearer.
+    """
+
+    task: str
+    prompts: list[str]
+    negative: list[str]
+    shape: tuple[int, int, int, int]
+    steps: int
+    start: int
+    guidance_scale: float
+    scheduler: Scheduler
+    generators: list[torch.Generator]
+    seeds: list[int] | None
+    latents: Tensor | None
+    image: Tensor | None
+    mask: Tensor | None
+    depth: Tensor | None
+    noise_level: int
+
+
+def task_of(unet: UNetConfig, vae: VAEConfig) -> str:
+    """What a UNet was made for, told by the channels that it reads beside the latents."""
+    extra = unet.in_channels - vae.latent_channels
+    for task, channels in TASKS.items():
+        if channels == extra or (task == "inpainting" and extra == vae.latent_channels + 1):
+            return task
+    raise InputError(
+        f"the UNet reads {unet.in_channels} channels, {extra} beside the latents; expected 0 (text), 1 (depth), "
+        f"3 (upscaling) or {vae.latent_channels + 1} (inpainting)."
+    )
+
+
+class Asker:
+    """Makes requests for one pipeline: its sizes, its sampler, its defaults."""
+
+    def __init__(self, unet: UNetConfig, vae: VAEConfig, scheduler: Scheduler, defaults: Defaults) -> None:
+        self.unet, self.vae, self.scheduler, self.defaults = unet, vae, scheduler, defaults
+        self.task = task_of(unet, vae)
+        self.factor = vae.downscale  # pixels per latent cell
+        self.smallest = 2 ** (len(unet.channels) - 1)  # latent cells along a side
+
+    def request(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str],
+        height: int | None,
+        width: int | None,
+        num_inference_steps: int | None,
+        guidance_scale: float | None,
+        num_images_per_prompt: int,
+        seed: int | None,
+        generator: torch.Generator | Sequence[torch.Generator] | None,
+        latents: Tensor | None,
+        eta: float,
+        image: Picture | None,
+        strength: float | None,
+        mask_image: Picture | None,
+        depth_map: Picture | None,
+        noise_level: int | None,
+    ) -> Request:
+        """The request for the arguments of a pipeline's call; raises InputError."""
+        per_prompt = validation.whole_number(num_images_per_prompt, "num_images_per_prompt", 1, 10_000)
+        prompts, negative = self._texts(prompt, negative_prompt, per_prompt)
+        count = len(prompts)
+        steps = self.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
+        steps = validate_steps(steps, self.scheduler.schedule.num_train_timesteps)
+        scale = validation.guidance(self.defaults.guidance_scale if guidance_scale is None else guidance_scale)
+
+        self._check_task(image, mask_image, depth_map, noise_level)
+        start = self._start(steps, strength, image, mask_image)
+        if latents is not None:
+            self._check_latents(latents, count, seed, height, width)
+        h, w = self._cells(height, width, latents, image)
+        size = (w, h) if self.task == "upscaling" else (w * self.factor, h * self.factor)
+        validation.memory(
+            (8 + 12 * self.vae.channels[0]) * count * h * w * self.factor**2,
+            f"{count} picture(s) of {w * self.factor} x {h * self.factor}",
+        )
+        generators, seeds = make_generators(seed, generator, count)
+
+        def one_each(values: Tensor, name: str) -> Tensor:
+            if len(values) not in (1, count // per_prompt, count):
+                raise InputError(f"{name} holds {len(values)} pictures for {count}; give one, or one for each prompt.")
+            return values.repeat_interleave(count // len(values), 0)
+
+        pixels = None if image is None else one_each(images.to_pixels(image, "image", size), "image")
+        mask = None if mask_image is None else one_each(images.to_map(mask_image, "mask_image", size), "mask_image")
+        depth = None if depth_map is None else one_each(images.to_map(depth_map, "depth_map"), "depth_map")
+        return Request(
+            self.task, prompts, negative, (count, self.vae.latent_channels, h, w), steps, start, scale,
+            self._sampler(eta), generators, seeds, latents, pixels,
+            None if mask is None else (mask >= 0.5).float(), depth, 20 if noise_level is None else noise_level,
+        )  # fmt: skip
+
+    def _texts(
+        self, prompt: str | Sequence[str], negative_prompt: str | Sequence[str], per_prompt: int
+    ) -> tuple[list[str], list[str]]:
+        """Prompts and negative prompts, one for each picture."""
+        prompts = validation.prompts(prompt)
+        negative = validation.prompts(negative_prompt, "negative_prompt")
+        if isinstance(negative_prompt, str):
+            negative = negative * len(prompts)
+        if len(negative) != len(prompts):
+            raise InputError(f"there are {len(negative)} negative prompts for {len(prompts)} prompts; give as many.")
+        prompts, negative = ([text for text in texts for _ in range(per_prompt)] for texts in (prompts, negative))
+        foreign = validation.foreign_words([*prompts, *negative], self.defaults.words)
+        if foreign:
+            warnings.warn(
+                f"this model was never taught {', '.join(map(repr, foreign))}, so expect something else; "
+                f"it knows: {self.defaults.words}.",
+                stacklevel=5,
+            )
+        return prompts, negative
+
+    def _check_task(self, image: object, mask: object, depth: object, noise_level: object) -> None:
+        """What was given against what the model reads."""
+        if mask is not None and image is None:
+            raise InputError("a mask_image was given without an image; give the picture that it belongs to.")
+        if self.task == "inpainting" and mask is None:
+            raise InputError(
+                "this is an inpainting model, its UNet reads a picture and a mask too: give image and mask_image, or "
+                "load a model with 4 channels for text to image."
+            )
+        if self.task == "depth" and depth is None:
+            raise InputError("this is a depth model: give depth_map, or load a model with 4 channels.")
+        if self.task == "upscaling" and (image is None or mask is not None):
+            raise InputError("this is an upscaler: give image, the small picture, and no mask_image.")
+        if depth is not None and self.task != "depth":
+            raise InputError(f"depth_map needs a depth model, this is one for {self.task}; load SD 2 depth.")
+        if noise_level is not None:
+            if self.task != "upscaling":
+                raise InputError(f"noise_level needs an upscaler, this is a model for {self.task}; leave it out.")
+            assert self.unet.class_count is not None
+            validation.whole_number(noise_level, "noise_level", 0, self.unet.class_count - 1)
+
+    def _start(self, steps: int, strength: float | None, image: object, mask: object) -> int:
+        """How many steps the given picture stands for; without one, and in upscaling, none."""
+        if strength is not None and (image is None or self.task == "upscaling"):
+            raise InputError("strength says how much of a picture to change; give an image, or leave strength out.")
+        if image is None or self.task == "upscaling":
+            return 0
+        usual = STRENGTH if mask is None else 1.0
+        strength = validation.real_number(usual if strength is None else strength, "strength", 0, 1)
+        kept = int(steps * strength)
+        if kept == 0:
+            raise InputError(
+                f"strength {strength:g} of {steps} steps leaves none to do; raise one of them, "
+                f"for instance to strength {min(1, 1.01 / steps):.2g}."
+            )
+        return steps - kept
+
+    def _cells(self, height: int | None, width: int | None, latents: Tensor | None, image: object) -> tuple[int, int]:
+        """Height and width in latent cells: as the latents, as asked, as the picture given, or as trained."""
+        if self.task == "upscaling":
+            if height is not None or width is not None:
+                raise InputError("an upscaler's picture has the size of image times its factor; leave the size out.")
+            h, w = _size_of(image)
+            if min(h, w) < self.smallest:
+                raise InputError(f"image is {w} x {h}, expected at least {self.smallest} pixels a side.")
+            return h, w
+        if latents is not None:
+            return latents.shape[2], latents.shape[3]
+        usual = (self.unet.sample_size * self.factor,) * 2 if image is None else _size_of(image)
+        cells = []
+        for asked, own, name in ((height, usual[0], "height"), (width, usual[1], "width")):
+            side = own - own % self.factor if asked is None else asked  # pictures are cut down to whole cells
+            cells.append(validation.size(side, name, self.factor, self.factor * self.smallest) // self.factor)
+        return cells[0], cells[1]
+
+    def _sampler(self, eta: float) -> Scheduler:
+        if validation.real_number(eta, "eta", 0, 1) == 0:
+            return self.scheduler
+        if not isinstance(self.scheduler, DDIM):
+            raise InputError(f"eta is {eta!r}, but only DDIM has one; this model runs {type(self.scheduler).__name__}.")
+        return replace(self.scheduler, eta=float(eta))
+
+    def _check_latents(self, latents: Tensor, count: int, seed: object, height: object, width: object) -> None:
+        channels, factor = self.vae.latent_channels, self.factor
+        if not isinstance(latents, Tensor) or latents.ndim != 4 or tuple(latents.shape[:2]) != (count, channels):
+            got = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+            raise InputError(f"latents are {got}, expected ({count}, {channels}, height/{factor}, width/{factor}).")
+        for side, name, asked in zip(latents.shape[2:], ("height", "width"), (height, width), strict=True):
+            if asked is not None and asked != side * factor:
+                raise InputError(f"{name} is {asked!r}, but the latents are for {side * factor}; leave it out.")
+            if side < self.smallest:
+                raise InputError(f"latents have a {name} of {side}, expected at least {self.smallest}.")
+        if not latents.is_floating_point() or not torch.isfinite(latents).all():
+            raise InputError("latents hold NaN, infinity or whole numbers, expected finite unit noise.")
+        if seed is not None:
+            raise InputError("latents and a seed were both given; the latents are the noise, leave out the seed.")
+
+
+def _size_of(image: object) -> tuple[int, int]:
+    """Height and width of a picture that was given."""
+    height, width = images.to_pixels(image, "image").shape[2:]  # type: ignore[arg-type]
+    return height, width
