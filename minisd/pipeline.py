@@ -55,6 +55,7 @@ class StableDiffusion:
         unet: UNet,
         scheduler: Scheduler,
         defaults: Defaults = DEFAULTS,
+        low_res: NoiseSchedule = LOW_RES,
     ) -> None:
         width, context = text_encoder.config.width, unet.config.context_width
         if width != context:
@@ -65,12 +66,11 @@ class StableDiffusion:
                 "take both from one model."
             )
         self.tokenizer, self.text_encoder, self.vae, self.unet = tokenizer, text_encoder, vae, unet
-        self.scheduler, self.defaults = scheduler, defaults
-        self.low_res = LOW_RES
+        self.scheduler, self.defaults, self.low_res = scheduler, defaults, low_res
 
     @property
     def asker(self) -> Asker:
-        """Checks what is asked for against what this pipeline can do."""
+        """Checks what is asked for against what this pipeline can do; its `task` says what that is."""
         return Asker(self.unet.config, self.vae.config, self.scheduler, self.defaults)
 
     @property

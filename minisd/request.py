@@ -31,6 +31,7 @@ class Defaults:
 
 
 DEFAULTS = Defaults()
+UPSCALER_DEFAULTS = Defaults(num_inference_steps=75, guidance_scale=9.0)
 
 
 @dataclass(frozen=True)

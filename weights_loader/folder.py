@@ -10,8 +10,9 @@ import torch
 from minisd.configs import UNetConfig
 from minisd.errors import FileFormatError, InputError, MismatchError
 from minisd.models import VAE, CLIPTextTransformer, UNet
-from minisd.pipeline import Defaults, StableDiffusion
-from minisd.schedulers import Scheduler
+from minisd.pipeline import LOW_RES, Defaults, StableDiffusion
+from minisd.request import UPSCALER_DEFAULTS
+from minisd.schedulers import NoiseSchedule, Scheduler
 from minisd.tokenizer import Tokenizer
 from weights_loader import official_configs
 from weights_loader.build import Merged, Tensors, build
@@ -27,7 +28,9 @@ PIPELINES = {
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
     "StableDiffusionDepth2ImgPipeline",
+    "StableDiffusionUpscalePipeline",
 }
+LOW_RES_SCHEDULER = "low_res_scheduler"  # of upscalers: only its noise schedule counts
 
 
 def load_folder(
@@ -50,6 +53,7 @@ def load_folder(
         unet=load_unet(folder, variant, device, dtype),
         scheduler=Scheduler.from_config(scheduler_json),
         defaults=read_defaults(folder),
+        low_res=read_low_res(folder),
     )
 
 
@@ -70,9 +74,18 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
+def read_low_res(folder: Path) -> NoiseSchedule:
+    """How an upscaler's small picture is noised: as its folder says, if it is one."""
+    if not (folder / LOW_RES_SCHEDULER).is_dir():
+        return LOW_RES
+    return Scheduler.from_config(component_json(folder, LOW_RES_SCHEDULER, "scheduler_config.json")).schedule
+
+
 def read_defaults(folder: Path) -> Defaults:
     """How the model is best run: as its folder says, else as everybody runs Stable Diffusion."""
     path = folder / DEFAULTS
+    if not path.is_file() and (folder / LOW_RES_SCHEDULER).is_dir():
+        return UPSCALER_DEFAULTS
     stored = read_json(path) if path.is_file() else {}
     return Defaults(**{each.name: stored[each.name] for each in fields(Defaults) if each.name in stored})
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from minisd.errors import OutputError
 from minisd.pipeline import StableDiffusion
+from minisd.schedulers import DDPM
 from minisd.writing import check_target, write_json
 from weights_loader import official_configs
-from weights_loader.folder import DEFAULTS
+from weights_loader.folder import DEFAULTS, LOW_RES_SCHEDULER
 from weights_loader.names import Place, diffusers, expand, ldm, openclip, write
 from weights_loader.single_file import CONFIGS_KEY
 from weights_loader.writing import save_safetensors
@@ -21,6 +22,13 @@ WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
+}
+
+CLASSES = {  # the official pipeline for each task
+    "text": "StableDiffusionPipeline",
+    "inpainting": "StableDiffusionInpaintPipeline",
+    "depth": "StableDiffusionDepth2ImgPipeline",
+    "upscaling": "StableDiffusionUpscalePipeline",
 }
 
 
@@ -50,8 +58,9 @@ def save_folder(sd: StableDiffusion, folder: Path, dtype: torch.dtype | None, ov
     (folder / "scheduler").mkdir(exist_ok=True)
     write_json(sd.scheduler.to_config(), folder / "scheduler" / "scheduler_config.json", overwrite)
     sd.tokenizer.save(folder / "tokenizer")
-    index = {
-        "_class_name": "StableDiffusionPipeline",
+    index: dict[str, object] = {
+        "_class_name": CLASSES[sd.asker.task],
+        "_diffusers_version": "0.42.1",  # whose layout this is; its inpainting pipeline does not load without
         "feature_extractor": [None, None],
         "requires_safety_checker": False,
         "safety_checker": [None, None],
@@ -61,6 +70,12 @@ def save_folder(sd: StableDiffusion, folder: Path, dtype: torch.dtype | None, ov
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
+    if sd.asker.task == "depth":
+        index["depth_estimator"] = [None, None]
+    if sd.asker.task == "upscaling":
+        (folder / LOW_RES_SCHEDULER).mkdir(exist_ok=True)
+        write_json(DDPM(sd.low_res).to_config(), folder / LOW_RES_SCHEDULER / "scheduler_config.json", overwrite)
+        index |= {LOW_RES_SCHEDULER: ["diffusers", DDPM.official_name], "max_noise_level": 350}
     write_json(asdict(sd.defaults), folder / DEFAULTS, overwrite)
     write_json(index, folder / "model_index.json", overwrite)  # last: what has one is complete
 

@@ -11,7 +11,8 @@ import torch
 from minisd.configs import CLIPTextConfig, UNetConfig, VAEConfig
 from minisd.errors import FileFormatError, InputError, MismatchError
 from minisd.models import VAE, CLIPTextTransformer, UNet
-from minisd.pipeline import Defaults, StableDiffusion
+from minisd.pipeline import LOW_RES, Defaults, StableDiffusion
+from minisd.request import UPSCALER_DEFAULTS
 from minisd.schedulers import DDIM, PNDM, NoiseSchedule, Scheduler
 from minisd.tokenizer import Tokenizer
 from weights_loader import detect, official_configs
@@ -95,6 +96,8 @@ def configs(
     text = detect.openclip_config(text_shapes) if is_openclip else detect.clip_config(text_shapes)
     if prediction_type is None:
         prediction_type = _guess_prediction(file.path, unet)
+    if unet.class_count is not None:
+        return unet, vae, text, DDIM(replace(LOW_RES, prediction_type=prediction_type)), UPSCALER_DEFAULTS
     if prediction_type == "v_prediction":
         unet = replace(unet, sample_size=96)
     # as the official repositories ship them: PNDM for eps, DDIM for v and for inpainting with SD 1.x

@@ -56,6 +56,7 @@ KNOWN = {
     "sd21": _sd2("stable-diffusion-2-1"),
     "sd2-inpainting": _sd2("stable-diffusion-2-inpainting"),
     "sd2-depth": _sd2("stable-diffusion-2-depth"),
+    "x4-upscaler": Home(("stabilityai/stable-diffusion-x4-upscaler",)),
 }
 _MOVED = {old: home for home in KNOWN.values() for old in home.former}
 _HUB_ID = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}", re.ASCII)
