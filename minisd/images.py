@@ -99,6 +99,14 @@ def to_pixels(image: Picture, name: str = "image", size: tuple[int, int] | None 
     return _of_size(pixels.float().cpu(), name, size)
 
 
+def size_of(image: Picture, name: str = "image") -> tuple[int, int]:
+    """(height, width) of pictures of any kind; raises InputError as to_pixels does."""
+    if isinstance(image, Tensor | np.ndarray):
+        height, width = to_pixels(image, name).shape[2:]
+        return height, width
+    return _listed(image, name)[0].size[::-1]
+
+
 def to_map(image: Picture, name: str, size: tuple[int, int] | None = None) -> Tensor:
     """A mask or a depth map of any kind -> (B, 1, H, W), float32: PIL images in [0, 1], other values as they are.
 

@@ -15,8 +15,8 @@ from minisd.errors import CallbackError, InputError, NumericalError
 from minisd.images import Picture
 from minisd.models import VAE, CLIPTextTransformer, UNet
 from minisd.noise import draw_noise
-from minisd.request import DEFAULTS, Asker, Defaults, Request
-from minisd.schedulers import Grid, NoiseSchedule, Scheduler
+from minisd.request import DEFAULTS, Asker, Defaults, Request, task_of
+from minisd.schedulers import NoiseSchedule, Scheduler
 from minisd.tokenizer import Tokenizer
 
 Callback = Callable[[int, Tensor, Tensor], Any]
@@ -69,9 +69,9 @@ class StableDiffusion:
         self.scheduler, self.defaults, self.low_res = scheduler, defaults, low_res
 
     @property
-    def asker(self) -> Asker:
-        """Checks what is asked for against what this pipeline can do; its `task` says what that is."""
-        return Asker(self.unet.config, self.vae.config, self.scheduler, self.defaults)
+    def task(self) -> str:
+        """What the UNet was made for: "text", "inpainting", "depth" or "upscaling"."""
+        return task_of(self.unet.config, self.vae.config)
 
     @property
     def device(self) -> torch.device:
@@ -134,12 +134,11 @@ class StableDiffusion:
         if callback is not None and not callable(callback):
             raise InputError(f"callback is {callback!r}, expected a function of (i, t, latents).")
         callback_steps = validation.whole_number(callback_steps, "callback_steps", 1, 10**6)
-        request = self.asker.request(
+        request = self._asker().request(
             prompt, negative_prompt, height, width, num_inference_steps, guidance_scale, num_images_per_prompt,
             seed, generator, latents, eta, image, strength, mask_image, depth_map, noise_level,
         )  # fmt: skip
-        total = len(request.scheduler.grid(request.steps, request.start))
-        for step in tqdm(self._denoise(request), total=total, disable=not progress):
+        for step in tqdm(self._denoise(request), total=len(request.grid), disable=not progress):
             final = step.latents
             if callback is not None and step.i % callback_steps == 0:
                 try:
@@ -176,30 +175,31 @@ class StableDiffusion:
         Arguments and errors as for a call; they are checked now, the work begins with the first step.
         """
         return self._denoise(
-            self.asker.request(
+            self._asker().request(
                 prompt, negative_prompt, height, width, num_inference_steps, guidance_scale, num_images_per_prompt,
                 seed, generator, latents, eta, image, strength, mask_image, depth_map, noise_level,
             )
         )  # fmt: skip
 
+    def _asker(self) -> Asker:
+        return Asker(self.unet.config, self.vae.config, self.scheduler, self.defaults)
+
     @torch.no_grad()
     def _denoise(self, request: Request) -> Iterator[DenoisingStep]:
-        scheduler, guidance = request.scheduler, request.guidance_scale
-        grid = scheduler.grid(request.steps, request.start)
+        scheduler, grid, guidance = request.scheduler, request.grid, request.guidance_scale
         guided = guidance != 1
         text = self.encode_prompt(request.negative + request.prompts if guided else request.prompts)
 
         def randn(shape: Sequence[int] = request.shape) -> Tensor:
             return draw_noise(shape, request.generators).to(self.device)
 
-        start = self._start(request, grid, randn)
+        start = self._start(request, randn)
         x, memory = start.x, None
         for i, t in enumerate(grid.timesteps):
             scaled = scheduler.scale_input(grid, i, x)
             seen = torch.cat([scaled, *start.beside], dim=1).to(self.dtype)
-            output = self.unet(
-                seen, t, text, start.noise_level
-            ).float()  # with guidance twice the rows: the text has them
+            # with guidance twice the rows: the text has them
+            output = self.unet(seen, t, text, start.noise_level).float()
             if guided:
                 uncond, cond = output.chunk(2)
                 output = uncond + guidance * (cond - uncond)
@@ -212,7 +212,7 @@ class StableDiffusion:
                 )
             yield DenoisingStep(i, t, x, x0)
 
-    def _start(self, request: Request, grid: Grid, randn: Randn) -> "_Start":
+    def _start(self, request: Request, randn: Randn) -> "_Start":
         """What a task brings into the loop. Noise is drawn in the reference's order, so that seeds mean the same."""
         image, mask, depth = (
             None if each is None else each.to(self.device) for each in (request.image, request.mask, request.depth)
@@ -236,9 +236,9 @@ class StableDiffusion:
             beside = [_to_unit_range(F.interpolate(depth, size=cells, mode="bicubic"))]
 
         if picture is None or (mask is not None and request.start == 0):
-            x = noise * grid.init_noise_sigma
+            x = noise * request.grid.init_noise_sigma
         else:
-            x = request.scheduler.add_noise(grid, 0, picture, noise)
+            x = request.scheduler.add_noise(request.grid, 0, picture, noise)
         return _Start(x, noise, beside, noise_level, picture, kept)
 
     def _sample_latents(self, pixels: Tensor, randn: Randn) -> Tensor:

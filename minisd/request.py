@@ -1,5 +1,6 @@
 """What a pipeline was asked for: checked as a whole, every default filled in, before anything is computed."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +13,10 @@ from minisd.configs import UNetConfig, VAEConfig
 from minisd.errors import InputError
 from minisd.images import Picture
 from minisd.noise import make_generators
-from minisd.schedulers import DDIM, Scheduler, validate_steps
+from minisd.schedulers import DDIM, Grid, Scheduler, validate_steps
 
-TASKS = {"text": 0, "depth": 1, "upscaling": 3, "inpainting": 5}  # channels that a UNet reads beside 4 of latents
 STRENGTH = 0.8
+NOISE_LEVEL = 20
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,19 @@ UPSCALER_DEFAULTS = Defaults(num_inference_steps=75, guidance_scale=9.0)
 class Request:
     """A validated call: everything decided, nothing computed yet.
 
-    shape: of the latents. start: steps left out at the beginning, where a picture is given. image: (B, 3, H, W) in
-    [-1, 1]; mask: (B, 1, H, W), 1 where to repaint; depth: (B, 1, H, W), any units, larger is nearer.
+    shape: of the latents. start: steps that the grid leaves out at the beginning, where a picture is given.
+    image: (B, 3, H, W) in [-1, 1]; mask: (B, 1, H, W), 1 where to repaint; depth: (B, 1, H, W), any units, larger is
+    nearer. noise_level: of an upscaler's small picture, 0 for the others.
     """
 
     task: str
     prompts: list[str]
     negative: list[str]
     shape: tuple[int, int, int, int]
-    steps: int
-    start: int
     guidance_scale: float
     scheduler: Scheduler
+    grid: Grid
+    start: int
     generators: list[torch.Generator]
     seeds: list[int] | None
     latents: Tensor | None
@@ -62,13 +64,13 @@ class Request:
 def task_of(unet: UNetConfig, vae: VAEConfig) -> str:
     """What a UNet was made for, told by the channels that it reads beside the latents."""
     extra = unet.in_channels - vae.latent_channels
-    for task, channels in TASKS.items():
-        if channels == extra or (task == "inpainting" and extra == vae.latent_channels + 1):
-            return task
-    raise InputError(
-        f"the UNet reads {unet.in_channels} channels, {extra} beside the latents; expected 0 (text), 1 (depth), "
-        f"3 (upscaling) or {vae.latent_channels + 1} (inpainting)."
-    )
+    tasks = {0: "text", 1: "depth", 3: "upscaling", vae.latent_channels + 1: "inpainting"}
+    if extra not in tasks:
+        expected = ", ".join(f"{channels} ({task})" for channels, task in tasks.items())
+        raise InputError(
+            f"the UNet reads {unet.in_channels} channels, {extra} beside the latents; expected one of {expected}."
+        )
+    return tasks[extra]
 
 
 class Asker:
@@ -107,7 +109,7 @@ class Asker:
         steps = validate_steps(steps, self.scheduler.schedule.num_train_timesteps)
         scale = validation.guidance(self.defaults.guidance_scale if guidance_scale is None else guidance_scale)
 
-        self._check_task(image, mask_image, depth_map, noise_level)
+        level = self._check_task(image, mask_image, depth_map, noise_level)
         start = self._start(steps, strength, image, mask_image)
         if latents is not None:
             self._check_latents(latents, count, seed, height, width)
@@ -118,6 +120,7 @@ class Asker:
             f"{count} picture(s) of {w * self.factor} x {h * self.factor}",
         )
         generators, seeds = make_generators(seed, generator, count)
+        scheduler = self._sampler(eta)
 
         def one_each(values: Tensor, name: str) -> Tensor:
             if len(values) not in (1, count // per_prompt, count):
@@ -128,9 +131,9 @@ class Asker:
         mask = None if mask_image is None else one_each(images.to_map(mask_image, "mask_image", size), "mask_image")
         depth = None if depth_map is None else one_each(images.to_map(depth_map, "depth_map"), "depth_map")
         return Request(
-            self.task, prompts, negative, (count, self.vae.latent_channels, h, w), steps, start, scale,
-            self._sampler(eta), generators, seeds, latents, pixels,
-            None if mask is None else (mask >= 0.5).float(), depth, 20 if noise_level is None else noise_level,
+            self.task, prompts, negative, (count, self.vae.latent_channels, h, w), scale, scheduler,
+            scheduler.grid(steps, start), start, generators, seeds, latents, pixels,
+            None if mask is None else (mask >= 0.5).float(), depth, level,
         )  # fmt: skip
 
     def _texts(
@@ -153,8 +156,8 @@ class Asker:
             )
         return prompts, negative
 
-    def _check_task(self, image: object, mask: object, depth: object, noise_level: object) -> None:
-        """What was given against what the model reads."""
+    def _check_task(self, image: object, mask: object, depth: object, noise_level: object) -> int:
+        """What was given against what the model reads; the noise level, of which only upscalers have one."""
         if mask is not None and image is None:
             raise InputError("a mask_image was given without an image; give the picture that it belongs to.")
         if self.task == "inpainting" and mask is None:
@@ -168,11 +171,14 @@ class Asker:
             raise InputError("this is an upscaler: give image, the small picture, and no mask_image.")
         if depth is not None and self.task != "depth":
             raise InputError(f"depth_map needs a depth model, this is one for {self.task}; load SD 2 depth.")
-        if noise_level is not None:
-            if self.task != "upscaling":
+        if self.task != "upscaling":
+            if noise_level is not None:
                 raise InputError(f"noise_level needs an upscaler, this is a model for {self.task}; leave it out.")
-            assert self.unet.class_count is not None
-            validation.whole_number(noise_level, "noise_level", 0, self.unet.class_count - 1)
+            return 0
+        if self.unet.class_count is None:
+            raise InputError("the UNet reads 7 channels as an upscaler does, but knows no noise levels; load another.")
+        level = NOISE_LEVEL if noise_level is None else noise_level
+        return validation.whole_number(level, "noise_level", 0, self.unet.class_count - 1)
 
     def _start(self, steps: int, strength: float | None, image: object, mask: object) -> int:
         """How many steps the given picture stands for; without one, and in upscaling, none."""
@@ -186,22 +192,24 @@ class Asker:
         if kept == 0:
             raise InputError(
                 f"strength {strength:g} of {steps} steps leaves none to do; raise one of them, "
-                f"for instance to strength {min(1, 1.01 / steps):.2g}."
+                f"for instance to strength {math.ceil(100 / steps) / 100:g}."
             )
         return steps - kept
 
-    def _cells(self, height: int | None, width: int | None, latents: Tensor | None, image: object) -> tuple[int, int]:
+    def _cells(
+        self, height: int | None, width: int | None, latents: Tensor | None, image: Picture | None
+    ) -> tuple[int, int]:
         """Height and width in latent cells: as the latents, as asked, as the picture given, or as trained."""
-        if self.task == "upscaling":
+        if self.task == "upscaling" and image is not None:
             if height is not None or width is not None:
                 raise InputError("an upscaler's picture has the size of image times its factor; leave the size out.")
-            h, w = _size_of(image)
+            h, w = images.size_of(image, "image")
             if min(h, w) < self.smallest:
                 raise InputError(f"image is {w} x {h}, expected at least {self.smallest} pixels a side.")
             return h, w
         if latents is not None:
             return latents.shape[2], latents.shape[3]
-        usual = (self.unet.sample_size * self.factor,) * 2 if image is None else _size_of(image)
+        usual = (self.unet.sample_size * self.factor,) * 2 if image is None else images.size_of(image, "image")
         cells = []
         for asked, own, name in ((height, usual[0], "height"), (width, usual[1], "width")):
             side = own - own % self.factor if asked is None else asked  # pictures are cut down to whole cells
@@ -229,9 +237,3 @@ class Asker:
             raise InputError("latents hold NaN, infinity or whole numbers, expected finite unit noise.")
         if seed is not None:
             raise InputError("latents and a seed were both given; the latents are the noise, leave out the seed.")
-
-
-def _size_of(image: object) -> tuple[int, int]:
-    """Height and width of a picture that was given."""
-    height, width = images.to_pixels(image, "image").shape[2:]  # type: ignore[arg-type]
-    return height, width

@@ -76,7 +76,7 @@ def randomise(network: nn.Module, seed: int = 0, gain: float = 1.0) -> nn.Module
     return network.eval()
 
 
-def small_pipeline(sd2: bool = False, in_channels: int = 4) -> StableDiffusion:
+def small_pipeline(sd2: bool = False, in_channels: int = 4, class_count: int | None = None) -> StableDiffusion:
     """Ours, two levels each, random seeded weights: SD 1 (PNDM, eps) or SD 2 (DDIM, v) in small."""
     tokenizer = small_tokenizer(sd2)
     text = CLIPTextConfig(
@@ -95,6 +95,7 @@ def small_pipeline(sd2: bool = False, in_channels: int = 4) -> StableDiffusion:
         layers_per_block=1,
         context_width=64,
         in_channels=in_channels,
+        class_count=class_count,
         sample_size=16,
         linear_projection=sd2,
         only_cross_attention=(False, False),

@@ -14,7 +14,7 @@ from torch import Tensor
 from minisd import images
 from minisd.errors import InputError
 from minisd.pipeline import StableDiffusion
-from minisd.schedulers import PNDM, Heun, Scheduler, UniPC
+from minisd.schedulers import LCM, PNDM, Heun, Scheduler, UniPC
 
 CALL: dict[str, Any] = {"num_inference_steps": 5, "guidance_scale": 3.0, "output_type": "pt"}
 CLOSE = 1e-4
@@ -184,10 +184,34 @@ def test_refused_before_any_work(sd: StableDiffusion, arguments: dict[str, Any],
         sd.denoise("a cat", num_inference_steps=4, **arguments)
 
 
+@pytest.mark.parametrize("steps", [1, 3, 7, 15, 29, 50, 90, 300])
+def test_the_strength_that_is_advised_is_enough(sd: StableDiffusion, steps: int) -> None:
+    with pytest.raises(InputError, match="leaves none to do") as caught:
+        sd.denoise("a cat", image=picture(), strength=0.5 / steps, num_inference_steps=steps)
+    advised = float(str(caught.value).rsplit(" ", 1)[1].rstrip("."))
+    sd.denoise("a cat", image=picture(), strength=advised, num_inference_steps=steps)
+
+
+def test_an_lcm_s_steps_are_checked_when_asked(sd: StableDiffusion) -> None:
+    sd = StableDiffusion(sd.tokenizer, sd.text_encoder, sd.vae, sd.unet, LCM())
+    with pytest.raises(InputError, match="50 steps"):
+        sd.denoise("a cat", num_inference_steps=51)
+
+
 def test_models_of_other_tasks_say_what_they_need() -> None:
     with pytest.raises(InputError, match="give depth_map"):
         small_pipeline(in_channels=5).denoise("a cat", image=picture())
+    upscaler = small_pipeline(in_channels=7, class_count=10)
     with pytest.raises(InputError, match="the small picture"):
-        small_pipeline(in_channels=7).denoise("a cat")
+        upscaler.denoise("a cat")
+    for noise_level in (None, 10, -1, 2.0):  # None: 20, as the official one has
+        with pytest.raises(InputError, match=r"noise_level is .* 0\.\.9"):
+            upscaler.denoise("a cat", image=picture(), noise_level=noise_level)
+    with pytest.raises(InputError, match="strength"):
+        upscaler.denoise("a cat", image=picture(), noise_level=5, strength=0.5)
+    with pytest.raises(InputError, match="size out"):
+        upscaler.denoise("a cat", image=picture(), noise_level=5, height=64)
+    with pytest.raises(InputError, match="knows no noise levels"):
+        small_pipeline(in_channels=7).denoise("a cat", image=picture())
     with pytest.raises(InputError, match="6 channels, 2 beside"):
         small_pipeline(in_channels=6).denoise("a cat")

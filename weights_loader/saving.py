@@ -59,7 +59,7 @@ def save_folder(sd: StableDiffusion, folder: Path, dtype: torch.dtype | None, ov
     write_json(sd.scheduler.to_config(), folder / "scheduler" / "scheduler_config.json", overwrite)
     sd.tokenizer.save(folder / "tokenizer")
     index: dict[str, object] = {
-        "_class_name": CLASSES[sd.asker.task],
+        "_class_name": CLASSES[sd.task],
         "_diffusers_version": "0.42.1",  # whose layout this is; its inpainting pipeline does not load without
         "feature_extractor": [None, None],
         "requires_safety_checker": False,
@@ -70,9 +70,9 @@ def save_folder(sd: StableDiffusion, folder: Path, dtype: torch.dtype | None, ov
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    if sd.asker.task == "depth":
+    if sd.task == "depth":
         index["depth_estimator"] = [None, None]
-    if sd.asker.task == "upscaling":
+    if sd.task == "upscaling":
         (folder / LOW_RES_SCHEDULER).mkdir(exist_ok=True)
         write_json(DDPM(sd.low_res).to_config(), folder / LOW_RES_SCHEDULER / "scheduler_config.json", overwrite)
         index |= {LOW_RES_SCHEDULER: ["diffusers", DDPM.official_name], "max_noise_level": 350}
@@ -103,6 +103,7 @@ def save_ldm(sd: StableDiffusion, path: Path, dtype: torch.dtype | None, overwri
         "vae": official_configs.vae_json(sd.vae.config),
         "text_encoder": official_configs.text_json(sd.text_encoder.config),
         "scheduler": sd.scheduler.to_config(),
+        LOW_RES_SCHEDULER: DDPM(sd.low_res).to_config(),
         "defaults": asdict(sd.defaults),
     }
     save_safetensors(tensors, path, {"format": "pt", CONFIGS_KEY: json.dumps(configs)}, overwrite)

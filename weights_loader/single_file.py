@@ -18,6 +18,7 @@ from minisd.tokenizer import Tokenizer
 from weights_loader import detect, official_configs
 from weights_loader.build import Prefixed, build
 from weights_loader.files import WeightFile
+from weights_loader.folder import LOW_RES_SCHEDULER
 from weights_loader.names import Place, diffusers, expand, ldm, openclip
 
 CONFIGS_KEY = "minisd.configs"  # in the metadata of files that minisd wrote: what shapes cannot tell
@@ -35,7 +36,7 @@ def load_single_file(
     tokenizer: Tokenizer,
 ) -> StableDiffusion:
     """The pipeline in an original single file. Raises MismatchError, FileFormatError, InputError."""
-    unet_config, vae_config, text_config, scheduler, defaults = configs(file, prediction_type)
+    unet_config, vae_config, text_config, scheduler, defaults, low_res = configs(file, prediction_type)
     text_prefix, is_openclip = text_prefix_of(file)
 
     def unet_places(names: list[str]) -> dict[str, Place]:
@@ -69,12 +70,13 @@ def load_single_file(
         ),
         scheduler=scheduler,
         defaults=defaults,
+        low_res=low_res,
     )  # fmt: skip
 
 
 def configs(
     file: WeightFile, prediction_type: str | None = None
-) -> tuple[UNetConfig, VAEConfig, CLIPTextConfig, Scheduler, Defaults]:
+) -> tuple[UNetConfig, VAEConfig, CLIPTextConfig, Scheduler, Defaults, NoiseSchedule]:
     """The configs of all components: as minisd wrote them into the file, else from its shapes and its name."""
     if CONFIGS_KEY in file.metadata:
         try:
@@ -86,6 +88,7 @@ def configs(
                 official_configs.text_config(stored["text_encoder"]),
                 scheduler,
                 Defaults(**stored["defaults"]),
+                Scheduler.from_config(stored[LOW_RES_SCHEDULER]).schedule if LOW_RES_SCHEDULER in stored else LOW_RES,
             )
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise FileFormatError(f"{file.path}: the metadata {CONFIGS_KEY} is damaged ({error!r}).") from error
@@ -97,13 +100,13 @@ def configs(
     if prediction_type is None:
         prediction_type = _guess_prediction(file.path, unet)
     if unet.class_count is not None:
-        return unet, vae, text, DDIM(replace(LOW_RES, prediction_type=prediction_type)), UPSCALER_DEFAULTS
+        return unet, vae, text, DDIM(replace(LOW_RES, prediction_type=prediction_type)), UPSCALER_DEFAULTS, LOW_RES
     if prediction_type == "v_prediction":
         unet = replace(unet, sample_size=96)
     # as the official repositories ship them: PNDM for eps, DDIM for v and for inpainting with SD 1.x
     schedule = NoiseSchedule(prediction_type=prediction_type)
     ddim = prediction_type == "v_prediction" or (unet.in_channels == 9 and not is_openclip)
-    return unet, vae, text, DDIM(schedule) if ddim else PNDM(schedule), Defaults()
+    return unet, vae, text, DDIM(schedule) if ddim else PNDM(schedule), Defaults(), LOW_RES
 
 
 def text_prefix_of(file: WeightFile) -> tuple[str, bool]:

@@ -140,7 +140,8 @@ def run(args: argparse.Namespace) -> int:
     for k, picture in enumerate(pictures):
         settings = {
             "prompt": prompt, "negative_prompt": args.negative, "seed": seed + k, "steps": total,
-            "guidance_scale": guidance, "model": args.model, "software": "minisd",
+            "guidance_scale": guidance, "model": args.model, "sampler": type(sd.scheduler).__name__,
+            "software": "minisd",
         }  # fmt: skip
         target = targets[k] if targets else images.free_name(Path(), file_stem(prompt))
         path = _save(picture, target, args.overwrite, settings)

@@ -54,12 +54,12 @@ class UniPC(LogSNRSpace):
         if corrected_by is not None:
             others.append((1.0, corrected_by - x0))
         moved = there.sigma / here.sigma * x + there.alpha * growth * x0
-        for (place, difference), weight in zip(others, _weights([r for r, _ in others], h, corrected_by), strict=True):
+        for (place, difference), weight in zip(others, _weights([r for r, _ in others], h), strict=True):
             moved = moved + there.alpha * growth * weight / place * difference
         return moved
 
 
-def _weights(places: list[float], h: float, corrected_by: Tensor | None) -> list[float]:
+def _weights(places: list[float], h: float) -> list[float]:
     """Of the differences, divided by their places: the solution of equation 5 there; one alone gets a half."""
     if len(places) < 2:
         return [0.5] * len(places)
