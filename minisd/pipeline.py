@@ -34,6 +34,13 @@ class DenoisingStep(NamedTuple):
     x0: Tensor
 
 
+class Condition(NamedTuple):
+    """What the UNet is told: text states (B, L, context_width) and, for SDXL only, the pooled text with the sizes."""
+
+    text: Tensor
+    pooled: Tensor | None = None
+
+
 class Output(NamedTuple):
     """`images`: PIL images, an array (B, H, W, 3) in [0, 1], or a tensor; `seeds`: one for each, None if not seeded."""
 
@@ -187,8 +194,7 @@ class StableDiffusion:
     @torch.no_grad()
     def _denoise(self, request: Request) -> Iterator[DenoisingStep]:
         scheduler, grid, guidance = request.scheduler, request.grid, request.guidance_scale
-        guided = guidance != 1
-        text = self.encode_prompt(request.negative + request.prompts if guided else request.prompts)
+        told = self._condition(request)
 
         def randn(shape: Sequence[int] = request.shape) -> Tensor:
             return draw_noise(shape, request.generators).to(self.device)
@@ -199,8 +205,8 @@ class StableDiffusion:
             scaled = scheduler.scale_input(grid, i, x)
             seen = torch.cat([scaled, *start.beside], dim=1).to(self.dtype)
             # with guidance twice the rows: the text has them
-            output = self.unet(seen, t, text, start.noise_level).float()
-            if guided:
+            output = self.unet(seen, t, told.text, start.noise_level, told.pooled).float()
+            if request.guided:
                 uncond, cond = output.chunk(2)
                 output = uncond + guidance * (cond - uncond)
             x, x0, memory = scheduler.step(grid, i, x, output, memory, randn)
@@ -211,6 +217,11 @@ class StableDiffusion:
                     f"the latents are not finite after step {i} (timestep {float(t):g}): {_diagnosis(self.unet)}."
                 )
             yield DenoisingStep(i, t, x, x0)
+
+    def _condition(self, request: Request) -> Condition:
+        """What the UNet is told; with guidance, the negative prompts' rows come first."""
+        texts = [*request.negative, *request.prompts] if request.guided else request.prompts
+        return Condition(self.encode_prompt(texts))
 
     def _start(self, request: Request, randn: Randn) -> "_Start":
         """What a task brings into the loop. Noise is drawn in the reference's order, so that seeds mean the same."""

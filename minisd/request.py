@@ -60,6 +60,11 @@ class Request:
     depth: Tensor | None
     noise_level: int
 
+    @property
+    def guided(self) -> bool:
+        """Whether each step takes two predictions."""
+        return self.guidance_scale != 1
+
 
 def task_of(unet: UNetConfig, vae: VAEConfig) -> str:
     """What a UNet was made for, told by the channels that it reads beside the latents."""
