@@ -7,10 +7,12 @@ from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from minisd import images, validation
+from minisd.conditioning import Condition, MicroConditioning, TextPart, check_widths, encode, size_count, with_sizes
+from minisd.diagnosis import diagnosis
 from minisd.errors import CallbackError, InputError, NumericalError
 from minisd.images import Picture
 from minisd.models import VAE, CLIPTextTransformer, UNet
@@ -32,13 +34,6 @@ class DenoisingStep(NamedTuple):
     t: Tensor
     latents: Tensor
     x0: Tensor
-
-
-class Condition(NamedTuple):
-    """What the UNet is told: text states (B, L, context_width) and, for SDXL only, the pooled text with the sizes."""
-
-    text: Tensor
-    pooled: Tensor | None = None
 
 
 class Output(NamedTuple):
@@ -63,22 +58,35 @@ class StableDiffusion:
         scheduler: Scheduler,
         defaults: Defaults = DEFAULTS,
         low_res: NoiseSchedule = LOW_RES,
+        tokenizer_2: Tokenizer | None = None,
+        text_encoder_2: CLIPTextTransformer | None = None,
     ) -> None:
-        width, context = text_encoder.config.width, unet.config.context_width
-        if width != context:
-            raise InputError(f"the text encoder gives vectors of {width}, the UNet expects {context}.")
-        if len(tokenizer) > text_encoder.config.vocab_size:
-            raise InputError(
-                f"the tokenizer has {len(tokenizer)} ids, the text encoder {text_encoder.config.vocab_size}; "
-                "take both from one model."
-            )
+        """The second tokenizer and text encoder are SDXL's; its refiner has the second alone, as its only one.
+
+        Raises InputError where widths do not fit.
+        """
         self.tokenizer, self.text_encoder, self.vae, self.unet = tokenizer, text_encoder, vae, unet
+        self.tokenizer_2, self.text_encoder_2 = tokenizer_2, text_encoder_2
         self.scheduler, self.defaults, self.low_res = scheduler, defaults, low_res
+        check_widths(self.text_parts, unet.config)
 
     @property
     def task(self) -> str:
         """What the UNet was made for: "text", "inpainting", "depth" or "upscaling"."""
         return task_of(self.unet.config, self.vae.config)
+
+    @property
+    def is_xl(self) -> bool:
+        """Whether it is of the SDXL family: base, inpainting or refiner."""
+        return self.unet.config.pooled_width is not None
+
+    @property
+    def text_parts(self) -> list[TextPart]:
+        """The text encoders with their tokenizers: one, or SDXL's two."""
+        first = TextPart(self.tokenizer, self.text_encoder)
+        if self.tokenizer_2 is None or self.text_encoder_2 is None:
+            return [first]
+        return [first, TextPart(self.tokenizer_2, self.text_encoder_2)]
 
     @property
     def device(self) -> torch.device:
@@ -92,7 +100,7 @@ class StableDiffusion:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move all networks to a device and dtype."""
-        for network in (self.text_encoder, self.vae, self.unet):
+        for network in (*(part.encoder for part in self.text_parts), self.vae, self.unet):
             network.to(device=device, dtype=dtype)
         return self
 
@@ -115,6 +123,9 @@ class StableDiffusion:
         mask_image: Picture | None = None,
         depth_map: Picture | None = None,
         noise_level: int | None = None,
+        denoising_start: float | None = None,
+        denoising_end: float | None = None,
+        micro: MicroConditioning | None = None,
         callback: Callback | None = None,
         callback_steps: int = 1,
         output_type: OutputType = "pil",
@@ -127,7 +138,9 @@ class StableDiffusion:
         image: a picture to begin with (PIL, array in [0, 1], tensor in [-1, 1]; one, or one for each prompt), of which
         strength, 0 to 1, says how much is to change: 0.8 unless given, 1 with a mask. mask_image: white where to
         repaint. depth_map: for depth models, larger is nearer. noise_level: for upscalers, how much noise hides the
-        artefacts of the small picture, 20 unless given.
+        artefacts of the small picture, 20 unless given. denoising_end: the share of the noise levels, 0 to 1, after
+        which this model hands over its latents; denoising_start: after which it goes on with another's, as SDXL's
+        refiner with the base's. micro: what SDXL is told about sizes, those of the picture unless given.
         seed: picture k is drawn from seed + k, so it does not depend on how many are made; without a seed, one is
         drawn and returned. generator: one for all pictures, or a list, instead of a seed. latents: (B, 4, h, w) unit
         noise to start from, instead of either. eta: DDIM only.
@@ -144,8 +157,9 @@ class StableDiffusion:
         request = self._asker().request(
             prompt, negative_prompt, height, width, num_inference_steps, guidance_scale, num_images_per_prompt,
             seed, generator, latents, eta, image, strength, mask_image, depth_map, noise_level,
+            denoising_start, denoising_end, micro,
         )  # fmt: skip
-        for step in tqdm(self._denoise(request), total=len(request.grid), disable=not progress):
+        for step in tqdm(self._denoise(request), total=request.stop, disable=not progress):
             final = step.latents
             if callback is not None and step.i % callback_steps == 0:
                 try:
@@ -176,6 +190,9 @@ class StableDiffusion:
         mask_image: Picture | None = None,
         depth_map: Picture | None = None,
         noise_level: int | None = None,
+        denoising_start: float | None = None,
+        denoising_end: float | None = None,
+        micro: MicroConditioning | None = None,
     ) -> Iterator[DenoisingStep]:
         """The loop itself, as an iterator of steps: `break` stops it early, `step.x0` is the preview.
 
@@ -185,6 +202,7 @@ class StableDiffusion:
             self._asker().request(
                 prompt, negative_prompt, height, width, num_inference_steps, guidance_scale, num_images_per_prompt,
                 seed, generator, latents, eta, image, strength, mask_image, depth_map, noise_level,
+            denoising_start, denoising_end, micro,
             )
         )  # fmt: skip
 
@@ -201,11 +219,11 @@ class StableDiffusion:
 
         start = self._start(request, randn)
         x, memory = start.x, None
-        for i, t in enumerate(grid.timesteps):
+        for i, t in enumerate(grid.timesteps[: request.stop]):
             scaled = scheduler.scale_input(grid, i, x)
             seen = torch.cat([scaled, *start.beside], dim=1).to(self.dtype)
             # with guidance twice the rows: the text has them
-            output = self.unet(seen, t, told.text, start.noise_level, told.pooled).float()
+            output = self.unet(seen, t, told.text, start.noise_level, told.vector).float()
             if request.guided:
                 uncond, cond = output.chunk(2)
                 output = uncond + guidance * (cond - uncond)
@@ -214,14 +232,24 @@ class StableDiffusion:
                 x = torch.lerp(scheduler.add_noise(grid, i + 1, start.picture, start.noise), x, start.kept)
             if not torch.isfinite(x).all():
                 raise NumericalError(
-                    f"the latents are not finite after step {i} (timestep {float(t):g}): {_diagnosis(self.unet)}."
+                    f"the latents are not finite after step {i} (timestep {float(t):g}): {diagnosis(self.unet)}."
                 )
             yield DenoisingStep(i, t, x, x0)
 
     def _condition(self, request: Request) -> Condition:
         """What the UNet is told; with guidance, the negative prompts' rows come first."""
-        texts = [*request.negative, *request.prompts] if request.guided else request.prompts
-        return Condition(self.encode_prompt(texts))
+        negative = request.negative if request.guided else []
+        text, pooled = encode(self.text_parts, [*negative, *request.prompts], self.is_xl)
+        if pooled is None:
+            return Condition(text.to(self.dtype))
+        if self.defaults.zero_empty_prompt:
+            silent = [row for row, prompt in enumerate(negative) if prompt == ""]
+            text[silent], pooled[silent] = 0, 0
+        count = size_count(self.text_parts, self.unet.config)
+        numbers = [request.micro.numbers(count, negative=True)] * len(negative)
+        numbers += [request.micro.numbers(count)] * len(request.prompts)
+        vector = with_sizes(pooled, numbers, self.unet.config.size_embedding_width)
+        return Condition(text.to(self.dtype), vector.to(self.dtype))
 
     def _start(self, request: Request, randn: Randn) -> "_Start":
         """What a task brings into the loop. Noise is drawn in the reference's order, so that seeds mean the same."""
@@ -246,7 +274,9 @@ class StableDiffusion:
         if depth is not None:
             beside = [_to_unit_range(F.interpolate(depth, size=cells, mode="bicubic"))]
 
-        if picture is None or (mask is not None and request.start == 0):
+        if request.resumed:
+            x = noise
+        elif picture is None or (mask is not None and request.start == 0):
             x = noise * request.grid.init_noise_sigma
         else:
             x = request.scheduler.add_noise(request.grid, 0, picture, noise)
@@ -260,12 +290,8 @@ class StableDiffusion:
 
     @torch.no_grad()
     def encode_prompt(self, prompts: Sequence[str]) -> Tensor:
-        """Texts -> the states that condition the UNet: (B, 77, context_width)."""
-        ids = self.tokenizer(list(prompts))
-        states = self.text_encoder(ids.to(self.text_encoder.token_embedding.weight.device))
-        if not torch.isfinite(states).all():
-            raise NumericalError(f"the text states are not finite: {_diagnosis(self.text_encoder)}.")
-        return states.to(self.dtype)
+        """Texts -> the states that condition the UNet: (B, 77, context_width). Raises NumericalError."""
+        return encode(self.text_parts, prompts, self.is_xl)[0].to(self.dtype)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -288,7 +314,7 @@ class StableDiffusion:
             warnings.warn(f"the decoder overflowed in {weight.dtype}; decoding again in float32", stacklevel=2)
             pixels = _decode_each(copy.deepcopy(self.vae).float(), raw)
         if not torch.isfinite(pixels).all():
-            raise NumericalError(f"the decoded pixels are not finite: {_diagnosis(self.vae)}.")
+            raise NumericalError(f"the decoded pixels are not finite: {diagnosis(self.vae)}.")
         return pixels.clamp(-1, 1)
 
 
@@ -309,14 +335,6 @@ def _to_unit_range(depth: Tensor) -> Tensor:
     """Each (1, h, w) of a batch stretched to -1..1."""
     low, high = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
     return 2 * (depth - low) / (high - low).clamp(min=1e-6) - 1
-
-
-def _diagnosis(network: nn.Module) -> str:
-    """Why a network may have given NaN: the first of its tensors that hold it, if any do."""
-    bad = [name for name, tensor in network.state_dict().items() if not torch.isfinite(tensor).all()]
-    if bad:
-        return f"{len(bad)} of its weights hold NaN or infinity ({', '.join(bad[:3])}), fetch them again"
-    return "its weights are finite, try float32 and a guidance scale below 20"
 
 
 def _decode_each(vae: VAE, raw: Tensor) -> Tensor:

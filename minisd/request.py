@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from minisd import images, validation
+from minisd.conditioning import MicroConditioning
 from minisd.configs import UNetConfig, VAEConfig
 from minisd.errors import InputError
 from minisd.images import Picture
@@ -24,22 +25,26 @@ class Defaults:
     """What a model is best run with; travels with the model.
 
     words: all that a model of a small world was taught, with spaces between; none where nobody could list them.
+    zero_empty_prompt: whether SDXL hears zeros, not the states of "", where there is no negative prompt.
     """
 
     num_inference_steps: int = 50
     guidance_scale: float = 7.5
     words: str = ""
+    zero_empty_prompt: bool = False
 
 
 DEFAULTS = Defaults()
 UPSCALER_DEFAULTS = Defaults(num_inference_steps=75, guidance_scale=9.0)
+SDXL_DEFAULTS = Defaults(guidance_scale=5.0)
 
 
 @dataclass(frozen=True)
 class Request:
     """A validated call: everything decided, nothing computed yet.
 
-    shape: of the latents. start: steps that the grid leaves out at the beginning, where a picture is given.
+    shape: of the latents. start: steps that the grid leaves out at the beginning, where a picture is given. stop:
+    calls after which another model takes over. resumed: the latents are another model's, not unit noise.
     image: (B, 3, H, W) in [-1, 1]; mask: (B, 1, H, W), 1 where to repaint; depth: (B, 1, H, W), any units, larger is
     nearer. noise_level: of an upscaler's small picture, 0 for the others.
     """
@@ -52,6 +57,8 @@ class Request:
     scheduler: Scheduler
     grid: Grid
     start: int
+    stop: int
+    resumed: bool
     generators: list[torch.Generator]
     seeds: list[int] | None
     latents: Tensor | None
@@ -59,6 +66,7 @@ class Request:
     mask: Tensor | None
     depth: Tensor | None
     noise_level: int
+    micro: MicroConditioning
 
     @property
     def guided(self) -> bool:
@@ -105,6 +113,9 @@ class Asker:
         mask_image: Picture | None,
         depth_map: Picture | None,
         noise_level: int | None,
+        denoising_start: float | None,
+        denoising_end: float | None,
+        micro: MicroConditioning | None,
     ) -> Request:
         """The request for the arguments of a pipeline's call; raises InputError."""
         per_prompt = validation.whole_number(num_images_per_prompt, "num_images_per_prompt", 1, 10_000)
@@ -115,7 +126,13 @@ class Asker:
         scale = validation.guidance(self.defaults.guidance_scale if guidance_scale is None else guidance_scale)
 
         level = self._check_task(image, mask_image, depth_map, noise_level)
+        if micro is not None and self.unet.pooled_width is None:
+            raise InputError("micro tells SDXL about sizes, and this model does not listen; leave it out.")
         start = self._start(steps, strength, image, mask_image)
+        if denoising_start is not None:
+            if latents is None or image is not None:
+                raise InputError("denoising_start goes on from another model's latents; give latents and no image.")
+            start = self._first_step(steps, denoising_start, "denoising_start")
         if latents is not None:
             self._check_latents(latents, count, seed, height, width)
         h, w = self._cells(height, width, latents, image)
@@ -126,6 +143,13 @@ class Asker:
         )
         generators, seeds = make_generators(seed, generator, count)
         scheduler = self._sampler(eta)
+        grid = scheduler.grid(steps, start)
+        stop = len(grid)
+        if denoising_end is not None:
+            last = self._first_step(steps, denoising_end, "denoising_end")
+            if last <= start:
+                raise InputError(f"denoising_end {denoising_end:g} of {steps} steps leaves none to do; raise it.")
+            stop = scheduler.calls_before(steps, last) - scheduler.calls_before(steps, start)
 
         def one_each(values: Tensor, name: str) -> Tensor:
             if len(values) not in (1, count // per_prompt, count):
@@ -136,9 +160,10 @@ class Asker:
         mask = None if mask_image is None else one_each(images.to_map(mask_image, "mask_image", size), "mask_image")
         depth = None if depth_map is None else one_each(images.to_map(depth_map, "depth_map"), "depth_map")
         return Request(
-            self.task, prompts, negative, (count, self.vae.latent_channels, h, w), scale, scheduler,
-            scheduler.grid(steps, start), start, generators, seeds, latents, pixels,
+            self.task, prompts, negative, (count, self.vae.latent_channels, h, w), scale, scheduler, grid, start,
+            stop, denoising_start is not None, generators, seeds, latents, pixels,
             None if mask is None else (mask >= 0.5).float(), depth, level,
+            (micro or MicroConditioning()).of(h * self.factor, w * self.factor),
         )  # fmt: skip
 
     def _texts(
@@ -200,6 +225,15 @@ class Asker:
                 f"for instance to strength {math.ceil(100 / steps) / 100:g}."
             )
         return steps - kept
+
+    def _first_step(self, steps: int, share: float, name: str) -> int:
+        """The first of the steps whose timestep lies in what is left after a share of the noise levels."""
+        total = self.scheduler.schedule.num_train_timesteps
+        cutoff = round(total * (1 - validation.real_number(share, name, 0, 1)))
+        for step in range(steps):
+            if self.scheduler.grid(steps, step).timesteps[0] < cutoff:
+                return step
+        raise InputError(f"{name} {share:g} of {steps} steps leaves none to the other model; lower it.")
 
     def _cells(
         self, height: int | None, width: int | None, latents: Tensor | None, image: Picture | None

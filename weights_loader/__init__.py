@@ -20,7 +20,7 @@ from weights_loader.files import open_weights
 from weights_loader.folder import load_folder
 from weights_loader.inspection import Inspection, inspect_path
 from weights_loader.saving import save_folder, save_ldm
-from weights_loader.single_file import load_single_file, text_prefix_of
+from weights_loader.single_file import load_single_file, text_sources
 from weights_loader.sources import EMBEDDED, resolve
 from weights_loader.vocabulary import find_tokenizer
 
@@ -68,7 +68,7 @@ def load(
             "where its model_index.json is."
         )
     if given is None:
-        given = find_tokenizer(path, is_openclip=text_prefix_of(file)[1], offline=offline, progress=progress)
+        given = find_tokenizer(path, is_openclip=text_sources(file)[0].is_openclip, offline=offline, progress=progress)
     return load_single_file(file, where, dtype, prediction_type, given)
 
 

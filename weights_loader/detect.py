@@ -29,9 +29,8 @@ EXTRAS = (ldm.EMA, "depth_model.", "low_scale_model.", "control_model.", "embedd
 
 # What else people point a loader at: a pattern that some tensor name matches, what that is, what to do with it.
 STRANGERS = (
-    (r"conditioner\.embedders\.", "an SDXL checkpoint", "minisd runs SD 1.x and 2.x"),
-    (r"(^|\.)joint_blocks\.", "an SD 3 checkpoint", "minisd runs SD 1.x and 2.x"),
-    (r"(^|\.)double_blocks\.", "a Flux checkpoint", "minisd runs SD 1.x and 2.x"),
+    (r"(^|\.)joint_blocks\.", "an SD 3 checkpoint", "minisd runs SD 1.x, 2.x and SDXL"),
+    (r"(^|\.)double_blocks\.", "a Flux checkpoint", "minisd runs SD 1.x, 2.x and SDXL"),
     (r"lora_(up|down|A|B)|[._]lora\.|lora_unet|lora_te", "a LoRA", "load the model that it adapts"),
     (r"^(string_to_param|emb_params|<.+>$)", "a textual-inversion embedding", "load the model that it belongs to"),
     (r"^(control_model\.|controlnet_)", "a ControlNet", "load the model that it steers"),
@@ -45,13 +44,15 @@ def layout(shapes: Shapes, path: object) -> Layout:
     Raises MismatchError that says what else the file is.
     """
     has_unet = f"{ldm.UNET}input_blocks.0.0.weight" in shapes
-    if has_unet and any(name.startswith("cond_stage_model.") for name in shapes):
+    if has_unet and any(name.startswith(("cond_stage_model.", "conditioner.embedders.")) for name in shapes):
         return "ldm"
     for pattern, what, advice in STRANGERS:
         if any(re.search(pattern, name) for name in shapes):
             raise MismatchError(f"{path} is {what}, expected a Stable Diffusion model; {advice}.")
     if has_unet:
-        raise MismatchError(f"{path} holds a UNet but no text encoder (cond_stage_model.*); load a whole model.")
+        raise MismatchError(
+            f"{path} holds a UNet but no text encoder (cond_stage_model.* or conditioner.*); load a whole model."
+        )
     if "time_embedding.linear_1.weight" in shapes and "conv_in.weight" in shapes:
         return "unet"
     if "encoder.conv_in.weight" in shapes and "decoder.conv_in.weight" in shapes:
@@ -129,18 +130,19 @@ def clip_config(shapes: Shapes) -> CLIPTextConfig:
     )
 
 
-def openclip_config(shapes: Shapes) -> CLIPTextConfig:
-    """The OpenCLIP text encoder of an SD 2.x file; a complete one has one layer more than SD 2.x uses."""
+def openclip_config(shapes: Shapes, whole: bool = False) -> CLIPTextConfig:
+    """The OpenCLIP text encoder of a file: `whole` for SDXL; SD 2.x leaves out the last layer and the projection."""
     vocab_size, width = shapes["token_embedding.weight"]
     layers = sum(f"transformer.resblocks.{i}.ln_1.weight" in shapes for i in range(100))
     return CLIPTextConfig(
         vocab_size=vocab_size,
         max_length=shapes["positional_embedding"][0],
         width=width,
-        layers=layers - 1 if "text_projection" in shapes else layers,
+        layers=layers - 1 if "text_projection" in shapes and not whole else layers,
         heads=max(width // 64, 1),
         mlp_width=shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
         activation="gelu",
+        projection_width=shapes["text_projection"][1] if whole else None,
     )
 
 

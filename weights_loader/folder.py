@@ -1,7 +1,7 @@
 """A model in diffusers layout: a folder with a folder for each component."""
 
 import warnings
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from minisd.configs import UNetConfig
 from minisd.errors import FileFormatError, InputError, MismatchError
 from minisd.models import VAE, CLIPTextTransformer, UNet
 from minisd.pipeline import LOW_RES, Defaults, StableDiffusion
-from minisd.request import UPSCALER_DEFAULTS
+from minisd.request import SDXL_DEFAULTS, UPSCALER_DEFAULTS
 from minisd.schedulers import NoiseSchedule, Scheduler
 from minisd.tokenizer import Tokenizer
 from weights_loader import official_configs
@@ -29,6 +29,9 @@ PIPELINES = {
     "StableDiffusionInpaintPipeline",
     "StableDiffusionDepth2ImgPipeline",
     "StableDiffusionUpscalePipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
 }
 LOW_RES_SCHEDULER = "low_res_scheduler"  # of upscalers: only its noise schedule counts
 
@@ -42,18 +45,23 @@ def load_folder(
     tokenizer: Tokenizer | None = None,
 ) -> StableDiffusion:
     """The pipeline in a folder. Raises MismatchError, FileFormatError, InputError and what reading files raises."""
-    read_index(folder)
+    index = read_index(folder)
+    first, *second = text_parts(index)
     scheduler_json = component_json(folder, "scheduler", "scheduler_config.json")
     if prediction_type is not None:
         scheduler_json = {**scheduler_json, "prediction_type": prediction_type}
     return StableDiffusion(
-        tokenizer=Tokenizer.from_folder(safe_join(folder, "tokenizer")) if tokenizer is None else tokenizer,
-        text_encoder=load_text_encoder(folder, variant, device, dtype),
+        tokenizer=Tokenizer.from_folder(safe_join(folder, f"tokenizer{first}")) if tokenizer is None else tokenizer,
+        text_encoder=load_text_encoder(folder, variant, device, dtype, f"text_encoder{first}"),
         vae=load_vae(folder, variant, device, dtype),
         unet=load_unet(folder, variant, device, dtype),
         scheduler=Scheduler.from_config(scheduler_json),
-        defaults=read_defaults(folder),
+        defaults=read_defaults(folder, index),
         low_res=read_low_res(folder),
+        tokenizer_2=Tokenizer.from_folder(safe_join(folder, f"tokenizer{second[0]}")) if second else None,
+        text_encoder_2=(
+            load_text_encoder(folder, variant, device, dtype, f"text_encoder{second[0]}") if second else None
+        ),
     )
 
 
@@ -69,9 +77,16 @@ def read_index(folder: Path) -> dict[str, Any]:
     if index.get("_class_name") not in PIPELINES:
         raise MismatchError(
             f"{folder} is a {index.get('_class_name')!r}, expected a StableDiffusionPipeline; "
-            "minisd runs SD 1.x and 2.x."
+            "minisd runs SD 1.x, 2.x and SDXL."
         )
     return index
+
+
+def text_parts(index: dict[str, Any]) -> list[str]:
+    """Suffixes of the text encoders that a model index names: [""], SDXL ["", "_2"], its refiner ["_2"]."""
+    if not index["_class_name"].startswith("StableDiffusionXL"):
+        return [""]
+    return [suffix for suffix in ("", "_2") if (index.get(f"text_encoder{suffix}") or [None])[0] is not None]
 
 
 def read_low_res(folder: Path) -> NoiseSchedule:
@@ -81,9 +96,11 @@ def read_low_res(folder: Path) -> NoiseSchedule:
     return Scheduler.from_config(component_json(folder, LOW_RES_SCHEDULER, "scheduler_config.json")).schedule
 
 
-def read_defaults(folder: Path) -> Defaults:
+def read_defaults(folder: Path, index: dict[str, Any]) -> Defaults:
     """How the model is best run: as its folder says, else as everybody runs Stable Diffusion."""
     path = folder / DEFAULTS
+    if not path.is_file() and index["_class_name"].startswith("StableDiffusionXL"):
+        return replace(SDXL_DEFAULTS, zero_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", True)))
     if not path.is_file() and (folder / LOW_RES_SCHEDULER).is_dir():
         return UPSCALER_DEFAULTS
     stored = read_json(path) if path.is_file() else {}
@@ -115,17 +132,17 @@ def load_vae(folder: Path, variant: str | None, device: torch.device | str, dtyp
 
 
 def load_text_encoder(
-    folder: Path, variant: str | None, device: torch.device | str, dtype: torch.dtype
+    folder: Path, variant: str | None, device: torch.device | str, dtype: torch.dtype, component: str = "text_encoder"
 ) -> CLIPTextTransformer:
-    """The text encoder of a model folder, with or without the prefix `text_model.`."""
-    config = official_configs.text_config(component_json(folder, "text_encoder"))
-    tensors = component_weights(folder, "text_encoder", variant)
+    """A text encoder of a model folder, with or without the prefix `text_model.`."""
+    config = official_configs.text_config(component_json(folder, component))
+    tensors = component_weights(folder, component, variant)
     prefix = "text_model." if any(name.startswith("text_model.") for name in tensors.shapes) else ""
 
     def places(names: list[str]) -> dict[str, Place]:
         return expand(diffusers.text_encoder(config, prefix), names)
 
-    what = f"{folder / 'text_encoder'}"
+    what = f"{folder / component}"
     return build(lambda: CLIPTextTransformer(config), places, tensors, is_position_ids, what, device, dtype)
 
 

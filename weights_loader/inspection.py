@@ -9,11 +9,9 @@ from minisd.errors import MismatchError
 from weights_loader import detect, official_configs
 from weights_loader.build import Prefixed
 from weights_loader.files import WeightFile, open_weights
-from weights_loader.folder import component_json, component_weights, read_index
+from weights_loader.folder import component_json, component_weights, read_index, text_parts
 from weights_loader.names import ldm
-from weights_loader.single_file import configs, text_prefix_of
-
-NETWORKS = ("text_encoder", "unet", "vae")
+from weights_loader.single_file import configs, text_sources
 
 
 @dataclass
@@ -55,7 +53,7 @@ def _folder(folder: Path) -> Inspection:
     unet = official_configs.unet_config(component_json(folder, "unet"))
     scheduler = component_json(folder, "scheduler", "scheduler_config.json")
     components = {}
-    for name in NETWORKS:
+    for name in (*(f"text_encoder{suffix}" for suffix in text_parts(index)), "unet", "vae"):
         tensors = component_weights(folder, name)
         dtypes = tensors.dtypes if isinstance(tensors, WeightFile) else {}
         components[name] = _component(tensors.shapes, dtypes)
@@ -78,15 +76,15 @@ def _file(path: Path) -> Inspection:
     if layout != "ldm":
         part = {str(layout): _component(file.shapes, file.dtypes)}
         return Inspection(path, "diffusers, one component", f"a {layout}", None, part, file.notices)
-    text_prefix, _ = text_prefix_of(file)
-    prefixes = {"unet": ldm.UNET, "vae": ldm.VAE, "text_encoder": text_prefix, "EMA": ldm.EMA}
+    texts = {f"text_encoder{'_2' if i else ''}": source.prefix for i, source in enumerate(text_sources(file))}
+    prefixes = {"unet": ldm.UNET, "vae": ldm.VAE, **texts, "EMA": ldm.EMA}
     parts = {name: {n: s for n, s in file.shapes.items() if n.startswith(p)} for name, p in prefixes.items()}
     parts["rest"] = {n: s for n, s in file.shapes.items() if not n.startswith(tuple(prefixes.values()))}
     components = {name: _component(shapes, file.dtypes) for name, shapes in parts.items() if shapes}
     unet = detect.unet_config(Prefixed(file, ldm.UNET).shapes)
     prediction, notices = None, list(file.notices)
     try:
-        prediction = configs(file)[3].schedule.prediction_type
+        prediction = configs(file).scheduler.schedule.prediction_type
     except ValueError as error:
         notices.append(str(error))
     return Inspection(path, "ldm (original single file)", detect.family(unet), prediction, components, notices)

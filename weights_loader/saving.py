@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from minisd.conditioning import TextPart, size_count
 from minisd.errors import OutputError
 from minisd.pipeline import StableDiffusion
 from minisd.schedulers import DDPM
@@ -18,18 +19,14 @@ from weights_loader.names import Place, diffusers, expand, ldm, openclip, write
 from weights_loader.single_file import CONFIGS_KEY
 from weights_loader.writing import save_safetensors
 
-WEIGHTS = {
-    "unet": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-    "text_encoder": "model.safetensors",
-}
-
 CLASSES = {  # the official pipeline for each task
     "text": "StableDiffusionPipeline",
     "inpainting": "StableDiffusionInpaintPipeline",
     "depth": "StableDiffusionDepth2ImgPipeline",
     "upscaling": "StableDiffusionUpscalePipeline",
 }
+XL_CLASSES = {"text": "StableDiffusionXLPipeline", "inpainting": "StableDiffusionXLInpaintPipeline"}
+REFINER_CLASS = "StableDiffusionXLImg2ImgPipeline"
 
 
 def save_folder(sd: StableDiffusion, folder: Path, dtype: torch.dtype | None, overwrite: bool) -> None:
@@ -38,46 +35,70 @@ def save_folder(sd: StableDiffusion, folder: Path, dtype: torch.dtype | None, ov
         raise OutputError(f"{folder} is a file; choose the name of a folder.")
     if folder.is_dir() and any(folder.iterdir()) and not overwrite:
         raise OutputError(f"{folder} is not empty; choose another folder, or pass overwrite=True.")
-    configs = {
-        "unet": official_configs.unet_json(sd.unet.config),
-        "vae": official_configs.vae_json(sd.vae.config),
-        "text_encoder": official_configs.text_json(sd.text_encoder.config),
+    texts = text_components(sd)
+    networks: dict[str, tuple[nn.Module, dict[str, object], dict[str, str]]] = {
+        "unet": (sd.unet, official_configs.unet_json(sd.unet.config), diffusers.unet(sd.unet.config)),
+        "vae": (sd.vae, official_configs.vae_json(sd.vae.config), diffusers.vae(sd.vae.config)),
     }
-    modules = {
-        "unet": diffusers.unet(sd.unet.config),
-        "vae": diffusers.vae(sd.vae.config),
-        "text_encoder": diffusers.text_encoder(sd.text_encoder.config),
-    }
-    networks: dict[str, nn.Module] = {"unet": sd.unet, "vae": sd.vae, "text_encoder": sd.text_encoder}
-    for name, network in networks.items():
+    for suffix, (_, encoder) in texts.items():
+        config = encoder.config
+        networks[f"text_encoder{suffix}"] = encoder, official_configs.text_json(config), diffusers.text_encoder(config)
+    for name, (network, config_json, modules) in networks.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         state = network.state_dict()
-        tensors = _stored(expand(modules[name], state), state, dtype)
-        save_safetensors(tensors, folder / name / WEIGHTS[name], {"format": "pt"}, overwrite)
-        write_json(configs[name], folder / name / "config.json", overwrite)
+        tensors = _stored(expand(modules, state), state, dtype)
+        stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
+        save_safetensors(tensors, folder / name / f"{stem}.safetensors", {"format": "pt"}, overwrite)
+        write_json(config_json, folder / name / "config.json", overwrite)
     (folder / "scheduler").mkdir(exist_ok=True)
     write_json(sd.scheduler.to_config(), folder / "scheduler" / "scheduler_config.json", overwrite)
-    sd.tokenizer.save(folder / "tokenizer")
-    index: dict[str, object] = {
-        "_class_name": CLASSES[sd.task],
-        "_diffusers_version": "0.42.1",  # whose layout this is; its inpainting pipeline does not load without
-        "feature_extractor": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
-        "scheduler": ["diffusers", type(sd.scheduler).official_name],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    if sd.task == "depth":
-        index["depth_estimator"] = [None, None]
+    for suffix, (tokenizer, _) in texts.items():
+        tokenizer.save(folder / f"tokenizer{suffix}")
+    index = _index(sd)
     if sd.task == "upscaling":
         (folder / LOW_RES_SCHEDULER).mkdir(exist_ok=True)
         write_json(DDPM(sd.low_res).to_config(), folder / LOW_RES_SCHEDULER / "scheduler_config.json", overwrite)
-        index |= {LOW_RES_SCHEDULER: ["diffusers", DDPM.official_name], "max_noise_level": 350}
     write_json(asdict(sd.defaults), folder / DEFAULTS, overwrite)
     write_json(index, folder / "model_index.json", overwrite)  # last: what has one is complete
+
+
+def text_components(sd: StableDiffusion) -> dict[str, TextPart]:
+    """The text encoders by the suffix of their official names: "", SDXL's second and the refiner's only one "_2"."""
+    parts = sd.text_parts
+    return dict(zip(("", "_2") if len(parts) == 2 or not sd.is_xl else ("_2",), parts, strict=False))
+
+
+def _index(sd: StableDiffusion) -> dict[str, object]:
+    """model_index.json: the official pipeline and the classes of its components."""
+    index: dict[str, object] = {
+        "_diffusers_version": "0.42.1",  # whose layout this is; its inpainting pipeline does not load without
+        "feature_extractor": [None, None],
+        "scheduler": ["diffusers", type(sd.scheduler).official_name],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    texts = text_components(sd)
+    for suffix in ("", "_2") if sd.is_xl else ("",):
+        there = suffix in texts
+        projected = there and texts[suffix].encoder.config.projection_width is not None
+        kind = "CLIPTextModelWithProjection" if projected else "CLIPTextModel"
+        index[f"text_encoder{suffix}"] = ["transformers", kind] if there else [None, None]
+        index[f"tokenizer{suffix}"] = ["transformers", "CLIPTokenizer"] if there else [None, None]
+    if sd.is_xl:
+        refiner = size_count(sd.text_parts, sd.unet.config) == 5
+        index |= {
+            "_class_name": REFINER_CLASS if refiner else XL_CLASSES[sd.task],
+            "force_zeros_for_empty_prompt": sd.defaults.zero_empty_prompt,
+            "image_encoder": [None, None],
+            **({"requires_aesthetics_score": True} if refiner else {}),
+        }
+        return index
+    index |= {"_class_name": CLASSES[sd.task], "requires_safety_checker": False, "safety_checker": [None, None]}
+    if sd.task == "depth":
+        index["depth_estimator"] = [None, None]
+    if sd.task == "upscaling":
+        index |= {LOW_RES_SCHEDULER: ["diffusers", DDPM.official_name], "max_noise_level": 350}
+    return index
 
 
 def save_ldm(sd: StableDiffusion, path: Path, dtype: torch.dtype | None, overwrite: bool) -> None:
@@ -87,25 +108,28 @@ def save_ldm(sd: StableDiffusion, path: Path, dtype: torch.dtype | None, overwri
     minisd therefore does not have, is left out.
     """
     check_target(path, overwrite)
-    unet, vae, text = (network.state_dict() for network in (sd.unet, sd.vae, sd.text_encoder))
+    unet, vae = (network.state_dict() for network in (sd.unet, sd.vae))
     tensors = {
         ldm.UNET + name: tensor for name, tensor in _stored(expand(ldm.unet(sd.unet.config), unet), unet, dtype).items()
     }
     vae_places = ldm.vae(sd.vae.config, list(vae))
     tensors |= {ldm.VAE + name: tensor for name, tensor in _stored(vae_places, vae, dtype).items()}
-    if sd.text_encoder.config.activation == "gelu":
-        prefix, text_places = ldm.OPENCLIP, openclip.text_encoder(list(text))
-    else:
-        prefix, text_places = ldm.CLIP, expand(diffusers.text_encoder(sd.text_encoder.config), text)
-    tensors |= {prefix + name: tensor for name, tensor in _stored(text_places, text, dtype).items()}
     configs = {
         "unet": official_configs.unet_json(sd.unet.config),
         "vae": official_configs.vae_json(sd.vae.config),
-        "text_encoder": official_configs.text_json(sd.text_encoder.config),
         "scheduler": sd.scheduler.to_config(),
         LOW_RES_SCHEDULER: DDPM(sd.low_res).to_config(),
         "defaults": asdict(sd.defaults),
     }
+    for i, (suffix, (_, encoder)) in enumerate(text_components(sd).items()):
+        text, is_openclip = encoder.state_dict(), encoder.config.activation == "gelu"
+        clip_prefix, openclip_prefix = ldm.text_prefixes(i) if sd.is_xl else (ldm.CLIP, ldm.OPENCLIP)
+        if is_openclip:
+            prefix, places = openclip_prefix, openclip.text_encoder(list(text))
+        else:
+            prefix, places = clip_prefix, expand(diffusers.text_encoder(encoder.config), text)
+        tensors |= {prefix + name: tensor for name, tensor in _stored(places, text, dtype).items()}
+        configs[f"text_encoder{suffix}"] = official_configs.text_json(encoder.config)
     save_safetensors(tensors, path, {"format": "pt", CONFIGS_KEY: json.dumps(configs)}, overwrite)
 
 

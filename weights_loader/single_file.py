@@ -3,8 +3,10 @@
 import json
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -12,20 +14,40 @@ from minisd.configs import CLIPTextConfig, UNetConfig, VAEConfig
 from minisd.errors import FileFormatError, InputError, MismatchError
 from minisd.models import VAE, CLIPTextTransformer, UNet
 from minisd.pipeline import LOW_RES, Defaults, StableDiffusion
-from minisd.request import UPSCALER_DEFAULTS
-from minisd.schedulers import DDIM, PNDM, NoiseSchedule, Scheduler
+from minisd.request import SDXL_DEFAULTS, UPSCALER_DEFAULTS
+from minisd.schedulers import DDIM, PNDM, Euler, NoiseSchedule, Scheduler
 from minisd.tokenizer import Tokenizer
 from weights_loader import detect, official_configs
 from weights_loader.build import Prefixed, build
 from weights_loader.files import WeightFile
 from weights_loader.folder import LOW_RES_SCHEDULER
 from weights_loader.names import Place, diffusers, expand, ldm, openclip
+from weights_loader.vocabulary import padded
 
+XL_SCALING = 0.13025  # of the latents of SDXL's autoencoder
 CONFIGS_KEY = "minisd.configs"  # in the metadata of files that minisd wrote: what shapes cannot tell
 
 # SD 2.x files whose names say what their tensors do not: what the UNet predicts.
 V_PREDICTION_NAMES = re.compile(r"768-v|v2-1_768|v-ema", re.IGNORECASE)
 EPSILON_NAMES = re.compile(r"512-base|v2-1_512|512-inpainting|512-depth", re.IGNORECASE)
+
+
+class Configs(NamedTuple):
+    """The configs of all components of a file; one for each text encoder."""
+
+    unet: UNetConfig
+    vae: VAEConfig
+    texts: list[CLIPTextConfig]
+    scheduler: Scheduler
+    defaults: Defaults
+    low_res: NoiseSchedule
+
+
+class TextSource(NamedTuple):
+    """Where a text encoder is in a file, and in which of the two layouts."""
+
+    prefix: str
+    is_openclip: bool
 
 
 def load_single_file(
@@ -36,92 +58,124 @@ def load_single_file(
     tokenizer: Tokenizer,
 ) -> StableDiffusion:
     """The pipeline in an original single file. Raises MismatchError, FileFormatError, InputError."""
-    unet_config, vae_config, text_config, scheduler, defaults, low_res = configs(file, prediction_type)
-    text_prefix, is_openclip = text_prefix_of(file)
+    found, sources = configs(file, prediction_type), text_sources(file)
 
     def unet_places(names: list[str]) -> dict[str, Place]:
-        return expand(ldm.unet(unet_config), names)
+        return expand(ldm.unet(found.unet), names)
 
     def vae_places(names: list[str]) -> dict[str, Place]:
-        return ldm.vae(vae_config, names)
+        return ldm.vae(found.vae, names)
 
-    def text_places(names: list[str]) -> dict[str, Place]:
-        if is_openclip:
-            return openclip.text_encoder(names)
-        return expand(diffusers.text_encoder(text_config, prefix=""), names)
-
-    def text_ignorable(name: str) -> bool:
-        unused_layer = f"transformer.resblocks.{text_config.layers}."
-        names = ("embeddings.position_ids", "logit_scale", "text_projection")
-        return name in names or (is_openclip and name.startswith(unused_layer))
-
-    report_rest(file, text_prefix)
-    parts = {prefix: Prefixed(file, prefix) for prefix in (ldm.UNET, ldm.VAE, text_prefix)}
+    report_rest(file, sources)
     at = (device, dtype)
+    texts = [
+        _text_encoder(file, source, config, device, dtype) for source, config in zip(sources, found.texts, strict=True)
+    ]
     return StableDiffusion(
         tokenizer=tokenizer,
-        text_encoder=build(
-            lambda: CLIPTextTransformer(text_config), text_places, parts[text_prefix], text_ignorable,
-            f"{file.path.name}, {text_prefix}*", *at,
+        text_encoder=texts[0],
+        vae=build(
+            lambda: VAE(found.vae), vae_places, Prefixed(file, ldm.VAE), _is_loss, f"{file.path.name}, {ldm.VAE}*", *at
         ),
-        vae=build(lambda: VAE(vae_config), vae_places, parts[ldm.VAE], _is_loss, f"{file.path.name}, {ldm.VAE}*", *at),
         unet=build(
-            lambda: UNet(unet_config), unet_places, parts[ldm.UNET], _nothing, f"{file.path.name}, {ldm.UNET}*", *at
+            lambda: UNet(found.unet), unet_places, Prefixed(file, ldm.UNET), _nothing,
+            f"{file.path.name}, {ldm.UNET}*", *at,
         ),
-        scheduler=scheduler,
-        defaults=defaults,
-        low_res=low_res,
+        scheduler=found.scheduler,
+        defaults=found.defaults,
+        low_res=found.low_res,
+        tokenizer_2=padded(tokenizer, sources[1].is_openclip) if len(texts) == 2 else None,
+        text_encoder_2=texts[1] if len(texts) == 2 else None,
     )  # fmt: skip
 
 
-def configs(
-    file: WeightFile, prediction_type: str | None = None
-) -> tuple[UNetConfig, VAEConfig, CLIPTextConfig, Scheduler, Defaults, NoiseSchedule]:
+def _text_encoder(
+    file: WeightFile, source: TextSource, config: CLIPTextConfig, device: torch.device | str, dtype: torch.dtype
+) -> CLIPTextTransformer:
+    def places(names: list[str]) -> dict[str, Place]:
+        if source.is_openclip:
+            return openclip.text_encoder(names)
+        return expand(diffusers.text_encoder(config, prefix=""), names)
+
+    def ignorable(name: str) -> bool:
+        unused_layer = f"transformer.resblocks.{config.layers}."
+        names = ("embeddings.position_ids", "logit_scale", "text_projection")
+        return name in names or (source.is_openclip and name.startswith(unused_layer))
+
+    what = f"{file.path.name}, {source.prefix}*"
+    tensors = Prefixed(file, source.prefix)
+    return build(lambda: CLIPTextTransformer(config), places, tensors, ignorable, what, device, dtype)
+
+
+def configs(file: WeightFile, prediction_type: str | None = None) -> Configs:
     """The configs of all components: as minisd wrote them into the file, else from its shapes and its name."""
     if CONFIGS_KEY in file.metadata:
-        try:
-            stored = json.loads(file.metadata[CONFIGS_KEY])
-            scheduler = Scheduler.from_config(_with_prediction(stored["scheduler"], prediction_type))
-            return (
-                official_configs.unet_config(stored["unet"]),
-                official_configs.vae_config(stored["vae"]),
-                official_configs.text_config(stored["text_encoder"]),
-                scheduler,
-                Defaults(**stored["defaults"]),
-                Scheduler.from_config(stored[LOW_RES_SCHEDULER]).schedule if LOW_RES_SCHEDULER in stored else LOW_RES,
-            )
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise FileFormatError(f"{file.path}: the metadata {CONFIGS_KEY} is damaged ({error!r}).") from error
-    text_prefix, is_openclip = text_prefix_of(file)
+        return _stored_configs(file, prediction_type)
+    sources = text_sources(file)
     unet = detect.unet_config(Prefixed(file, ldm.UNET).shapes)
     vae = detect.vae_config(Prefixed(file, ldm.VAE).shapes)
-    text_shapes = Prefixed(file, text_prefix).shapes
-    text = detect.openclip_config(text_shapes) if is_openclip else detect.clip_config(text_shapes)
+    is_xl = unet.pooled_width is not None
+    texts = [
+        detect.openclip_config(shapes, whole=is_xl) if source.is_openclip else detect.clip_config(shapes)
+        for source in sources
+        for shapes in [Prefixed(file, source.prefix).shapes]
+    ]
     if prediction_type is None:
         prediction_type = _guess_prediction(file.path, unet)
+    schedule = NoiseSchedule(prediction_type=prediction_type)
+    if is_xl:  # the base hears zeros where there is no negative prompt, its refiner does not
+        vae = replace(vae, scaling_factor=XL_SCALING, sample_size=1024, force_upcast=True)
+        defaults = replace(SDXL_DEFAULTS, zero_empty_prompt=len(sources) == 2)
+        return Configs(unet, vae, texts, Euler(schedule, timestep_spacing="leading"), defaults, LOW_RES)
     if unet.class_count is not None:
-        return unet, vae, text, DDIM(replace(LOW_RES, prediction_type=prediction_type)), UPSCALER_DEFAULTS, LOW_RES
+        upscaling = DDIM(replace(LOW_RES, prediction_type=prediction_type))
+        return Configs(unet, vae, texts, upscaling, UPSCALER_DEFAULTS, LOW_RES)
     if prediction_type == "v_prediction":
         unet = replace(unet, sample_size=96)
     # as the official repositories ship them: PNDM for eps, DDIM for v and for inpainting with SD 1.x
-    schedule = NoiseSchedule(prediction_type=prediction_type)
-    ddim = prediction_type == "v_prediction" or (unet.in_channels == 9 and not is_openclip)
-    return unet, vae, text, DDIM(schedule) if ddim else PNDM(schedule), Defaults(), LOW_RES
+    ddim = prediction_type == "v_prediction" or (unet.in_channels == 9 and not sources[0].is_openclip)
+    return Configs(unet, vae, texts, DDIM(schedule) if ddim else PNDM(schedule), Defaults(), LOW_RES)
 
 
-def text_prefix_of(file: WeightFile) -> tuple[str, bool]:
-    """The prefix of the text encoder, and whether it is OpenCLIP's; old files lack the level `text_model.`."""
-    if f"{ldm.OPENCLIP}token_embedding.weight" in file.shapes:
-        return ldm.OPENCLIP, True
-    for prefix in (f"{ldm.CLIP}text_model.", ldm.CLIP):
-        if f"{prefix}embeddings.token_embedding.weight" in file.shapes:
-            return prefix, False
-    raise MismatchError(f"{file.path} has no text encoder (cond_stage_model.*); it is not a whole model.")
+def _stored_configs(file: WeightFile, prediction_type: str | None) -> Configs:
+    try:
+        stored = json.loads(file.metadata[CONFIGS_KEY])
+        scheduler = Scheduler.from_config(_with_prediction(stored["scheduler"], prediction_type))
+        texts = [stored[name] for name in ("text_encoder", "text_encoder_2") if name in stored]
+        return Configs(
+            official_configs.unet_config(stored["unet"]),
+            official_configs.vae_config(stored["vae"]),
+            [official_configs.text_config(text) for text in texts],
+            scheduler,
+            Defaults(**stored["defaults"]),
+            Scheduler.from_config(stored[LOW_RES_SCHEDULER]).schedule if LOW_RES_SCHEDULER in stored else LOW_RES,
+        )
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise FileFormatError(f"{file.path}: the metadata {CONFIGS_KEY} is damaged ({error!r}).") from error
 
 
-def report_rest(file: WeightFile, text_prefix: str) -> None:
+def text_sources(file: WeightFile) -> list[TextSource]:
+    """The text encoders of a file: one, or SDXL's two; old files lack the level `text_model.`."""
+    rows = [(ldm.CLIP, ldm.OPENCLIP), *(ldm.text_prefixes(i) for i in (0, 1))]
+    found = []
+    for clip, open_clip in rows:
+        if f"{open_clip}token_embedding.weight" in file.shapes:
+            found.append(TextSource(open_clip, True))
+            continue
+        for prefix in (f"{clip}text_model.", clip):
+            if f"{prefix}embeddings.token_embedding.weight" in file.shapes:
+                found.append(TextSource(prefix, False))
+                break
+    if not found:
+        raise MismatchError(
+            f"{file.path} has no text encoder (cond_stage_model.* or conditioner.*); it is not a whole model."
+        )
+    return found
+
+
+def report_rest(file: WeightFile, texts: Sequence[TextSource]) -> None:
     """Refuse tensors that belong to nothing; warn when weights that somebody may want are left out."""
-    known = (ldm.UNET, ldm.VAE, text_prefix, *detect.EXTRAS)
+    known = (ldm.UNET, ldm.VAE, *(source.prefix for source in texts), *detect.EXTRAS)
     strange = [name for name in file.shapes if not name.startswith(known) and name not in detect.SCHEDULE_BUFFERS]
     strange = [name for name in strange if not name.endswith(("position_ids", "logit_scale"))]
     if strange:

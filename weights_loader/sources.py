@@ -56,6 +56,9 @@ KNOWN = {
     "sd21": _sd2("stable-diffusion-2-1"),
     "sd2-inpainting": _sd2("stable-diffusion-2-inpainting"),
     "sd2-depth": _sd2("stable-diffusion-2-depth"),
+    "sdxl": Home(("stabilityai/stable-diffusion-xl-base-1.0",)),
+    "sdxl-inpainting": Home(("diffusers/stable-diffusion-xl-1.0-inpainting-0.1",)),
+    "sdxl-refiner": Home(("stabilityai/stable-diffusion-xl-refiner-1.0",)),
     "x4-upscaler": Home(("stabilityai/stable-diffusion-x4-upscaler",)),
 }
 _MOVED = {old: home for home in KNOWN.values() for old in home.former}

@@ -183,12 +183,12 @@ def make_weights(component: str, configs: Configs, folder: Path) -> None:
 def loader(side: str, component: str) -> Loader:
     """What loads a component of a model folder on one side; all that it needs is imported by now."""
     if side == "minisd":
-        load = {
+        loads: dict[str, Callable[..., nn.Module]] = {
             "text_encoder": minisd_folder.load_text_encoder,
             "unet": minisd_folder.load_unet,
             "vae": minisd_folder.load_vae,
-        }[component]
-        return lambda folder, device, dtype: load(folder, None, device, dtype)
+        }
+        return lambda folder, device, dtype: loads[component](folder, None, device, dtype)
 
     require_oracle()
     from diffusers import AutoencoderKL, UNet2DConditionModel

@@ -43,7 +43,8 @@ class CLIPTextTransformer(nn.Module):
     """The text half of CLIP (Radford et al. 2021).
 
     SD 1.x uses the states after the last layer; SD 2.x those after the last but one of OpenCLIP-H, so that its
-    configuration simply has one layer less. The final norm applies to both.
+    configuration simply has one layer less. The final norm applies to both. SDXL reads before the last layer, without
+    the norm, and pools after it.
     """
 
     def __init__(self, config: CLIPTextConfig) -> None:
@@ -62,10 +63,18 @@ class CLIPTextTransformer(nn.Module):
 
     def transform(self, embeddings: Tensor) -> Tensor:
         """Embeddings (B, L, width) -> text states (B, L, width)."""
+        return self.finish(self.before_last(embeddings))
+
+    def before_last(self, embeddings: Tensor) -> Tensor:
+        """Embeddings (B, L, width) -> the states that enter the last layer (B, L, width)."""
         x = embeddings
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x = layer(x)
-        return self.final_norm(x)
+        return x
+
+    def finish(self, x: Tensor) -> Tensor:
+        """The last layer and the final norm: (B, L, width) -> text states (B, L, width)."""
+        return self.final_norm(self.layers[-1](x))
 
     def forward(self, ids: Tensor) -> Tensor:
         """Token ids (B, L), int64, L <= max_length -> text states (B, L, width)."""

@@ -200,6 +200,7 @@ class UNet(nn.Module):
         """
         time = self.embed_time(t, latents, noise_level, pooled)
         x = self.conv_in(latents.contiguous(memory_format=torch.channels_last))
+        x = x if len(time) == 1 else rows_like(x, time)  # SDXL: with guidance, rows differ from the first block on
 
         skips = [x]
         for level in self.down:

@@ -89,6 +89,14 @@ class Scheduler(ABC):
         stride = self.schedule.num_train_timesteps // n  # the reference's, also where the spacing is uneven
         return Grid(torch.tensor(times), source=tuple(times), previous=tuple(t - stride for t in times))
 
+    def calls_before(self, n: int, start: int) -> int:
+        """How many calls of grid(n) lead to where grid(n, start) begins: after so many another model can take over."""
+        zero, one = torch.zeros(1), torch.ones(1)
+        whole, rest = self.grid(n), self.grid(n, start)
+        level = self.add_noise(rest, 0, zero, one)
+        # the last that is as noisy: Heun and PNDM visit a level twice
+        return max(i for i in range(len(whole)) if torch.equal(self.add_noise(whole, i, zero, one), level))
+
     def _spaced(self, n: int, start: int) -> Floats:
         """All of the n timesteps, after a check of n and of where the run is to start."""
         total = self.schedule.num_train_timesteps

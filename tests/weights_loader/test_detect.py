@@ -154,7 +154,6 @@ def test_layouts() -> None:
 
 
 STRANGERS = {
-    "conditioner.embedders.0.transformer.x": "SDXL",
     "model.diffusion_model.joint_blocks.0.x": "SD 3",
     "double_blocks.0.img_attn.qkv.weight": "Flux",
     "lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight": "LoRA",
@@ -195,8 +194,6 @@ def test_anything_else_is_shown() -> None:
         ("adapters/lcm_lora_sd15_rank64", "LoRA"),
         ("controlnet_sd15.diffusers", "ControlNet"),
         ("controlnet_sd15.ldm", "ControlNet"),
-        ("sdxl_base.single_file", "SDXL"),
-        ("sdxl_refiner.single_file", "SDXL"),
         ("taesd.vae.diffusers", "TAESD"),
     ],
 )

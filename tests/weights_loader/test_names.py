@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,8 +23,10 @@ from minisd.configs import (
     VAEConfig,
 )
 from minisd.models import VAE, CLIPTextTransformer, UNet
+from minisd.schedulers import Scheduler
 from weights_loader import detect, official_configs
 from weights_loader.names import Place, diffusers, expand, ldm, openclip, write
+from weights_loader.single_file import configs, report_rest, text_sources
 
 Manifest = dict[str, tuple[int, ...]]
 MODELS = (
@@ -166,16 +169,30 @@ def test_official_single_file(shared_data: Path, name: str) -> None:
     assert rest == detect.SCHEDULE_BUFFERS
 
 
-@pytest.mark.parametrize(("model", "prefix"), [("sdxl_base", "embedders.1"), ("sdxl_refiner", "embedders.0")])
-def test_official_sdxl_single_file(shared_data: Path, model: str, prefix: str) -> None:
-    """The names of its networks, although no whole SDXL is loaded yet."""
+@pytest.mark.parametrize(("model", "size"), [("sdxl_base", 2515), ("sdxl_refiner", 1858)])
+def test_official_sdxl_single_file(shared_data: Path, model: str, size: int) -> None:
+    """Everything that its folder says is seen in the shapes, and every tensor has its place."""
     shapes = manifest(shared_data, f"{model}.single_file")
-    unet = detect.unet_config(part(shapes, ldm.UNET))
-    assert_fits(*unet_places(unet, ldm), part(shapes, ldm.UNET))
-    text = official_configs.text_config(read(shared_data, model, "text_encoder_2"))
-    ours = meta(CLIPTextTransformer, text)
-    stored = part(shapes, f"conditioner.{prefix}.model.")
-    assert_fits(ours, openclip.text_encoder(list(ours)), stored, ("logit_scale",))
+    assert len(shapes) == size
+    assert detect.layout(shapes, model) == "ldm"
+    file: Any = SimpleNamespace(shapes=shapes, metadata={}, path=Path(f"{model}.safetensors"))
+    found, sources = configs(file), text_sources(file)
+    assert found.unet == official_configs.unet_config(read(shared_data, model, "unet"))
+    assert found.vae == official_configs.vae_config(read(shared_data, model, "vae"))
+    encoders = ("text_encoder", "text_encoder_2") if model == "sdxl_base" else ("text_encoder_2",)
+    assert found.texts == [official_configs.text_config(read(shared_data, model, name)) for name in encoders]
+    assert found.scheduler == Scheduler.from_config(read(shared_data, model, "scheduler"))
+    assert found.defaults.zero_empty_prompt is (model == "sdxl_base")
+    assert_fits(*unet_places(found.unet, ldm), part(shapes, ldm.UNET))
+    vae = meta(VAE, found.vae)
+    assert_fits(vae, ldm.vae(found.vae, list(vae)), part(shapes, ldm.VAE))
+    for source, config in zip(sources, found.texts, strict=True):
+        ours = meta(CLIPTextTransformer, config)
+        diffusers_places = expand(diffusers.text_encoder(config, ""), ours)
+        places = openclip.text_encoder(list(ours)) if source.is_openclip else diffusers_places
+        optional = ("logit_scale", "embeddings.position_ids")
+        assert_fits(ours, places, part(shapes, source.prefix), optional)
+    report_rest(file, sources)
 
 
 # Against other people's maps: ours by way of our own names.

@@ -174,8 +174,8 @@ def test_incomplete_folders(sd1: Saved, tmp_path: Path) -> None:
 def test_folders_of_other_pipelines(sd1: Saved, tmp_path: Path) -> None:
     """F25"""
     folder = copy(sd1.folder, tmp_path / "m")
-    edit_json(folder / "model_index.json", _class_name="StableDiffusionXLPipeline")
-    refusal(folder, MismatchError, "StableDiffusionXLPipeline.*SD 1.x and 2.x")
+    edit_json(folder / "model_index.json", _class_name="StableDiffusion3Pipeline")
+    refusal(folder, MismatchError, "StableDiffusion3Pipeline.*SD 1.x, 2.x and SDXL")
 
 
 def test_unknown_scheduler(sd1: Saved, tmp_path: Path) -> None:
@@ -191,9 +191,9 @@ STRANGERS: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
     ),
     "embedding": ({"<cat-toy>": (4, 8)}, "textual-inversion embedding.*the model that it belongs to"),
     "ControlNet": ({"control_model.input_blocks.0.0.weight": (4, 8)}, "a ControlNet"),
-    "SDXL": (
-        {"model.diffusion_model.input_blocks.0.0.weight": (4, 8), "conditioner.embedders.0.x": (1,)},
-        "SDXL",
+    "a UNet alone": (
+        {"model.diffusion_model.input_blocks.0.0.weight": (4, 8)},
+        "no text encoder",
     ),
     "SD 3": ({"model.diffusion_model.joint_blocks.0.x": (4, 8)}, "SD 3"),
     "Flux": ({"double_blocks.0.x": (4, 8)}, "Flux"),

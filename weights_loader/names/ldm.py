@@ -12,6 +12,12 @@ UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPENCLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
 EMA = "model_ema."
 
+
+def text_prefixes(i: int) -> tuple[str, str]:
+    """Where SDXL's i-th text encoder is, as CLIP's or as OpenCLIP's."""
+    return f"conditioner.embedders.{i}.transformer.", f"conditioner.embedders.{i}.model."
+
+
 UNET_RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
