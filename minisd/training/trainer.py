@@ -93,7 +93,7 @@ def train(
             group["lr"] = recipe.learning_rate * min(1, (step + 1) / recipe.warmup_steps, (1 - progress) / recipe.fall)
         optimizer.zero_grad(set_to_none=True)
         generator.manual_seed(_seed_of(recipe.seed, step, process))
-        with _precision(device, recipe.bfloat16):
+        with precision(device, recipe.bfloat16):
             value = loss(generator, progress)
         value.backward()
         value = _average_gradients(model, value.detach())
@@ -128,7 +128,7 @@ def train(
 
 
 @contextmanager
-def _precision(device: str, bfloat16: bool) -> Iterator[None]:
+def precision(device: str, bfloat16: bool) -> Iterator[None]:
     """Autocast, if wanted; on the CPU with unfused attention: the fused kernel goes backward slowly in bfloat16."""
     if not bfloat16:
         yield

@@ -12,6 +12,7 @@ from small import randomise, small_pipeline
 from torch import Tensor, nn
 
 from minisd.errors import MismatchError, NumericalError, ResumeError
+from minisd.models import UNet
 from minisd.training.autoencoder import (
     VAE_CONFIG,
     fold,
@@ -385,3 +386,31 @@ def test_a_run_shows_its_average_whenever_it_is_saved(clock: Clock, tmp_path: Pa
     model, shown = linear(), []
     average = train(model, fitting(model), Recipe(1, save_every=20), tmp_path / "run.pt", show=shown.append)
     assert shown == [average] * 3
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_a_compiled_unet_that_loses_gradients_is_not_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: bool
+) -> None:
+    """As torch 2.13 does on the CPU in bfloat16: same prediction, but nothing learned from the text."""
+    calls = 0
+
+    def compiled(unet: UNet) -> object:
+        def predict(x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            if right:
+                return unet(x, t, text)
+            with torch.no_grad():
+                prediction = unet(x, t, text)
+            return prediction + 0 * unet(x, t, text)
+
+        return predict
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    tokenizer, lines = new_tokenizer(), []
+    reader, unet = new_reader(text_config(len(tokenizer))), new_unet()
+    arguments = {"pool": 4, "batch": 2, "steps": 3, "compiled": True}
+    train_unet(new_vae(), tokenizer, reader.text_encoder, unet, 0, tmp_path / "a.pt", lines.append, **arguments)
+    assert calls == (4 if right else 1)
+    assert any("gradients are wrong by 100%" in line for line in lines) is not right
