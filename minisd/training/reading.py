@@ -1,5 +1,5 @@
 """Teach the text encoder to read before it has to steer: from the state at the end of a caption alone, a linear layer
-must tell what the caption says.
+must tell what the caption says, and another, from the state at a noun, what that thing is said to be.
 
 A text encoder that learns only through the UNet stays a bag of words for long: it knows which shapes and colours are
 named, not which belongs to which, nor which thing is the left one. CLIP's contrast against captions with one thing
@@ -9,6 +9,7 @@ changed (Yuksekgonul et al. 2022) asks for the same; asking directly needs no im
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,16 @@ from minisd.models import CLIPTextTransformer
 from minisd.tokenizer import Tokenizer
 from minisd.training.lessons import SHORT, UNSEEN, sample_lesson
 from minisd.training.trainer import Recipe, train
-from minisd.world.captions import NAMED_SIZES, NUMBERS, POSITION_WORDS, Expectation, caption, expectation
+from minisd.world.captions import (
+    NAMED_SIZES,
+    NUMBERS,
+    POSITION_WORDS,
+    Expectation,
+    describe,
+    expectation,
+    mention,
+    noun_places,
+)
 from minisd.world.palette import BACKGROUNDS, COLOURS
 from minisd.world.shapes import THINGS
 
@@ -41,6 +51,20 @@ QUESTIONS: dict[str, list[object]] = {
 }
 
 
+OF_A_NOUN = ("shape", "colour", "size")
+
+
+class Reading(NamedTuple):
+    """Captions and what they say: ids (B, SHORT), answers (B, questions); for each of N nouns its row and its token
+    (N, 2) and its attributes (N, 3). All int64.
+    """
+
+    ids: Tensor
+    answers: Tensor
+    at: Tensor
+    attributes: Tensor
+
+
 def answers(wanted: Expectation) -> list[int]:
     """The right answer to each question, as its place in the list of answers."""
     things, relation = wanted.things, wanted.relation
@@ -54,12 +78,13 @@ def answers(wanted: Expectation) -> list[int]:
 
 
 class Reader(nn.Module):
-    """A text encoder and the linear layer that answers from its state at the end token."""
+    """A text encoder and the linear layers that answer from its states at the end token and at the nouns."""
 
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
         self.text_encoder = CLIPTextTransformer(config)
         self.answer = nn.Linear(config.width, sum(map(len, QUESTIONS.values())))
+        self.of_noun = nn.Linear(config.width, sum(len(OF_A_THING[name]) for name in OF_A_NOUN))
         nn.init.normal_(self.text_encoder.token_embedding.weight, std=0.2)
         nn.init.normal_(self.text_encoder.position_embedding.weight, std=0.1)
 
@@ -72,31 +97,42 @@ class Reader(nn.Module):
         at_end = self.text_encoder.pool(states, ids)
         return list(self.answer(at_end).float().split([len(possible) for possible in QUESTIONS.values()], dim=1))
 
-    def loss(self, ids: Tensor, right: Tensor, anchor: CLIPTextTransformer | None = None) -> Tensor:
-        """Cross-entropy, summed over the questions.  ids (B, L), right answers (B, questions) -> scalar.
+    def loss(self, reading: Reading, anchor: CLIPTextTransformer | None = None) -> Tensor:
+        """Cross-entropy, summed over the questions.  -> scalar.
 
         anchor: whose states those of the text encoder must stay close to.
         """
-        states = self.text_encoder(ids)
-        losses = [F.cross_entropy(logits, right[:, i]) for i, logits in enumerate(self.read(states, ids))]
-        loss = torch.stack(losses).sum()
-        return loss if anchor is None else loss + ANCHOR * (states - anchor(ids)).float().square().mean()
+        states = self.text_encoder(reading.ids)
+        at_noun = self.of_noun(states[reading.at[:, 0], reading.at[:, 1]]).float()
+        of_noun = at_noun.split([len(OF_A_THING[name]) for name in OF_A_NOUN], dim=1)
+        asked = [(logits, reading.answers[:, i]) for i, logits in enumerate(self.read(states, reading.ids))]
+        asked += [(logits, reading.attributes[:, i]) for i, logits in enumerate(of_noun)]
+        loss = torch.stack([F.cross_entropy(logits, right) for logits, right in asked]).sum()
+        return loss if anchor is None else loss + ANCHOR * (states - anchor(reading.ids)).float().square().mean()
 
 
-def read_captions(tokenizer: Tokenizer, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Captions of the lessons and what they say: ids (B, SHORT) and answers (B, questions), int64."""
-    captions = [caption(sample_lesson(generator), generator) for _ in range(count)]
+def read_captions(tokenizer: Tokenizer, count: int, generator: torch.Generator) -> Reading:
+    """Captions of the lessons and what they say."""
+    captions, right, at, attributes = [], [], [], []
+    for row in range(count):
+        wanted = mention(sample_lesson(generator), generator)
+        captions.append(text := describe(wanted, generator))
+        right.append(answers(expectation(text)))
+        for thing, places in zip(wanted.things, noun_places(text, wanted), strict=False):
+            if places:
+                at.append((row, places[-1] + 1))  # after the start token
+                attributes.append([OF_A_THING[name].index(getattr(thing, name)) for name in OF_A_NOUN])
     ids = tokenizer(captions)[:, :SHORT]
-    return ids, torch.tensor([answers(expectation(text)) for text in captions])
+    return Reading(ids, torch.tensor(right), torch.tensor(at), torch.tensor(attributes))
 
 
 @torch.no_grad()
 def reading_accuracy(reader: Reader, tokenizer: Tokenizer, count: int = 1000, seed: int = UNSEEN) -> dict[str, float]:
     """The share of right answers to each question over fresh captions: the gate before the UNet starts."""
-    ids, right = read_captions(tokenizer, count, torch.Generator().manual_seed(seed))
+    reading = read_captions(tokenizer, count, torch.Generator().manual_seed(seed))
     return {
-        question: (logits.argmax(1) == right[:, i]).float().mean().item()
-        for i, (question, logits) in enumerate(zip(QUESTIONS, reader(ids), strict=True))
+        question: (logits.argmax(1) == reading.answers[:, i]).float().mean().item()
+        for i, (question, logits) in enumerate(zip(QUESTIONS, reader(reading.ids), strict=True))
     }
 
 
@@ -144,7 +180,7 @@ def train_reader(
         anchor = deepcopy(anchor).requires_grad_(False)
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
-        return reader.loss(*read_captions(tokenizer, batch, generator), anchor)
+        return reader.loss(read_captions(tokenizer, batch, generator), anchor)
 
     average = train(reader, loss, Recipe(minutes, steps, learning_rate=1e-3, warmup_steps=100), path, report)
     worst = min(reading_accuracy(average, tokenizer).items(), key=lambda item: item[1])

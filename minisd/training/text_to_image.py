@@ -14,9 +14,10 @@ from minisd.configs import CLIPTextConfig, UNetConfig
 from minisd.models import VAE, CLIPTextTransformer, UNet
 from minisd.schedulers import DDIM, NoiseSchedule
 from minisd.tokenizer import Tokenizer
+from minisd.training.grounding import grounding_loss, thing_masks, watched, word_masks
 from minisd.training.lessons import SHORT, lessons
 from minisd.training.trainer import Loss, Recipe, precision, train
-from minisd.world.captions import caption
+from minisd.world.captions import describe, mention, noun_places
 from minisd.world.render import render
 from minisd.world.scene import Scene
 
@@ -33,6 +34,7 @@ UNET_CONFIG = UNetConfig(
 # Zero terminal SNR: otherwise the background's colour, the mean of the latents, shows through the last noise level.
 SCHEDULE = NoiseSchedule(prediction_type="v_prediction", rescale_betas_zero_snr=True)
 SCHEDULER = DDIM(SCHEDULE, timestep_spacing="trailing", steps_offset=0, set_alpha_to_one=True)
+GROUNDING = 0.1  # weight of where attention looks
 NO_CAPTION = 0.1  # share of empty captions: what classifier-free guidance needs (Ho & Salimans 2022)
 WRONG_GRADIENT = 0.1  # torch 2.13 compiled for the CPU in bfloat16 loses those of the text attention altogether
 NOISIEST, ITS_SHARE = 0.7, 0.4  # timesteps above 70 %, which decide what goes where, get 40 % of a batch
@@ -118,22 +120,29 @@ def train_unet(
     predict: Callable[..., Tensor] = unet
     scenes = lessons(pool, seed=1 + (dist.get_rank() if dist.is_initialized() else 0))
     latents = latent_pool(vae, scenes)
+    things = thing_masks(scenes, vae.config.sample_size, latents.shape[-1] // 2).to(device)
     report(f"{pool} scenes encoded, latents mean {latents.mean():.3f} deviation {latents.std():.3f}")
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         rows = torch.randint(pool, (batch,), generator=generator)
         x0 = latents[rows.to(device)]
-        captions = [caption(scenes[row], generator) for row in rows.tolist()]
+        said = [mention(scenes[row], generator) for row in rows.tolist()]
+        captions = [describe(wanted, generator) for wanted in said]
         dropped = torch.rand(batch, generator=generator) < NO_CAPTION
         ids = tokenizer(["" if drop else text for drop, text in zip(dropped.tolist(), captions, strict=True)])
         ids = ids[:, :SHORT] if progress < 0.7 else ids  # a prompt comes with its padding, which attention sees
+        words = word_masks([noun_places(*pair) for pair in zip(captions, said, strict=True)], ids.shape[1])
+        words = (words * ~dropped[:, None, None]).to(device)
         with torch.no_grad():
             text = text_encoder(ids.to(device))
         t = sample_timesteps(batch, generator).to(device)
         noise = torch.randn(x0.shape, generator=generator).to(device)
-        prediction = predict(SCHEDULE.add_noise(x0, noise, t), t, text)
+        with watched(unet) as attention:
+            prediction = predict(SCHEDULE.add_noise(x0, noise, t), t, text)
         each = (prediction.float() - SCHEDULE.velocity(x0, noise, t)).square().mean((1, 2, 3))
-        return (each / expected_loss(t)).mean()
+        clarity = SCHEDULE.alpha_bars.to(device)[t].float().sqrt()
+        grounding = grounding_loss(attention, things[rows.to(device)], words, clarity)
+        return (each / expected_loss(t)).mean() + GROUNDING * grounding
 
     recipe = Recipe(minutes, steps, learning_rate=1e-3, warmup_steps=300, bfloat16=True)
     if compiled:

@@ -157,6 +157,25 @@ def describe(wanted: Expectation, rng: torch.Generator) -> str:
     return words if wanted.background is None else f"{words} {BACKGROUND.format(bg=wanted.background)}"
 
 
+def noun_places(text: str, wanted: Expectation) -> list[list[int]]:
+    """Which words of a caption name each thing of the expectation that it words, without articles, counted from 0.
+
+    One entry for each thing, or one for several alike; empty where two are called the same.
+    """
+    words = text.split()
+    if _table(wanted) is SEVERAL:
+        names = [_nouns(wanted.things[0], len(wanted.things)).split()]
+    else:
+        names = [_noun(thing).split() for thing in wanted.things]
+    starts = [
+        [i for i in range(len(words)) if words[i : i + len(name)] == name and names.count(name) == 1] for name in names
+    ]
+    return [
+        [i + k for i in found for k, word in enumerate(name) if word not in ("a", "an")]
+        for found, name in zip(starts, names, strict=True)
+    ]
+
+
 def _table(wanted: Expectation) -> dict[str, float]:
     """The templates for an expectation; two things alike that stand in no relation are counted."""
     count = len(wanted.things)

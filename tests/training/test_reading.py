@@ -9,7 +9,16 @@ from small import randomise
 
 from minisd.models import CLIPTextTransformer
 from minisd.training.lessons import SHORT, lessons, new_tokenizer
-from minisd.training.reading import QUESTIONS, adopt, answers, new_reader, read_captions, reading_accuracy, train_reader
+from minisd.training.reading import (
+    OF_A_THING,
+    QUESTIONS,
+    adopt,
+    answers,
+    new_reader,
+    read_captions,
+    reading_accuracy,
+    train_reader,
+)
 from minisd.training.text_to_image import text_config
 from minisd.training.vocabulary import learn_vocabulary
 from minisd.world.captions import expectation
@@ -54,10 +63,14 @@ def test_what_is_left_open_has_no_answer() -> None:
 
 def test_captions_and_answers_go_together() -> None:
     tokenizer = new_tokenizer()
-    ids, right = read_captions(tokenizer, 20, torch.Generator().manual_seed(0))
+    ids, right, at, attributes = read_captions(tokenizer, 20, torch.Generator().manual_seed(0))
     assert ids.shape == (20, SHORT)
     for row, expected in zip(ids, right, strict=True):
         assert answers(expectation(tokenizer.decode(row, skip_special=True))) == expected.tolist()
+    assert len(at) == len(attributes) > 20
+    for (row, token), (shape, *_) in zip(at.tolist(), attributes.tolist(), strict=True):
+        noun = tokenizer.decode(ids[row, token : token + 1], skip_special=True)
+        assert noun.rstrip("es").startswith((OF_A_THING["shape"][shape] or "shape").rstrip("es"))
 
 
 def test_it_learns(tmp_path: Path) -> None:
@@ -72,7 +85,7 @@ def test_it_learns(tmp_path: Path) -> None:
 def test_an_anchor_holds_the_states(tmp_path: Path) -> None:
     tokenizer = new_tokenizer()
     start = new_reader(text_config(len(tokenizer)), seed=4).text_encoder
-    ids, _ = read_captions(tokenizer, 50, torch.Generator().manual_seed(3))
+    ids = read_captions(tokenizer, 50, torch.Generator().manual_seed(3)).ids
     drift = {}
     for name, anchor in (("free", None), ("held", start)):
         reader = new_reader(text_config(len(tokenizer)), seed=4)
