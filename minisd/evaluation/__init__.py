@@ -2,12 +2,14 @@
 
 from minisd.evaluation.freedom import free_attributes
 from minisd.evaluation.measures import interval, judge_prompts, psnr, rates, reconstruction, ssim
+from minisd.evaluation.pointing import pointing
 from minisd.evaluation.suites import suites
 
 __all__ = [
     "free_attributes",
     "interval",
     "judge_prompts",
+    "pointing",
     "psnr",
     "rates",
     "reconstruction",
