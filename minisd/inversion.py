@@ -22,7 +22,7 @@ def invert(
     negative_prompt: str | Sequence[str] = "",
     num_inference_steps: int | None = None,
     guidance_scale: Scale = 1.0,
-    refine: int = 0,
+    refine: int = 2,
 ) -> Tensor:
     """Pictures of any kind (see images.to_pixels), one for each prompt -> their noise, latents (B, C, h, w).
 
@@ -30,8 +30,9 @@ def invert(
         sd("a red circle", latents=noise, num_inference_steps=50, guidance_scale=1)  # the picture
         sd("a red star", latents=noise, num_inference_steps=50)  # another one like it
 
-    Prompts, steps and guidance are to be those of the way back; guidance above 1 makes it less exact. refine: more
-    calls of the UNet for each step, for a closer result; see DDIMInverse. It runs in the pipeline's own loop.
+    Prompts, steps and guidance are to be those of the way back; guidance above 1 makes it less exact. refine: as many
+    more calls of the UNet for each step, for a closer result; 0 is DDIM inversion as published, see DDIMInverse. All
+    of it runs in the pipeline's own loop.
     Raises InputError for a model that runs another sampler than DDIM without noise or clipping, or predicts x0.
     """
     scheduler = sd.scheduler

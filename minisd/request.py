@@ -121,11 +121,11 @@ class Asker:
     ) -> Request:
         """The request for the arguments of a pipeline's call; raises InputError."""
         per_prompt = validation.whole_number(num_images_per_prompt, "num_images_per_prompt", 1, 10_000)
-        self._check_embeds(prompt_embeds, negative_prompt_embeds, negative_prompt)
         if prompt_embeds is not None:
             if prompt is not None:
                 raise InputError("prompt and prompt_embeds were both given; give one of them.")
-            prompt = [""] * len(prompt_embeds)  # as many, not to be read
+            states = validation.text_states(prompt_embeds, "prompt_embeds", self.unet.context_width)
+            prompt = [""] * len(states)  # as many, not to be read
         prompts, negative = self._texts(prompt, negative_prompt, per_prompt)
         count = len(prompts)
         steps = self.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
@@ -146,6 +146,7 @@ class Asker:
         grid = scheduler.grid(steps, start)
         scales = guidance.scales(self.defaults.guidance_scale if guidance_scale is None else guidance_scale, len(grid))
         rescale = validation.real_number(guidance_rescale, "guidance_rescale", 0, 1)
+        self._check_embeds(prompt_embeds, negative_prompt_embeds, negative_prompt, any(each != 1 for each in scales))
 
         def one_each(values: Tensor | None, name: str, kind: str = "pictures") -> Tensor | None:
             if values is None:
@@ -186,17 +187,16 @@ class Asker:
             )
         return prompts, negative
 
-    def _check_embeds(self, embeds: object, negative: object, negative_prompt: object) -> None:
-        """Text states in place of texts: of the UNet's width, both of one length, that of texts beside a text."""
+    def _check_embeds(self, embeds: object, negative: object, negative_prompt: object, guided: bool) -> None:
+        """Text states in place of texts: of the UNet's width; with guidance both of one length, that of texts."""
+        width, usual = self.unet.context_width, self.max_length
         lengths = [
-            self.max_length
-            if states is None
-            else validation.text_states(states, name, self.unet.context_width).shape[1]
+            usual if states is None else validation.text_states(states, name, width).shape[1]
             for states, name in ((embeds, "prompt_embeds"), (negative, "negative_prompt_embeds"))
         ]
         if negative is not None and negative_prompt != "":
             raise InputError("negative_prompt and negative_prompt_embeds were both given; give one of them.")
-        if lengths[0] != lengths[1]:
+        if guided and lengths[0] != lengths[1]:
             raise InputError(
                 f"the text states of the prompt are {lengths[0]} long, those of the negative prompt {lengths[1]}, "
                 "expected one length; give both as embeds, or neither."
