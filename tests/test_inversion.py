@@ -106,26 +106,25 @@ def with_sampler(sd: StableDiffusion, scheduler: Scheduler) -> StableDiffusion:
 
 
 @pytest.mark.parametrize("schedule", [EPS, V], ids=["eps", "v"])
-@pytest.mark.parametrize("guidance_scale", [1.0, 2.0])
-def test_a_batch_of_pictures_that_are_not_square(
-    sd: StableDiffusion, schedule: NoiseSchedule, guidance_scale: float
-) -> None:
-    """Whole pipelines: the latents come back, by the UNet's own loop, and the sampler stays."""
-    sd = with_sampler(sd, DDIM(schedule))
+def test_a_batch_of_pictures_that_are_not_square(schedule: NoiseSchedule) -> None:
+    """Whole pipelines with guidance: the latents come back, by the UNet's own loop, and the sampler stays."""
+    sd = with_sampler(small_pipeline(sd2=True), DDIM(schedule))
+    with torch.no_grad():  # a random UNet is wilder than a trained one
+        sd.unet.conv_out.weight.mul_(0.1)
     pixels, prompts = noise(2, 3, 16, 24).clamp(-1, 1), ["a cat", "a dog"]
-    call: dict[str, Any] = {"num_inference_steps": 25, "guidance_scale": guidance_scale}
+    call: dict[str, Any] = {"num_inference_steps": 8, "guidance_scale": 2.0}
     with torch.no_grad():
         wanted = sd.vae.encode(pixels).mean * 0.18215
     errors = []
-    for refine in (0, 6):
+    for refine in (0, 5):
         latents = invert(sd, pixels, prompts, refine=refine, **call)
         assert latents.shape == (2, 4, 8, 12)
         back = sd(prompts, latents=latents, output_type="latent", **call).images
         errors.append(float((back - wanted).abs().max() / wanted.abs().max()))
     assert errors[1] < 0.02
-    assert errors[1] < errors[0]
+    assert errors[1] < errors[0] / 10
     assert isinstance(sd.scheduler, DDIM)
-    alone = invert(sd, pixels[1:], "a dog", refine=6, **call)
+    alone = invert(sd, pixels[1:], "a dog", refine=5, **call)
     assert (alone - latents[1:]).abs().max() < 1e-4 * alone.abs().max()
 
 
