@@ -121,7 +121,7 @@ def test_a_batch_of_pictures_that_are_not_square(schedule: NoiseSchedule) -> Non
         assert latents.shape == (2, 4, 8, 12)
         back = sd(prompts, latents=latents, output_type="latent", **call).images
         errors.append(float((back - wanted).abs().max() / wanted.abs().max()))
-    assert errors[1] < 0.02
+    assert errors[1] < 0.04
     assert errors[1] < errors[0] / 10
     assert isinstance(sd.scheduler, DDIM)
     alone = invert(sd, pixels[1:], "a dog", refine=5, **call)

@@ -11,7 +11,7 @@ import weights_loader
 from minisd import images, validation
 from minisd.cli.parser import Parser, whole
 from minisd.errors import InputError, OutputError
-from minisd.evaluation import free_attributes, judge_prompts, pointing, rates, reconstruction
+from minisd.evaluation import free_attributes, judge_prompts, pointing, rates, reconstruction, round_trip
 from minisd.evaluation.measures import GATE, Judged, Reconstruction
 from minisd.evaluation.suites import LARGEST_SEED, SUITES, examples
 from minisd.pipeline import StableDiffusion
@@ -35,6 +35,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--pointing", action="store_true", help="also measure whether heat maps of nouns hit the things"
     )
+    parser.add_argument("--inversion", action="store_true", help="also measure DDIM inversion, there and back")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
@@ -65,12 +66,22 @@ def run(args: argparse.Namespace) -> int:
         print(f'free in "{prompt}": {", ".join(parts)}')
     heat = {name: _point(sd, name, count, seed, args.steps) for name in POINTING} if args.pointing else {}
 
+    inverted = {}
+    for refine in (0, 2) if args.inversion else ():
+        back = round_trip(sd, count, seed, refine=refine, label=f"inversion, refine {refine}")
+        inverted[f"refine {refine}"] = back._asdict()
+        print(
+            f"inversion, 50 steps, guidance 1, refine {refine}: {back.mean_psnr:.1f} dB mean, {back.worst_psnr:.1f} "
+            f"in the worst; the autoencoder alone {back.autoencoder_psnr:.1f}",
+            flush=True,
+        )
+
     if args.json is not None:
         autoencoder = quality._asdict() | {"exact": quality.exact.as_json()}
         steps = sd.defaults.num_inference_steps if args.steps is None else args.steps
         content = {"prompts a suite": count, "seed": seed, "steps": steps}
         content |= table | {"autoencoder": autoencoder, "free attributes": freedom}
-        content |= {"pointing": heat} if heat else {}
+        content |= {name: each for name, each in (("pointing", heat), ("inversion", inverted)) if each}
         write_json(content, args.json, args.overwrite)
     if args.sheet is not None:
         images.save(contact_sheet(judged), args.sheet, overwrite=args.overwrite)
