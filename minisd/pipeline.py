@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
@@ -10,15 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from minisd import images, validation
+from minisd import guidance, images, validation
 from minisd.conditioning import Condition, MicroConditioning, TextPart, check_widths, encode, size_count, with_sizes
 from minisd.diagnosis import diagnosis
 from minisd.errors import CallbackError, InputError, NumericalError
+from minisd.guidance import Guide, Loss, Scale
 from minisd.images import Picture
 from minisd.models import VAE, CLIPTextTransformer, UNet
 from minisd.noise import draw_noise
 from minisd.request import DEFAULTS, Asker, Defaults, Request, task_of
-from minisd.schedulers import NoiseSchedule, Scheduler
+from minisd.schedulers import Grid, NoiseSchedule, Scheduler
+from minisd.schedulers.base import Memory
 from minisd.tokenizer import Tokenizer
 
 Callback = Callable[[int, Tensor, Tensor], Any]
@@ -107,12 +110,12 @@ class StableDiffusion:
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] = "",
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: Scale | None = None,
         num_images_per_prompt: int = 1,
         seed: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -126,6 +129,10 @@ class StableDiffusion:
         denoising_start: float | None = None,
         denoising_end: float | None = None,
         micro: MicroConditioning | None = None,
+        guidance_rescale: float = 0.0,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        guide: Guide | Loss | None = None,
         callback: Callback | None = None,
         callback_steps: int = 1,
         output_type: OutputType = "pil",
@@ -134,7 +141,11 @@ class StableDiffusion:
         """Prompts -> pictures.
 
         height, width: pixels; by default what the model was trained at. num_inference_steps, guidance_scale: by
-        default the model's. guidance_scale 1 is one UNet pass a step, anything else two (Ho & Salimans 2022).
+        default the model's. guidance_scale 1 is one UNet pass a step, anything else two (Ho & Salimans 2022); a
+        sequence or a function of i gives each call its own. guidance_rescale, 0 to 1: see minisd.guidance.combine.
+        prompt_embeds, negative_prompt_embeds: text states (B, L, context_width) in place of the texts, as
+        `encode_prompt` or minisd.surgery make them. guide: a function (x0, i) -> loss, or a Guide with its settings,
+        see there.
         image: a picture to begin with (PIL, array in [0, 1], tensor in [-1, 1]; one, or one for each prompt), of which
         strength, 0 to 1, says how much is to change: 0.8 unless given, 1 with a mask. mask_image: white where to
         repaint. depth_map: for depth models, larger is nearer. noise_level: for upscalers, how much noise hides the
@@ -157,7 +168,7 @@ class StableDiffusion:
         request = self._asker().request(
             prompt, negative_prompt, height, width, num_inference_steps, guidance_scale, num_images_per_prompt,
             seed, generator, latents, eta, image, strength, mask_image, depth_map, noise_level,
-            denoising_start, denoising_end, micro,
+            denoising_start, denoising_end, micro, guidance_rescale, prompt_embeds, negative_prompt_embeds, guide,
         )  # fmt: skip
         for step in tqdm(self._denoise(request), total=request.stop, disable=not progress):
             final = step.latents
@@ -174,12 +185,12 @@ class StableDiffusion:
 
     def denoise(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] = "",
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: Scale | None = None,
         num_images_per_prompt: int = 1,
         seed: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -193,6 +204,10 @@ class StableDiffusion:
         denoising_start: float | None = None,
         denoising_end: float | None = None,
         micro: MicroConditioning | None = None,
+        guidance_rescale: float = 0.0,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        guide: Guide | Loss | None = None,
     ) -> Iterator[DenoisingStep]:
         """The loop itself, as an iterator of steps: `break` stops it early, `step.x0` is the preview.
 
@@ -202,16 +217,16 @@ class StableDiffusion:
             self._asker().request(
                 prompt, negative_prompt, height, width, num_inference_steps, guidance_scale, num_images_per_prompt,
                 seed, generator, latents, eta, image, strength, mask_image, depth_map, noise_level,
-            denoising_start, denoising_end, micro,
+                denoising_start, denoising_end, micro, guidance_rescale, prompt_embeds, negative_prompt_embeds, guide,
             )
         )  # fmt: skip
 
     def _asker(self) -> Asker:
-        return Asker(self.unet.config, self.vae.config, self.scheduler, self.defaults)
+        return Asker(self.unet.config, self.vae.config, self.scheduler, self.defaults, self.tokenizer.max_length)
 
     @torch.no_grad()
     def _denoise(self, request: Request) -> Iterator[DenoisingStep]:
-        scheduler, grid, guidance = request.scheduler, request.grid, request.guidance_scale
+        scheduler, grid, guide = request.scheduler, request.grid, request.guide
         told = self._condition(request)
 
         def randn(shape: Sequence[int] = request.shape) -> Tensor:
@@ -220,13 +235,16 @@ class StableDiffusion:
         start = self._start(request, randn)
         x, memory = start.x, None
         for i, t in enumerate(grid.timesteps[: request.stop]):
-            scaled = scheduler.scale_input(grid, i, x)
-            seen = torch.cat([scaled, *start.beside], dim=1).to(self.dtype)
-            # with guidance twice the rows: the text has them
-            output = self.unet(seen, t, told.text, start.noise_level, told.vector).float()
-            if request.guided:
-                uncond, cond = output.chunk(2)
-                output = uncond + guidance * (cond - uncond)
+            if guide is None or i % guide.every:
+                output = self._predict(request, start, told, i, x)
+            else:
+                x, output = guide.move(
+                    i,
+                    x,
+                    float(scheduler.add_noise(grid, i, torch.zeros(1, 1), torch.ones(1, 1))),
+                    partial(self._predict, request, start, told, i),
+                    partial(_x0, scheduler, grid, i, memory),
+                )
             x, x0, memory = scheduler.step(grid, i, x, output, memory, randn)
             if start.picture is not None and start.kept is not None:  # inpainting by a model that knows no masks
                 x = torch.lerp(scheduler.add_noise(grid, i + 1, start.picture, start.noise), x, start.kept)
@@ -236,12 +254,34 @@ class StableDiffusion:
                 )
             yield DenoisingStep(i, t, x, x0)
 
+    def _predict(self, request: Request, start: "_Start", told: Condition, i: int, x: Tensor) -> Tensor:
+        """The model's output at call i for x (B, C, h, w), guided unless this call's scale is 1."""
+        scale = request.guidance_scales[i]
+        if scale == 1:  # the rows of the prompts alone, which come last
+            told = Condition(told.text[-len(x) :], None if told.vector is None else told.vector[-len(x) :])
+        scaled = request.scheduler.scale_input(request.grid, i, x)
+        seen = torch.cat([scaled, *start.beside], dim=1).to(self.dtype)
+        # with guidance twice the rows: the text has them
+        output = self.unet(seen, request.grid.timesteps[i], told.text, start.noise_level, told.vector).float()
+        if scale == 1:
+            return output
+        uncond, cond = output.chunk(2)
+        return guidance.combine(uncond, cond, scale, request.guidance_rescale)
+
     def _condition(self, request: Request) -> Condition:
         """What the UNet is told; with guidance, the negative prompts' rows come first."""
-        negative = request.negative if request.guided else []
-        text, pooled = encode(self.text_parts, [*negative, *request.prompts], self.is_xl)
+        sides = [(request.negative, request.negative_embeds)] if request.guided else []
+        sides += [(request.prompts, request.prompt_embeds)]
+        if any(embeds is not None for _, embeds in sides):  # SDXL never gets here: `check_embeds` has seen to it
+            given = [
+                self.encode_prompt(texts) if embeds is None else embeds.to(self.device, self.dtype)
+                for texts, embeds in sides
+            ]
+            return Condition(torch.cat(given))
+        text, pooled = encode(self.text_parts, [text for texts, _ in sides for text in texts], self.is_xl)
         if pooled is None:
             return Condition(text.to(self.dtype))
+        negative = request.negative if request.guided else []
         if self.defaults.zero_empty_prompt:
             silent = [row for row, prompt in enumerate(negative) if prompt == ""]
             text[silent], pooled[silent] = 0, 0
@@ -329,6 +369,11 @@ class _Start(NamedTuple):
     noise_level: Tensor | None
     picture: Tensor | None
     kept: Tensor | None
+
+
+def _x0(scheduler: Scheduler, grid: Grid, i: int, memory: Memory | None, x: Tensor, output: Tensor) -> Tensor:
+    """The clean picture as call i predicts it: of a step whose noise, if any, does not count."""
+    return scheduler.step(grid, i, x, output, memory, partial(torch.zeros_like, x)).x0
 
 
 def _to_unit_range(depth: Tensor) -> Tensor:

@@ -6,6 +6,9 @@ import os
 import re
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from minisd.errors import InputError
 
 LARGEST_SEED = 2**64 - 1
@@ -53,6 +56,16 @@ def prompts(value: object, name: str = "prompt") -> list[str]:
         return list(value)
     shown = "an empty list" if isinstance(value, list | tuple) else type(value).__name__
     raise InputError(f"{name} is {shown}, expected a text or a list of texts; write '' for none.")
+
+
+def text_states(value: object, name: str, width: int) -> Tensor:
+    """What a text encoder gives, (B, L, width), as it is; InputError for another shape, NaN and infinity."""
+    shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    if not isinstance(value, Tensor) or value.ndim != 3 or value.shape[2] != width or value.numel() == 0:
+        raise InputError(f"{name} is {shape}, expected a tensor (prompts, tokens, {width}), as sd.encode_prompt gives.")
+    if not value.is_floating_point() or not torch.isfinite(value).all():
+        raise InputError(f"{name} holds NaN, infinity or whole numbers ({value.dtype}), expected finite text states.")
+    return value
 
 
 def foreign_words(prompts: Sequence[str], known: str) -> list[str]:

@@ -230,3 +230,9 @@ def test_bad_sizes(arguments: dict[str, Any], said: str) -> None:
 def test_sizes_are_not_for_sd1() -> None:
     with pytest.raises(InputError, match="micro tells SDXL"):
         small_pipeline().denoise("a cat", micro=MicroConditioning())
+
+
+def test_text_states_alone_do_not_do(base: tuple[Any, StableDiffusion]) -> None:
+    sd = base[1]
+    with pytest.raises(InputError, match="lack the pooled text"):
+        sd.denoise(None, prompt_embeds=sd.encode_prompt(["a cat"]))

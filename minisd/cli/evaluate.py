@@ -11,13 +11,14 @@ import weights_loader
 from minisd import images, validation
 from minisd.cli.parser import Parser, whole
 from minisd.errors import InputError, OutputError
-from minisd.evaluation import free_attributes, judge_prompts, rates, reconstruction
+from minisd.evaluation import free_attributes, judge_prompts, pointing, rates, reconstruction, round_trip
 from minisd.evaluation.measures import GATE, Judged, Reconstruction
 from minisd.evaluation.suites import LARGEST_SEED, SUITES, examples
 from minisd.pipeline import StableDiffusion
 from minisd.writing import check_target, write_json
 
 FIGURES = ("convergence", "guidance_sweep", "sampler_comparison", "negative_prompts")
+POINTING = ("single", "two")  # the suites whose nouns are looked up in heat maps
 SHEET = 64  # pictures, in eight columns
 
 
@@ -31,6 +32,10 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rates there")
     parser.add_argument("--sheet", type=Path, metavar="PNG", help="also write pictures of the held-out suites")
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help=f"also measure and plot {', '.join(FIGURES)}")
+    parser.add_argument(
+        "--pointing", action="store_true", help="also measure whether heat maps of nouns hit the things"
+    )
+    parser.add_argument("--inversion", action="store_true", help="also measure DDIM inversion, there and back")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
@@ -59,18 +64,41 @@ def run(args: argparse.Namespace) -> int:
     for prompt, distances in freedom.items():
         parts = [f"{k} {each['distance']:.3f} ({each['chance']:.3f} by chance)" for k, each in distances.items()]
         print(f'free in "{prompt}": {", ".join(parts)}')
+    heat = {name: _point(sd, name, count, seed, args.steps) for name in POINTING} if args.pointing else {}
+
+    inverted = {}
+    for refine in (0, 2) if args.inversion else ():
+        back = round_trip(sd, count, seed, refine=refine, label=f"inversion, refine {refine}")
+        inverted[f"refine {refine}"] = back._asdict()
+        print(
+            f"inversion, 50 steps, guidance 1, refine {refine}: {back.mean_psnr:.1f} dB mean, {back.worst_psnr:.1f} "
+            f"in the worst; the autoencoder alone {back.autoencoder_psnr:.1f}",
+            flush=True,
+        )
 
     if args.json is not None:
         autoencoder = quality._asdict() | {"exact": quality.exact.as_json()}
         steps = sd.defaults.num_inference_steps if args.steps is None else args.steps
         content = {"prompts a suite": count, "seed": seed, "steps": steps}
         content |= table | {"autoencoder": autoencoder, "free attributes": freedom}
+        content |= {name: each for name, each in (("pointing", heat), ("inversion", inverted)) if each}
         write_json(content, args.json, args.overwrite)
     if args.sheet is not None:
         images.save(contact_sheet(judged), args.sheet, overwrite=args.overwrite)
     if args.figures is not None:
         _write_figures(sd, args.figures, count, seed, args.steps, args.overwrite)
     return 0
+
+
+def _point(sd: StableDiffusion, name: str, count: int, seed: int, steps: int | None) -> dict[str, float]:
+    """The pointing game on a suite, printed; empty where nothing was drawn as asked."""
+    prompts = [example.prompt for example in examples(name, count, seed, sd.defaults.words)]
+    rate, chance = pointing(sd, prompts, seed, steps, label=f"pointing, {name}")
+    if rate.total == 0:
+        print(f"{name:17} pointing   nothing was drawn as asked")
+        return {}
+    print(f"{name:17} pointing   {_share(rate.as_json())} things ({100 * chance:.1f} % by chance)", flush=True)
+    return rate.as_json() | {"chance": chance}
 
 
 def _chosen(text: str | None) -> list[str]:

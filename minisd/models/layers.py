@@ -45,8 +45,8 @@ def readable_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) ->
 class Attention(nn.Module):
     """Multi-head attention of tokens x to a context, or to themselves.
 
-    The fused kernel computes it, unless somebody wants to see the weights: set `watch` to a function and the
-    readable attention runs instead and hands them over, (B, heads, N, M) at each call.
+    The fused kernel computes it. Where somebody wants to see the weights, set `watch` to a function: the readable
+    attention runs beside it and hands them over, (B, heads, N, M) at each call; the output stays the kernel's.
     """
 
     watch: Callable[[Tensor], None] | None = None
@@ -74,11 +74,9 @@ class Attention(nn.Module):
         q, k, v = (self._split(p) for p in (self.q(x), self.k(context), self.v(context)))
         if self.upcast:  # q k^T overflows float16 in SD 2.1
             q, k, v = q.float(), k.float(), v.float()
-        if self.watch is None:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        else:
-            y, weights = readable_attention(q, k, v, self.causal)
-            self.watch(weights)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        if self.watch is not None:
+            self.watch(readable_attention(q, k, v, self.causal)[1])
         return self.out(y.transpose(1, 2).flatten(2).to(x.dtype))
 
     def _split(self, tokens: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from minisd.schedulers.base import Grid, Scheduler, Step
 from minisd.schedulers.ddim import DDIM
+from minisd.schedulers.ddim_inverse import DDIMInverse
 from minisd.schedulers.ddpm import DDPM
 from minisd.schedulers.dpm_solver import DPMSolverMultistep
 from minisd.schedulers.euler import Euler, EulerAncestral
@@ -19,6 +20,7 @@ __all__ = [
     "LCM",
     "LMS",
     "PNDM",
+    "DDIMInverse",
     "DPMSolverMultistep",
     "Euler",
     "EulerAncestral",

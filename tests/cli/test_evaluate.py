@@ -19,7 +19,7 @@ FEW = ("--count", "2", "--suites", "held-out counts, single")
 def test_rates_of_the_embedded_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = ("--json", str(tmp_path / "rates.json"), "--sheet", str(tmp_path / "sheet.png"))
     asked = ("--count", "2", "--suites", "held-out counts, held-out template, single")
-    assert main(["eval", *asked, "--steps", "2", "--seed", "3", *files]) == 0
+    assert main(["eval", *asked, "--steps", "2", "--seed", "3", "--pointing", "--inversion", *files]) == 0
     rates = json.loads((tmp_path / "rates.json").read_text())
     assert (rates["prompts a suite"], rates["seed"], rates["steps"]) == (2, 3, 2)
     assert [name for name in rates if name in SUITES] == ["single", "held-out template"]
@@ -29,9 +29,14 @@ def test_rates_of_the_embedded_model(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert rates["autoencoder"]["mean_psnr"] >= rates["autoencoder"]["worst_psnr"] > 15
     assert rates["autoencoder"]["exact"]["count"] == 2
     assert 0 <= rates["free attributes"]["a circle"]["colours"]["distance"] <= 1
+    assert set(rates["pointing"]) == {"single", "two"}
+    assert rates["inversion"]["refine 2"]["mean_psnr"] > 20
     assert Image.open(tmp_path / "sheet.png").size == (8 * 66 - 2, 64)  # two pictures of the held-out suite
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("held-out counts   left out", "autoencoder: ", 'free in "a shape"'))
+    assert all(
+        word in printed
+        for word in ("held-out counts   left out", "autoencoder: ", 'free in "a shape"', "pointing", "refine 0")
+    )
 
 
 def test_a_painter_gets_full_marks_and_figures(
