@@ -19,7 +19,6 @@ from weights_loader import detect
 from weights_loader.adapters.lora_names import Target, spellings
 from weights_loader.adapters.parts import FAMILIES, family_of_width
 from weights_loader.build import SHOWN
-from weights_loader.safetensors_file import shown
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -119,12 +118,12 @@ def _is_list_of_text_encoder(shapes: Shapes) -> bool:
 def _check_kind(keys: Iterable[str], path: Path) -> None:
     for pattern, kind in OTHERS:
         if (key := next((key for key in keys if re.search(pattern, key)), None)) is not None:
-            raise MismatchError(f"{path} holds {kind} ({shown(key)}), expected a LoRA; {ADVICE}.")
+            raise MismatchError(f"{path} holds {kind} ({_quoted(key)}), expected a LoRA; {ADVICE}.")
 
 
 def _refuse_stranger(shapes: Shapes, path: Path) -> None:
     what = detect.stranger(shapes)
-    some = ", ".join(shown(name) for name in list(shapes)[:3])
+    some = ", ".join(map(_quoted, list(shapes)[:3]))
     raise MismatchError(
         f"{path} is {what[0] if what else 'no LoRA that minisd knows'}: it holds {some}; "
         f"{what[1] if what else '`minisd inspect` shows what a model file is'}."
@@ -189,13 +188,17 @@ def _next(has: str) -> str:
 
 
 def _complain(path: Path, problems: Mapping[str, list[str]]) -> None:
-    told = [
-        f"{len(keys)} keys {what}: {', '.join(map(shown, sorted(keys)[:SHOWN]))}{', ...' if len(keys) > SHOWN else ''}"
-        for what, keys in problems.items()
-        if keys
-    ]
+    told = []
+    for what, keys in problems.items():
+        some = ", ".join(map(_quoted, sorted(keys)[:SHOWN])) + (", ..." if len(keys) > SHOWN else "")
+        told += [f"{len(keys)} keys {what}: {some}"] if keys else []
     if told:
         raise MismatchError(
             f"{path} does not fit; {'; '.join(told)}; use a LoRA made for this model, in the format of diffusers, "
             "PEFT, kohya or cloneofsimo; nothing was changed."
         )
+
+
+def _quoted(key: str) -> str:
+    """A key as messages quote it: those of LoRAs are long, and end in what matters."""
+    return ascii(key if len(key) <= 200 else f"{key[:100]}…{key[-100:]}")

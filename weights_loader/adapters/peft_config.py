@@ -43,15 +43,14 @@ class PeftConfig:
         if settings.get("peft_type", "LORA") != "LORA" or settings.get("use_dora"):
             kind = "DoRA" if settings.get("use_dora") else shown(settings["peft_type"])
             raise MismatchError(f"{self.path} says that the adapter is {kind}, expected a LoRA; {ADVICE}.")
-        alpha, patterns = settings.get("lora_alpha"), settings.get("alpha_pattern") or {}
+        patterns = settings.get("alpha_pattern") or {}
         if not isinstance(patterns, dict) or not all(re.fullmatch(r"[\w.]+", name) for name in patterns):
             raise MismatchError(
                 f"{self.path}: alpha_pattern is {shown(patterns)}, expected names of layers, each with its alpha."
             )
-        layer = next(key.removesuffix(each) for each in ENDINGS if key.endswith(each))
-        for name, value in patterns.items():
-            if layer == name or layer.endswith(f".{name}"):
-                alpha = value
+        layer = next((key.removesuffix(each) for each in ENDINGS if key.endswith(each)), key)
+        named = (value for name, value in patterns.items() if layer == name or layer.endswith(f".{name}"))
+        alpha = next(named, settings.get("lora_alpha"))  # the first counts
         if alpha is None:
             return 1.0
         if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
