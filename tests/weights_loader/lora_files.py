@@ -1,7 +1,7 @@
 """Random LoRAs for the reference's networks, written in every format; the reference applies them beside its layers."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,8 +41,9 @@ def draw(
     wanted: Callable[[str, nn.Module], bool] = is_attention,
     alpha: Callable[[int], float | None] = lambda rank: None,
     seed: int = 0,
+    ranks: Sequence[int] = (1, 2, 3, 4),
 ) -> Changes:
-    """A change for every wanted matrix and convolution, of ranks 1 to 4 in turn."""
+    """A change for every wanted matrix and convolution, the ranks in turn."""
     generator = torch.Generator().manual_seed(seed)
 
     def randn(*shape: int) -> Tensor:
@@ -52,7 +53,7 @@ def draw(
     for name, network in networks.items():
         layers = [(path, m) for path, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
         for i, (path, layer) in enumerate((path, m) for path, m in layers if wanted(path, m)):
-            shape, rank = layer.weight.shape, 1 + i % 4
+            shape, rank = layer.weight.shape, ranks[i % len(ranks)]
             down = randn(rank, *shape[1:]) / shape[1:].numel() ** 0.5
             up = randn(shape[0], rank, *[1] * len(shape[2:])) / rank**0.5
             changes.setdefault(name, {})[path] = Change(0.6 * down, up, alpha(rank))
