@@ -4,6 +4,6 @@ Files of all formats are read by `weights_loader.load_lora` and `weights_loader.
 """
 
 from minisd.adapters.lora import Lora, LowRank
-from minisd.adapters.textual_inversion import TextPart, add_embedding
+from minisd.adapters.textual_inversion import TextPart, add_embeddings
 
-__all__ = ["Lora", "LowRank", "TextPart", "add_embedding"]
+__all__ = ["Lora", "LowRank", "TextPart", "add_embeddings"]

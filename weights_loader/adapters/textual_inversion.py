@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from minisd.adapters import TextPart, add_embedding
+from minisd.adapters import TextPart, add_embeddings
 from minisd.errors import InputError, MismatchError
 from minisd.pipeline import StableDiffusion
 from weights_loader import detect
@@ -37,9 +37,8 @@ def load_embedding(sd: StableDiffusion, path: str | Path, token: str | None = No
         if len(words) > 1:
             raise InputError(f"{path} holds {', '.join(words)}, which one token cannot name; leave the token out.")
         words = {token: next(iter(words.values()))}
-    placed = {word: _place(vectors, text_parts(sd), file.path) for word, vectors in words.items()}
-    for word, parts in placed.items():
-        add_embedding(word, parts)
+    parts = text_parts(sd)
+    add_embeddings({word: _place(vectors, parts, file.path) for word, vectors in words.items()})
     return list(words)
 
 
