@@ -87,8 +87,8 @@ def cloneofsimo_unet(config: UNetConfig) -> list[str]:
 
     In a block: first attention, feed-forward, second attention, as the attributes of diffusers' block were ordered.
     """
-    order = ["attention1", "feed_forward", "attention2"]
-    parts = {"attention1": ("q", "k", "v", "out"), "feed_forward": ("expand",), "attention2": ("q", "k", "v", "out")}
+    attention = ("q", "k", "v", "out")
+    parts = {"attention1": attention, "feed_forward": ("expand",), "attention2": attention}
     levels = len(config.depths)
     transformers = [
         (f"{way}.{position}.transformers.{i}", config.depths[level])
@@ -101,8 +101,8 @@ def cloneofsimo_unet(config: UNetConfig) -> list[str]:
         f"{transformer}.blocks.{n}.{part}.{layer}"
         for transformer, depth in [*transformers, ("middle.transformer", config.middle_depth)]
         for n in range(depth)
-        for part in order
-        for layer in parts[part]
+        for part, inner in parts.items()
+        for layer in inner
     ]
 
 
