@@ -5,12 +5,14 @@ Levels are listed from the full resolution down. What a preset does not override
 
 from dataclasses import dataclass, replace
 
+CLIP_VOCABULARY = 49408  # ids of every official CLIP text encoder
+
 
 @dataclass(frozen=True)
 class CLIPTextConfig:
     """CLIP text transformer (Radford et al. 2021); the defaults are CLIP ViT-L/14, the text encoder of SD 1.x."""
 
-    vocab_size: int = 49408
+    vocab_size: int = CLIP_VOCABULARY
     max_length: int = 77
     width: int = 768
     layers: int = 12
@@ -19,6 +21,12 @@ class CLIPTextConfig:
     activation: str = "quick_gelu"  # "gelu" (erf) for OpenCLIP
     norm_eps: float = 1e-5
     projection_width: int | None = None  # of the pooled text vector; None: no projection in the checkpoint
+    end_id: int | None = None  # of the end token; None: the last of the vocabulary, or of CLIP's where words were added
+
+    @property
+    def end_token(self) -> int:
+        """The id at whose first place the pooled text is read."""
+        return min(self.vocab_size, CLIP_VOCABULARY) - 1 if self.end_id is None else self.end_id
 
 
 @dataclass(frozen=True)

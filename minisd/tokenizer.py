@@ -92,6 +92,7 @@ class Tokenizer:
         self.bos_id, self.eos_id, self.pad_id = vocab[bos], vocab[eos], vocab[pad]
         self.max_length = max_length
         self._tokens = tokens  # by id; added ones follow the vocabulary
+        self._vectors: dict[int, int] = {}  # how many ids in a row, from this one, a token stands for, if not one
         self._engine = self._build_engine()
 
     def _build_engine(self) -> Engine:
@@ -118,6 +119,7 @@ class Tokenizer:
     def from_folder(cls, path: str | Path) -> Self:
         """The tokenizer folder of a checkpoint: vocab.json, merges.txt, or tokenizer.json (transformers 5).
 
+        Added tokens `x`, `x_1`, `x_2` in a row are one token of three vectors.
         Special tokens come from special_tokens_map.json, then from tokenizer_config.json: those of SD 2
         disagree on the padding, the map is right. Raises FileFormatError or MismatchError, naming the file.
         """
@@ -151,6 +153,7 @@ class Tokenizer:
                 if i != len(tokenizer):
                     raise InputError(f"the added token {token!r} has id {i} where {len(tokenizer)} is next")
                 tokenizer.add_token(token)
+            tokenizer._find_vectors()
         except InputError as error:
             raise MismatchError(f"{main_file} does not fit the files beside it: {error}") from error
         return tokenizer
@@ -216,10 +219,10 @@ class Tokenizer:
         room = self.max_length - 2
         bodies, dropped = [], []
         for prompt in _check_prompts(prompts):
-            pieces = self._first_pieces(prompt) if truncation else self._pieces(prompt)
-            cut = truncation and len(pieces) > room
-            bodies.append(pieces.ids[:room] if cut else pieces.ids)
-            dropped.append(prompt[pieces.offsets[room][0] :].strip() if cut else "")
+            body, starts = self._spread(self._first_pieces(prompt) if truncation else self._pieces(prompt))
+            cut = truncation and len(body) > room
+            bodies.append(body[:room] if cut else body)
+            dropped.append(prompt[starts[room] :].strip() if cut else "")
             if cut:
                 quote = dropped[-1] if len(dropped[-1]) <= 400 else dropped[-1][:400] + "..."
                 message = f"the prompt has more than {room} tokens, shorten it: its end is lost, {quote!r}"
@@ -252,12 +255,22 @@ class Tokenizer:
                 return pieces
         return self._pieces(prompt)
 
+    def _spread(self, pieces: Pieces) -> tuple[list[int], list[int]]:
+        """The ids, and where in the text each begins: a token of n vectors is n ids."""
+        starts = [start for start, _ in pieces.offsets]
+        if not self._vectors:
+            return pieces.ids, starts
+        spread = [(i + k, at) for i, at in zip(pieces.ids, starts, strict=True) for k in range(self._vectors.get(i, 1))]
+        return [i for i, _ in spread], [at for _, at in spread]
+
     def tokenize(self, text: str) -> list[str]:
         """The pieces of one text without start, end and padding, as in "a puppy" -> ["a</w>", "puppy</w>"].
 
         Bytes that are not printable ASCII show as characters of `byte_alphabet`. Raises InputError.
         """
-        return self._pieces(_check_text(text, "the text")).tokens
+        pieces = self._pieces(_check_text(text, "the text"))
+        counts = [self._vectors.get(i, 1) for i in pieces.ids]
+        return [name for token, n in zip(pieces.tokens, counts, strict=True) for name in _names(token, n)]
 
     def decode(self, ids: int | Sequence[int] | torch.Tensor, *, skip_special: bool = False) -> str:
         """Ids (one, or L) -> normalised text with a space after each word; broken UTF-8 becomes U+FFFD.
@@ -270,21 +283,42 @@ class Tokenizer:
             self.id_to_token(value)  # the engine would leave out an id that it does not know
         return self._engine.decode(values, skip_special_tokens=skip_special).replace("</w>", " ").strip()
 
-    def add_token(self, token: str) -> int:
+    def add_token(self, token: str, vectors: int = 1) -> int:
         """Append a token (textual inversion) and return its id, the length so far.
 
-        Added tokens are found before the byte-pair encoding, in any case and inside of words too. Raises
-        InputError for one that is blank or exists already.
+        Added tokens are found before the byte-pair encoding, in any case and inside of words too. One of several
+        vectors becomes as many ids in a row; those after the first are the tokens `token_1`, `token_2`, ...
+        Raises InputError for one that is blank, exists already or is a word of the vocabulary.
         """
+        self.check_new_token(token, vectors)
+        first = len(self)
+        for each in _names(token, vectors):
+            self._engine.add_tokens([AddedToken(each, normalized=True, special=False)])
+            self._tokens.append(each)
+        if vectors > 1:
+            self._vectors[first] = vectors
+        return first
+
+    def check_new_token(self, token: str, vectors: int = 1) -> None:
+        """Raises InputError where `add_token` would."""
         _check_text(token, "a new token")
         if not token or token != token.strip():
             raise InputError(f"a new token cannot be empty, nor begin or end with a blank, got {token!r}")
         normal = self._engine.normalizer.normalize_str
-        if token in self.vocab or normal(token) in map(normal, (self.bos, self.eos, self.pad, *self.added)):
-            raise InputError(f"the token {token!r} exists already; choose a name like '<my-cat>'")
-        self._engine.add_tokens([AddedToken(token, normalized=True, special=False)])
-        self._tokens.append(token)
-        return len(self) - 1
+        taken = {normal(each) for each in (self.bos, self.eos, self.pad, *self.added)}
+        for each in _names(token, vectors):
+            known = (each, normal(each), normal(each) + "</w>")
+            if normal(each) in taken or any(piece in self.vocab for piece in known):
+                raise InputError(f"the token {each!r} exists already; choose a name like '<my-cat>'")
+
+    def _find_vectors(self) -> None:
+        """Know tokens of several vectors by their names, as the reference does, after reading a folder."""
+        first = len(self.vocab)
+        for i in range(first, len(self)):
+            if i > first and self._tokens[i] == f"{self._tokens[first]}_{i - first}":
+                self._vectors[first] = i - first + 1
+            else:
+                first = i
 
     @property
     def added(self) -> list[str]:
@@ -307,6 +341,11 @@ class Tokenizer:
 
     def __repr__(self) -> str:
         return f"Tokenizer({len(self)} tokens, pad={self.pad!r}, max_length={self.max_length})"
+
+
+def _names(token: str, vectors: int) -> list[str]:
+    """What the ids of a token of several vectors are called."""
+    return [token, *(f"{token}_{k}" for k in range(1, vectors))]
 
 
 def _check_prompts(prompts: str | Sequence[str]) -> Sequence[str]:

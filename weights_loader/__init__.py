@@ -15,6 +15,7 @@ from minisd.models import CLIP
 from minisd.pipeline import StableDiffusion
 from minisd.tokenizer import Tokenizer
 from weights_loader import detect
+from weights_loader.adapters import load_embedding, load_lora
 from weights_loader.clip import load_clip_folder, save_clip_folder
 from weights_loader.files import open_weights
 from weights_loader.folder import load_folder
@@ -24,7 +25,7 @@ from weights_loader.single_file import load_single_file, text_sources
 from weights_loader.sources import EMBEDDED, resolve
 from weights_loader.vocabulary import find_tokenizer
 
-__all__ = ["Inspection", "inspect", "load", "load_clip", "save", "save_clip"]
+__all__ = ["Inspection", "inspect", "load", "load_clip", "load_embedding", "load_lora", "save", "save_clip"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

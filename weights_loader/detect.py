@@ -31,8 +31,16 @@ EXTRAS = (ldm.EMA, "depth_model.", "low_scale_model.", "control_model.", "embedd
 STRANGERS = (
     (r"(^|\.)joint_blocks\.", "an SD 3 checkpoint", "minisd runs SD 1.x, 2.x and SDXL"),
     (r"(^|\.)double_blocks\.", "a Flux checkpoint", "minisd runs SD 1.x, 2.x and SDXL"),
-    (r"lora_(up|down|A|B)|[._]lora\.|lora_unet|lora_te", "a LoRA", "load the model that it adapts"),
-    (r"^(string_to_param|emb_params|<.+>$)", "a textual-inversion embedding", "load the model that it belongs to"),
+    (
+        r"lora_(up|down|A|B)|[._]lora\.|_lora\.|lora_unet|lora_te|lora_linear_layer|^(unet|text_encoder):\d+:",
+        "a LoRA",
+        "load the model that it adapts, then add it with weights_loader.load_lora or --lora",
+    ),
+    (
+        r"^(string_to_param|emb_params$|clip_[lg]$|<.+>$)",
+        "a textual-inversion embedding",
+        "load the model that it belongs to, then add it with weights_loader.load_embedding or --embedding",
+    ),
     (r"^(control_model\.|controlnet_)", "a ControlNet", "load the model that it steers"),
     (r"^decoder\.layers\.|^encoder\.layers\.\d+\.conv", "a TAESD autoencoder", "load a whole model"),
 )
@@ -46,9 +54,8 @@ def layout(shapes: Shapes, path: object) -> Layout:
     has_unet = f"{ldm.UNET}input_blocks.0.0.weight" in shapes
     if has_unet and any(name.startswith(("cond_stage_model.", "conditioner.embedders.")) for name in shapes):
         return "ldm"
-    for pattern, what, advice in STRANGERS:
-        if any(re.search(pattern, name) for name in shapes):
-            raise MismatchError(f"{path} is {what}, expected a Stable Diffusion model; {advice}.")
+    if (found := stranger(shapes)) is not None:
+        raise MismatchError(f"{path} is {found[0]}, expected a Stable Diffusion model; {found[1]}.")
     if has_unet:
         raise MismatchError(
             f"{path} holds a UNet but no text encoder (cond_stage_model.* or conditioner.*); load a whole model."
@@ -61,6 +68,14 @@ def layout(shapes: Shapes, path: object) -> Layout:
         return "text_encoder"
     first = ", ".join(sorted(shapes)[:3]) or "no tensors at all"
     raise MismatchError(f"{path} is no Stable Diffusion model that minisd knows: it holds {first}.")
+
+
+def stranger(shapes: Shapes) -> tuple[str, str] | None:
+    """What a file is that is no model, and what to do with it; None where nothing tells."""
+    for pattern, what, advice in STRANGERS:
+        if any(re.search(pattern, name) for name in shapes):
+            return what, advice
+    return None
 
 
 def unet_config(shapes: Shapes) -> UNetConfig:

@@ -7,7 +7,7 @@ unknown ones are ignored, and values that would need another network are refused
 from collections.abc import Mapping
 from typing import Any
 
-from minisd.configs import CLIPTextConfig, UNetConfig, VAEConfig
+from minisd.configs import CLIP_VOCABULARY, CLIPTextConfig, UNetConfig, VAEConfig
 from minisd.errors import MismatchError
 
 Json = Mapping[str, Any]
@@ -159,13 +159,15 @@ def vae_json(config: VAEConfig) -> dict[str, Any]:
 
 
 def text_config(json: Json) -> CLIPTextConfig:
-    """CLIPTextModel's config.json -> ours; its ids of special tokens are wrong in all official files, and ignored."""
+    """CLIPTextModel's config.json -> ours. Official files say 2 for the end token, which is wrong."""
     activation = json.get("hidden_act", "quick_gelu")
     if activation not in ("quick_gelu", "gelu"):
         raise MismatchError(f"the text encoder config has hidden_act {activation!r}, expected 'quick_gelu' or 'gelu'.")
     projected = "CLIPTextModelWithProjection" in (json.get("architectures") or [])
+    vocab_size, end = json.get("vocab_size", CLIP_VOCABULARY), json.get("eos_token_id")
+    told = type(end) is int and 2 < end < vocab_size - 1 and end != CLIP_VOCABULARY - 1
     return CLIPTextConfig(
-        vocab_size=json.get("vocab_size", 49408),
+        vocab_size=vocab_size,
         max_length=json.get("max_position_embeddings", 77),
         width=json.get("hidden_size", 512),
         layers=json.get("num_hidden_layers", 12),
@@ -174,17 +176,18 @@ def text_config(json: Json) -> CLIPTextConfig:
         activation=activation,
         norm_eps=json.get("layer_norm_eps", 1e-5),
         projection_width=json.get("projection_dim", 512) if projected else None,
+        end_id=end if told else None,
     )
 
 
 def text_json(config: CLIPTextConfig) -> dict[str, Any]:
-    """The inverse of text_config; start and end are the last two ids of a CLIP vocabulary."""
+    """The inverse of text_config; start and end are two ids of a CLIP vocabulary in a row."""
     projected = config.projection_width is not None
     return {
         "architectures": ["CLIPTextModelWithProjection" if projected else "CLIPTextModel"],
         "attention_dropout": 0.0,
-        "bos_token_id": config.vocab_size - 2,
-        "eos_token_id": config.vocab_size - 1,
+        "bos_token_id": config.end_token - 1,
+        "eos_token_id": config.end_token,
         "hidden_act": config.activation,
         "hidden_size": config.width,
         "intermediate_size": config.mlp_width,
@@ -193,7 +196,7 @@ def text_json(config: CLIPTextConfig) -> dict[str, Any]:
         "model_type": "clip_text_model",
         "num_attention_heads": config.heads,
         "num_hidden_layers": config.layers,
-        "pad_token_id": config.vocab_size - 1,
+        "pad_token_id": config.end_token,
         "projection_dim": config.projection_width if projected else config.width,
         "vocab_size": config.vocab_size,
     }

@@ -54,6 +54,12 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("-o", "--output", type=Path, help="PNG, JPEG or WebP file (default: named by the prompt)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument("--model", default="sticker", help="name, hub id, folder or file")
+    parser.add_argument(
+        "--lora", action="append", default=[], metavar="FILE[:SCALE]", help="merge a LoRA; may be repeated"
+    )
+    parser.add_argument(
+        "--embedding", action="append", default=[], metavar="FILE[:TOKEN]", help="add a learned word; may be repeated"
+    )
     parser.add_argument("--negative", default="", metavar="PROMPT", help="what to keep away from")
     parser.add_argument("--steps", type=whole, help="denoising steps (default: the model's)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="how to step (default: the model's)")
@@ -93,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
     image, mask, depth = (
         None if path is None else images.open_image(path) for path in (args.image, args.mask, args.depth)
     )
+    embeddings = [split_option(text) for text in args.embedding]
+    loras = [(path, 1.0 if scale is None else real(scale)) for path, scale in map(split_option, args.lora)]
     began = time.perf_counter()
     sd = weights_loader.load(
         args.model,
@@ -102,6 +110,11 @@ def run(args: argparse.Namespace) -> int:
         offline=args.offline,
         progress=not args.quiet,
     )
+    for path, token in embeddings:
+        words = weights_loader.load_embedding(sd, path, token)
+        _print(f"{path}  adds {' '.join(words)}")
+    for path, weight in loras:
+        weights_loader.load_lora(sd, path, weight)
     loaded = time.perf_counter()
     if args.sampler or args.karras:
         kind, changes = SAMPLERS[args.sampler] if args.sampler else (type(sd.scheduler), {})
@@ -141,7 +154,8 @@ def run(args: argparse.Namespace) -> int:
         settings = {
             "prompt": prompt, "negative_prompt": args.negative, "seed": seed + k, "steps": total,
             "guidance_scale": guidance, "model": args.model, "sampler": type(sd.scheduler).__name__,
-            "software": "minisd",
+            "software": "minisd", **({"loras": args.lora} if args.lora else {}),
+            **({"embeddings": args.embedding} if args.embedding else {}),
         }  # fmt: skip
         target = targets[k] if targets else images.free_name(Path(), file_stem(prompt))
         path = _save(picture, target, args.overwrite, settings)
@@ -172,6 +186,15 @@ def read_prompt(text: str) -> str:
         return raw.decode("utf-8").strip()
     except UnicodeDecodeError as error:
         raise InputError(f"{where} is not UTF-8 text at byte {error.start}; save it as UTF-8.") from error
+
+
+def split_option(text: str) -> tuple[Path, str | None]:
+    """FILE or FILE:VALUE; either may have colons: the longest part that is a path here is the file."""
+    colons = [len(text), *(match.start() for match in reversed(list(re.finditer(":", text))))]
+    for end in colons:
+        if Path(text[:end]).exists():
+            return Path(text[:end]), text[end + 1 :] or None
+    raise InputError(f"{text!r}: no such file; name an adapter's file, and after a colon what to set.")
 
 
 def file_stem(prompt: str) -> str:

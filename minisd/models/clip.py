@@ -83,7 +83,8 @@ class CLIPTextTransformer(nn.Module):
     def pool(self, states: Tensor, ids: Tensor) -> Tensor:
         """The state at the end token, projected where the checkpoint has a projection: (B, L, width) -> (B, P).
 
-        The end token is the largest id of the vocabulary, so argmax finds its first place.
+        Its first place counts: padding may repeat it. Added words have larger ids.
         """
-        pooled = states[torch.arange(len(ids), device=ids.device), ids.argmax(-1)]
+        ends = (ids == self.config.end_token).int().argmax(-1)
+        pooled = states[torch.arange(len(ids), device=ids.device), ends]
         return pooled if self.config.projection_width is None else self.text_projection(pooled)

@@ -1,0 +1,140 @@
+"""LoRA: a trained change of low rank is added to the weights of some layers (Hu et al. 2021).
+
+W' = W + scale (alpha / rank) up down. The change is merged into the weights, so that a step costs no more than
+before. The weights as they were are kept, and every merge begins from them: removing a LoRA, rescaling it or loading
+several leaves no trace of rounding. Files stay untouched, for nothing is written into a tensor: a layer gets another.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from minisd.errors import InputError, NumericalError
+from minisd.validation import real_number
+
+Layer = nn.Linear | nn.Conv2d
+LARGEST_SCALE = 1000.0
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The change of one layer: factor * up @ down.
+
+    down: (rank, in) or, of a convolution, (rank, in, kernel, kernel), which keeps the layer's stride and padding;
+    up: (out, rank) or (out, rank, 1, 1). factor: alpha / rank, most often.
+    """
+
+    down: Tensor
+    up: Tensor
+    factor: float = 1.0
+
+    def fits(self, layer: Layer) -> bool:
+        """Whether the change has the shape of the layer's weight; a 1x1 convolution is as good as a matrix."""
+        rank, weight = self.down.shape[0], layer.weight.shape
+        return _trimmed(self.down.shape) == (rank, *_trimmed(weight)[1:]) and _trimmed(self.up.shape) == (
+            weight[0],
+            rank,
+        )
+
+    def delta(self, like: Tensor, scale: float = 1.0) -> Tensor:
+        """scale * factor * up @ down, in the shape, on the device and in the dtype of `like`."""
+        up, down = (part.to(like.device, like.dtype).flatten(1) for part in (self.up, self.down))
+        return ((scale * self.factor * up) @ down).reshape(like.shape)
+
+
+class Lora:
+    """A LoRA merged into a model: set `scale` to weigh it, 0 for none; `remove()` takes it out for good.
+
+    Several may be merged into one model and removed in any order; without any, the weights are the very bits that
+    they were. Weights that are changed otherwise in the meantime (training, load_state_dict) are lost in the next
+    merge: remove LoRAs before.
+    """
+
+    def __init__(self, parts: Mapping[Layer, LowRank], scale: float = 1.0) -> None:
+        """Merge `parts`, the change of each layer. Raises InputError (scale), NumericalError (weights overflow)."""
+        self._parts, self._key, self._removed = dict(parts), object(), False
+        self.scale = scale
+
+    @property
+    def scale(self) -> float:
+        """How much of the LoRA is in the weights: 1 is as it was trained, 0 nothing."""
+        return self._scale
+
+    @scale.setter
+    def scale(self, value: float) -> None:
+        scale = real_number(value, "scale", -LARGEST_SCALE, LARGEST_SCALE)
+        if self._removed:
+            raise InputError(f"the scale of a removed LoRA cannot be {scale:g}; load it again.")
+        _merge(self._parts, self._key, scale)
+        self._scale = scale
+
+    @property
+    def layers(self) -> int:
+        """The number of layers that it changes."""
+        return len(self._parts)
+
+    def remove(self) -> None:
+        """Take it out of the weights; once more does nothing."""
+        if not self._removed:
+            _merge(self._parts, self._key, None)
+            self._removed = True
+
+    def __repr__(self) -> str:
+        state = "removed" if self._removed else f"scale {self._scale:g}"
+        return f"Lora({self.layers} layers, {state})"
+
+
+class _Merged(NamedTuple):
+    """What a changed layer is made of: its own weight, and the changes with their scales, by LoRA."""
+
+    base: Tensor
+    active: dict[object, tuple[LowRank, float]]
+
+    def weight(self, like: Tensor) -> Tensor:
+        """The weight that the layer should have, on the device and in the dtype of `like`, which it has now."""
+        changes = [(part, scale) for part, scale in self.active.values() if scale != 0]
+        if not changes:
+            return self.base.to(like.device, like.dtype)
+        base = self.base.to(like.device, torch.promote_types(self.base.dtype, torch.float32))
+        total, *others = (part.delta(base, scale) for part, scale in changes)
+        for each in (*others, base):
+            total += each
+        return total.to(like.dtype)
+
+
+# The layers that are changed now, for as long as they exist. No value refers to a layer, or none would ever go.
+_MERGED: WeakKeyDictionary[nn.Module, _Merged] = WeakKeyDictionary()
+
+
+def _merge(parts: Mapping[Layer, LowRank], key: object, scale: float | None) -> None:
+    """Give the LoRA `key` its scale, None for taking it out; nothing is changed unless all of it can be."""
+    staged = []
+    with torch.inference_mode(False), torch.no_grad():  # or the weights could never be trained again
+        for layer, part in parts.items():
+            kept = _MERGED.get(layer, _Merged(layer.weight.data, {}))
+            active = {other: change for other, change in kept.active.items() if other is not key or scale is not None}
+            if scale is not None:
+                active[key] = (part, scale)
+            merged = _Merged(kept.base, active)
+            weight = merged.weight(layer.weight.data)
+            if active and not torch.stack(torch.aminmax(weight)).isfinite().all():  # isfinite(weight) takes ten times
+                raise NumericalError(
+                    f"a weight of shape {tuple(weight.shape)} is not finite in {weight.dtype} with this LoRA at scale "
+                    f"{scale}; try a smaller scale or load the model in float32; nothing was changed."
+                )
+            staged.append((layer, merged, weight))
+        for layer, merged, weight in staged:
+            layer.weight.data = weight
+            if merged.active:
+                _MERGED[layer] = merged
+            else:
+                _MERGED.pop(layer, None)
+
+
+def _trimmed(shape: torch.Size) -> tuple[int, ...]:
+    """A weight's shape without a kernel of 1x1."""
+    return tuple(shape[:2]) if all(n == 1 for n in shape[2:]) else tuple(shape)
