@@ -7,6 +7,8 @@ import sys
 import tempfile
 import time
 import unicodedata
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ from minisd import images, validation
 from minisd.callbacks import Film
 from minisd.cli.parser import Parser, real, whole
 from minisd.errors import InputError, OutputError
+from minisd.pipeline import DenoisingStep
 from minisd.schedulers import (
     DDIM,
     DDPM,
@@ -75,6 +78,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--mask", type=Path, metavar="FILE", help="white where --image is to be painted anew")
     parser.add_argument("--depth", type=Path, metavar="FILE", help="a depth map, white is near (depth models)")
     parser.add_argument("--noise-level", type=whole, metavar="N", help="noise on an upscaler's small picture")
+    parser.add_argument("--refiner", metavar="MODEL", help="goes on where --model stops, such as sdxl-refiner")
+    parser.add_argument("--handover", type=real, default=0.8, help="the share of the noise levels before --refiner")
     parser.add_argument("--film", type=Path, help="also write the steps: a strip (.png) or an animation (.gif)")
     parser.add_argument("--scale", type=whole, default=1, help="enlarge the picture, in whole pixels")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
@@ -102,14 +107,16 @@ def run(args: argparse.Namespace) -> int:
     embeddings = [split_option(text) for text in args.embedding]
     loras = [(path, 1.0 if scale is None else real(scale)) for path, scale in map(split_option, args.lora)]
     began = time.perf_counter()
-    sd = weights_loader.load(
-        args.model,
+    load = partial(
+        weights_loader.load,
         device=args.device,
         dtype=getattr(torch, args.dtype),
         variant=args.variant,
         offline=args.offline,
         progress=not args.quiet,
     )
+    sd = load(args.model)
+    refiner = None if args.refiner is None else load(args.refiner)
     for path, token in embeddings:
         words = weights_loader.load_embedding(sd, path, token)
         _print(f"{path}  adds {' '.join(words)}")
@@ -123,14 +130,13 @@ def run(args: argparse.Namespace) -> int:
     if lost:
         raise InputError(f"the prompt is too long, {lost!r} would be lost; shorten it.")
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
+    total = sd.defaults.num_inference_steps if args.steps is None else args.steps
+    common = {"num_inference_steps": total, "guidance_scale": args.guidance, "num_images_per_prompt": count}
     steps = sd.denoise(
         prompt,
         args.negative,
         height=args.height,
         width=args.width,
-        num_inference_steps=args.steps,
-        guidance_scale=args.guidance,
-        num_images_per_prompt=count,
         seed=seed,
         eta=args.eta,
         image=image,
@@ -138,15 +144,22 @@ def run(args: argparse.Namespace) -> int:
         mask_image=mask,
         depth_map=depth,
         noise_level=args.noise_level,
+        denoising_end=None if refiner is None else args.handover,
+        **common,
     )
-    total = sd.defaults.num_inference_steps if args.steps is None else args.steps
+    if refiner is not None:
+        generators = [torch.Generator().manual_seed(seed + k) for k in range(count)]
+        finish = partial(refiner.denoise, prompt, args.negative, generator=generators, **common)
+        steps = _handed_over(steps, partial(finish, denoising_start=args.handover))
     film = Film(sd, every=max(1, total // 8))
     steps = film.watch(steps) if args.film else steps
     silent = args.quiet or not sys.stderr.isatty()
-    calls = None if args.image else len(sd.scheduler.grid(total))  # with a picture they depend on the strength
+    calls = (
+        None if args.image or refiner else len(sd.scheduler.grid(total))
+    )  # with a picture they depend on the strength
     for step in tqdm(steps, total=calls, disable=silent):
         latents = step.latents
-    pictures = [_enlarged(picture, scale) for picture in images.to_pil(sd.decode(latents))]
+    pictures = [_enlarged(picture, scale) for picture in images.to_pil((refiner or sd).decode(latents))]
     seconds = time.perf_counter() - loaded
 
     guidance = sd.defaults.guidance_scale if args.guidance is None else args.guidance
@@ -155,6 +168,7 @@ def run(args: argparse.Namespace) -> int:
             "prompt": prompt, "negative_prompt": args.negative, "seed": seed + k, "steps": total,
             "guidance_scale": guidance, "model": args.model, "sampler": type(sd.scheduler).__name__,
             "software": "minisd", **({"loras": args.lora} if args.lora else {}),
+            **({"refiner": args.refiner, "handover": args.handover} if refiner else {}),
             **({"embeddings": args.embedding} if args.embedding else {}),
         }  # fmt: skip
         target = targets[k] if targets else images.free_name(Path(), file_stem(prompt))
@@ -168,6 +182,16 @@ def run(args: argparse.Namespace) -> int:
         _print(f"{args.film}  the steps: above x_t, below the predicted x0")
     _print(f"{seconds:.1f} s, after {loaded - began:.1f} s for loading {args.model}")
     return 0
+
+
+def _handed_over(
+    steps: Iterator[DenoisingStep], finish: Callable[..., Iterator[DenoisingStep]]
+) -> Iterator[DenoisingStep]:
+    """The steps of one model, then those of another that goes on with its latents."""
+    for step in steps:
+        yield step
+    for more in finish(latents=step.latents):
+        yield more._replace(i=step.i + 1 + more.i)
 
 
 def read_prompt(text: str) -> str:

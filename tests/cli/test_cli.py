@@ -10,6 +10,7 @@ from small import small_pipeline
 import weights_loader
 from minisd.cli import main
 from minisd.cli.generate import file_stem
+from minisd.schedulers import DDIM
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +212,24 @@ def test_inspect_and_convert(model: str, tmp_path: Path, capsys: pytest.CaptureF
 )
 def test_names_from_prompts_are_plain_and_short(prompt: str, stem: str) -> None:
     assert file_stem(prompt) == stem
+
+
+def test_a_refiner_takes_over(model: str, tmp_path: Path) -> None:
+    """The model as its own refiner: with a sampler without memory, two parts are the whole."""
+    alone, both = tmp_path / "alone.png", tmp_path / "both.png"
+    common = ("a cat", "--model", model, "--steps", "4", "--seed", "5", "--sampler", "ddim")
+    assert run(*common, "-o", str(alone)) == 0
+    other = weights_loader.load(model)
+    other.scheduler = DDIM.in_place_of(other.scheduler)
+    refiner = str(weights_loader.save(other, tmp_path / "refiner"))
+    film = tmp_path / "film.png"
+    assert run(*common, "--refiner", refiner, "--handover", "0.5", "-o", str(both), "--film", str(film)) == 0
+    assert Image.open(both).tobytes() == Image.open(alone).tobytes()
+    assert Image.open(both).text["refiner"] == refiner
+
+
+def test_a_handover_that_leaves_nothing(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    target = tmp_path / "a.png"
+    assert run("a cat", "--model", model, "--refiner", model, "--handover", "1", "-o", str(target)) != 0
+    assert "leaves none to the other model" in capsys.readouterr().err
+    assert not target.exists()

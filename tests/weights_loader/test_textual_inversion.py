@@ -15,6 +15,7 @@ from small import oracle_text, small_pipeline, small_tokenizer, text_like
 from torch import Tensor, nn
 
 import weights_loader
+from minisd.conditioning import TextPart
 from minisd.configs import SD1_TEXT, CLIPTextConfig
 from minisd.errors import InputError, MinisdError, MismatchError, NumericalError
 from minisd.models import CLIPTextTransformer
@@ -224,12 +225,16 @@ def test_a_model_with_new_words_is_saved_and_loaded_here_and_by_the_reference(sd
 def two_encoders() -> SimpleNamespace:
     """Tokenizers and text encoders of SDXL in small, of two widths."""
     vocab = len(small_tokenizer())
-    return SimpleNamespace(
-        tokenizer=small_tokenizer(),
-        text_encoder=text_like(oracle_text("wide", vocab_size=vocab, bos_token_id=vocab - 2)),
-        tokenizer_2=small_tokenizer(sd2=True),
-        text_encoder_2=text_like(oracle_text("sd2", projection=40, vocab_size=vocab, bos_token_id=vocab - 2)),
-    )
+    first = text_like(oracle_text("wide", vocab_size=vocab, bos_token_id=vocab - 2))
+    second = text_like(oracle_text("sd2", projection=40, vocab_size=vocab, bos_token_id=vocab - 2))
+    return with_texts(TextPart(small_tokenizer(), first), TextPart(small_tokenizer(sd2=True), second))
+
+
+def with_texts(*parts: TextPart) -> SimpleNamespace:
+    """As much of a pipeline as there is to textual inversion."""
+    names = [("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")]
+    pairs = {name: each for row, part in zip(names, parts, strict=False) for name, each in zip(row, part, strict=True)}
+    return SimpleNamespace(text_parts=list(parts), **pairs)
 
 
 def test_two_text_encoders_get_the_vectors_of_their_width(tmp_path: Path) -> None:
@@ -352,9 +357,8 @@ def test_loading_one_as_a_model_says_what_to_do(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_a_real_file(shared_data: Path) -> None:
     """<birb-style> of the concept library, with the official vocabulary; the encoder cut to one layer."""
-    sd: Any = SimpleNamespace(
-        tokenizer=Tokenizer.from_folder(shared_data / "tokenizer"),
-        text_encoder=CLIPTextTransformer(CLIPTextConfig(layers=1)).eval(),
+    sd: Any = with_texts(
+        TextPart(Tokenizer.from_folder(shared_data / "tokenizer"), CLIPTextTransformer(CLIPTextConfig(layers=1)).eval())
     )
     assert weights_loader.load_embedding(sd, shared_data / "learned_embeds.bin") == ["<birb-style>"]
     ids = sd.tokenizer("a dog in the style of <birb-style>")
@@ -369,9 +373,8 @@ def test_official_key_list_of_an_embedding(shared_data: Path, tmp_path: Path) ->
     listing = json.loads((shared_data / "manifests" / "adapters" / "real_test_embedding.json").read_text())["tensors"]
     path = tmp_path / "test_embedding.safetensors"
     safetensors.torch.save_file({key: noise(*shape) for key, (_, shape) in listing.items()}, path)
-    sd: Any = SimpleNamespace(
-        tokenizer=small_tokenizer(),
-        text_encoder=CLIPTextTransformer(CLIPTextConfig(vocab_size=len(small_tokenizer()), layers=1)),
+    sd: Any = with_texts(
+        TextPart(small_tokenizer(), CLIPTextTransformer(CLIPTextConfig(vocab_size=len(small_tokenizer()), layers=1)))
     )
     assert weights_loader.load_embedding(sd, path) == ["test_embedding"]
     assert sd.tokenizer.added == ["test_embedding", *(f"test_embedding_{i}" for i in range(1, 5))]
