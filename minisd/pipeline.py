@@ -312,7 +312,7 @@ class StableDiffusion:
             else:
                 kept = small_mask
         if depth is not None:
-            beside = [_to_unit_range(F.interpolate(depth, size=cells, mode="bicubic"))]
+            beside = [to_unit_range(F.interpolate(depth, size=cells, mode="bicubic"))]
 
         if request.resumed:
             x = noise
@@ -376,7 +376,7 @@ def _x0(scheduler: Scheduler, grid: Grid, i: int, memory: Memory | None, x: Tens
     return scheduler.step(grid, i, x, output, memory, partial(torch.zeros_like, x)).x0
 
 
-def _to_unit_range(depth: Tensor) -> Tensor:
+def to_unit_range(depth: Tensor) -> Tensor:
     """Each (1, h, w) of a batch stretched to -1..1."""
     low, high = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
     return 2 * (depth - low) / (high - low).clamp(min=1e-6) - 1

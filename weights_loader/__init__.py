@@ -14,6 +14,7 @@ from minisd.errors import DeviceError, InputError, MismatchError
 from minisd.models import CLIP
 from minisd.pipeline import StableDiffusion
 from minisd.tokenizer import Tokenizer
+from minisd.variants import variant_from, varied
 from weights_loader import detect
 from weights_loader.adapters import load_embedding, load_lora
 from weights_loader.clip import load_clip_folder, save_clip_folder
@@ -22,7 +23,7 @@ from weights_loader.folder import load_folder
 from weights_loader.inspection import Inspection, inspect_path
 from weights_loader.saving import save_folder, save_ldm
 from weights_loader.single_file import load_single_file, text_sources
-from weights_loader.sources import EMBEDDED, resolve
+from weights_loader.sources import EMBEDDED, EMBEDDED_VARIANTS, resolve
 from weights_loader.vocabulary import find_tokenizer
 
 __all__ = ["Inspection", "inspect", "load", "load_clip", "load_embedding", "load_lora", "save", "save_clip"]
@@ -44,7 +45,8 @@ def load(
 ) -> StableDiffusion:
     """A ready pipeline from the embedded model, a known name, a hub id, a model folder or an original single file.
 
-    source: "sticker"; "sd15", "sd21", ...; "owner/name"; a folder in diffusers layout; a .safetensors or .ckpt file.
+    source: "sticker", "sticker-depth", ...; "sd15", "sdxl", ...; "owner/name"; a folder in diffusers layout; a
+    .safetensors or .ckpt file.
     variant: which of several weight files, as "fp16". revision, offline, progress: for the hub.
     prediction_type: overrides what the model's files say the UNet predicts ("epsilon", "v_prediction", "sample").
     tokenizer: for single files, which hold no vocabulary: a Tokenizer, or a folder with vocab.json and merges.txt;
@@ -55,6 +57,9 @@ def load(
     """
     _check_dtype(dtype)
     where = check_device(device)
+    if source in EMBEDDED_VARIANTS:
+        sd = load(EMBEDDED, device=device, dtype=dtype)
+        return _embedded_variant(sd, EMBEDDED_VARIANTS[str(source)])
     path = resolve(source, revision=revision, variant=variant, offline=offline, progress=progress)
     given = Tokenizer.from_folder(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
     if path.is_dir():
@@ -71,6 +76,15 @@ def load(
     if given is None:
         given = find_tokenizer(path, is_openclip=text_sources(file)[0].is_openclip, offline=offline, progress=progress)
     return load_single_file(file, where, dtype, prediction_type, given)
+
+
+def _embedded_variant(sd: StableDiffusion, task: str) -> StableDiffusion:
+    """The embedded model for another task; see minisd.variants."""
+    path = resolve(EMBEDDED) / "variants" / f"{task}.safetensors"
+    if not path.is_file():
+        raise InputError(f"this installation has no {path.name} of the embedded model; reinstall minisd.")
+    file = open_weights(path)
+    return varied(sd, variant_from(sd.unet, task, {name: file.tensor(name) for name in file.shapes}))
 
 
 def inspect(source: str | Path) -> Inspection:

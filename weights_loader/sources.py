@@ -18,11 +18,13 @@ from minisd.errors import (
     MinisdError,
     UnsafeFileError,
 )
+from minisd.variants import CHANNELS
 from weights_loader.paths import safe_join
 
 __all__ = ["KNOWN", "Home", "resolve", "safe_join"]
 
 EMBEDDED = "sticker"
+EMBEDDED_VARIANTS = {f"{EMBEDDED}-{task}": task for task in CHANNELS}  # names of what is made of it
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 
 
@@ -146,6 +148,10 @@ def _no_revision(revision: str | None, source: str | Path) -> None:
 
 
 def _suggest(source: str) -> str:
-    names = [EMBEDDED, *KNOWN, *(repo for home in KNOWN.values() for repo in home.ids)]
+    names = [EMBEDDED, *EMBEDDED_VARIANTS, *KNOWN, *(repo for home in KNOWN.values() for repo in home.ids)]
     near = difflib.get_close_matches(source, names, n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(near)}?" if near else f"known models are {', '.join((EMBEDDED, *KNOWN))}."
+    return (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else f"known models are {', '.join((EMBEDDED, *EMBEDDED_VARIANTS, *KNOWN))}."
+    )

@@ -11,11 +11,12 @@ import weights_loader
 from minisd import images, validation
 from minisd.cli.parser import Parser, whole
 from minisd.errors import InputError, OutputError
-from minisd.evaluation import free_attributes, judge_prompts, pointing, rates, reconstruction, round_trip
+from minisd.evaluation import free_attributes, judge_prompts, measure_task, pointing, rates, reconstruction, round_trip
 from minisd.evaluation.measures import GATE, Judged, Reconstruction
 from minisd.evaluation.suites import LARGEST_SEED, SUITES, examples
 from minisd.pipeline import StableDiffusion
 from minisd.writing import check_target, write_json
+from weights_loader.sources import EMBEDDED_VARIANTS
 
 FIGURES = ("convergence", "guidance_sweep", "sampler_comparison", "negative_prompts")
 POINTING = ("single", "two")  # the suites whose nouns are looked up in heat maps
@@ -36,6 +37,7 @@ def add_arguments(parser: Parser) -> None:
         "--pointing", action="store_true", help="also measure whether heat maps of nouns hit the things"
     )
     parser.add_argument("--inversion", action="store_true", help="also measure DDIM inversion, there and back")
+    parser.add_argument("--tasks", metavar="JSON", type=Path, help="measure instead what the variants of sticker do")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
@@ -43,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     """Draw, judge, print a rate with its 95 % interval for each skill that a suite asks for."""
     count = validation.whole_number(args.count, "count", 1, 100_000)
     seed = validation.whole_number(args.seed, "seed", 0, LARGEST_SEED)
+    if args.tasks is not None:
+        return _measure_tasks(args.tasks, count, seed, args.steps, args.overwrite)
     names = _chosen(args.suites)
     _check_targets(args)
     sd = weights_loader.load(args.model)
@@ -87,6 +91,18 @@ def run(args: argparse.Namespace) -> int:
         images.save(contact_sheet(judged), args.sheet, overwrite=args.overwrite)
     if args.figures is not None:
         _write_figures(sd, args.figures, count, seed, args.steps, args.overwrite)
+    return 0
+
+
+def _measure_tasks(target: Path, count: int, seed: int, steps: int | None, overwrite: bool) -> int:
+    """Each variant of the embedded model at its task, printed and written."""
+    check_target(target, overwrite)
+    figures = {}
+    for name in EMBEDDED_VARIANTS:
+        figures[name] = measure_task(weights_loader.load(name), count, seed, steps, label=name)
+        for what, value in figures[name].items():
+            print(f"{name:20} {what:27} {_share(value) if isinstance(value, dict) else f'{value:.2f}'}", flush=True)
+    write_json({"count": count, "seed": seed} | figures, target, overwrite)
     return 0
 
 

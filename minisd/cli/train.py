@@ -17,12 +17,17 @@ import torch.distributed as dist
 import weights_loader
 from minisd import validation
 from minisd.cli.parser import Parser, real, whole
+from minisd.errors import InputError
 from minisd.training.stages import SHARES, Budget, Options, check, train_stages
+from minisd.training.variants import train_variant
+from minisd.variants import CHANNELS
+from weights_loader.writing import save_safetensors
 
 
 def add_arguments(parser: Parser) -> None:
     """The options of `minisd train`."""
-    parser.add_argument("stage", choices=["all", *SHARES], help="what to train")
+    parser.add_argument("stage", choices=["all", *SHARES, "variant"], help="what to train")
+    parser.add_argument("--task", choices=CHANNELS, help="of a variant: what the model of --start-from is to do")
     parser.add_argument("folder", type=Path, help="of the runs, which are continued; the model goes to FOLDER/model")
     parser.add_argument("--minutes", type=real, default=240.0, help="budget of the stage, or of all of them")
     parser.add_argument("--steps", type=whole, help="budget of each stage in steps: the same weights every time")
@@ -42,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     device = str(weights_loader.check_device(args.device))
     if args.threads is not None:
         torch.set_num_threads(validation.whole_number(args.threads, "threads", 1, 1024))
+    if args.stage == "variant":
+        return _train_variant(args, minutes, steps, pool)
     shares = SHARES if args.stage == "all" else {args.stage: 1.0}
     start = None if args.start_from is None else weights_loader.load(args.start_from)
     options = Options(args.folder, args.decoder_only, pool, device, args.compile)
@@ -59,6 +66,23 @@ def run(args: argparse.Namespace) -> int:
     if trained.clip is not None:
         weights_loader.save_clip(trained.clip, trained.tokenizer, path / "clip", dtype=torch.float16, overwrite=True)
         print(f"{path / 'clip'}  CLIP")
+    return 0
+
+
+def _train_variant(args: argparse.Namespace, minutes: float, steps: int | None, pool: int) -> int:
+    """Train the small changes of a model for another task, and save them."""
+    if args.task is None or args.start_from is None:
+        raise InputError("a variant needs --task and --start-from MODEL, whose UNet it changes.")
+    args.folder.mkdir(parents=True, exist_ok=True)
+    sd, run = weights_loader.load(args.start_from), args.folder / f"{args.task}.pt"
+    with _group() as process:
+        report = _report(args.task) if process == 0 else _silence(args.task)
+        variant = train_variant(sd, args.task, minutes, run, report, pool=pool, steps=steps)
+    if process == 0:
+        path = args.folder / f"{args.task}.safetensors"
+        weights = {name: tensor.half().contiguous() for name, tensor in variant.state_dict().items()}
+        save_safetensors(weights, path, {"format": "pt"}, overwrite=True)
+        print(f"{path}  {sum(map(torch.numel, weights.values())):,} numbers")
     return 0
 
 

@@ -5,11 +5,13 @@ from minisd.evaluation.inverting import round_trip
 from minisd.evaluation.measures import interval, judge_prompts, psnr, rates, reconstruction, ssim
 from minisd.evaluation.pointing import pointing
 from minisd.evaluation.suites import suites
+from minisd.evaluation.tasks import measure_task
 
 __all__ = [
     "free_attributes",
     "interval",
     "judge_prompts",
+    "measure_task",
     "pointing",
     "psnr",
     "rates",

@@ -56,3 +56,17 @@ def render(scenes: Sequence[Scene], size: int = 64, device: torch.device | str =
         names = [scene.things[k].colour if k < len(scene.things) else scene.background for scene in scenes]
         pictures = torch.lerp(pictures, rgb(names, device)[:, :, None, None], cover[:, None])
     return pictures
+
+
+def depth(scenes: Sequence[Scene], size: int = 64, device: torch.device | str = "cpu") -> Tensor:
+    """How near everything is, (B, 1, size, size): the background 0, things 0.5 at the edge to 1 in their middle."""
+    near = torch.zeros(len(scenes), 1, size, size, device=device)
+    centres = (torch.arange(size, device=device) + 0.5) / size
+    for b, cover in enumerate(masks(scenes, size, device)):
+        for thing, paint in zip(scenes[b].things, cover, strict=False):
+            across, down = torch.broadcast_tensors(
+                (centres - thing.x) / thing.radius, (centres[:, None] - thing.y) / thing.radius
+            )
+            height = (-2 * sdf(thing.shape, across, down)).clamp(0, 1)
+            near[b, 0] = torch.maximum(near[b, 0], paint * (0.5 + 0.5 * height))
+    return near
