@@ -34,6 +34,7 @@ from minisd.schedulers import (
     Scheduler,
     UniPC,
 )
+from weights_loader.sources import EMBEDDED
 
 DTYPES = ("float32", "bfloat16", "float16")
 SAMPLERS: dict[str, tuple[type[Scheduler], dict[str, object]]] = {
@@ -73,10 +74,11 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--height", type=whole, help="pixels (default: the model's)")
     parser.add_argument("--width", type=whole, help="pixels (default: the model's)")
     parser.add_argument("--eta", type=real, default=0.0, help="noise that DDIM adds at each step, 0..1")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="a picture to begin with; an upscaler's small one")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="a picture to begin with")
     parser.add_argument("--strength", type=real, help="how much of it to change, 0..1 (default: 0.8; 1 with --mask)")
     parser.add_argument("--mask", type=Path, metavar="FILE", help="white where --image is to be painted anew")
     parser.add_argument("--depth", type=Path, metavar="FILE", help="a depth map, white is near (depth models)")
+    parser.add_argument("--upscale", type=Path, metavar="FILE", help="a small picture to enlarge (upscalers)")
     parser.add_argument("--noise-level", type=whole, metavar="N", help="noise on an upscaler's small picture")
     parser.add_argument("--refiner", metavar="MODEL", help="goes on where --model stops, such as sdxl-refiner")
     parser.add_argument("--handover", type=real, default=0.8, help="the share of the noise levels before --refiner")
@@ -101,9 +103,13 @@ def run(args: argparse.Namespace) -> int:
     if args.film and args.film.suffix.lower() not in (".png", ".gif"):
         raise OutputError(f"{args.film} has the suffix {args.film.suffix!r}, expected .png (a strip) or .gif.")
 
+    if args.image is not None and args.upscale is not None:
+        raise InputError("--image and --upscale were both given; an upscaler begins with the picture to enlarge.")
     image, mask, depth = (
-        None if path is None else images.open_image(path) for path in (args.image, args.mask, args.depth)
+        None if path is None else images.open_image(path)
+        for path in (args.image or args.upscale, args.mask, args.depth)
     )
+    model = _for_the_task(args)
     embeddings = [split_option(text) for text in args.embedding]
     loras = [(path, 1.0 if scale is None else real(scale)) for path, scale in map(split_option, args.lora)]
     began = time.perf_counter()
@@ -115,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         offline=args.offline,
         progress=not args.quiet,
     )
-    sd = load(args.model)
+    sd = load(model)
     refiner = None if args.refiner is None else load(args.refiner)
     for path, token in embeddings:
         words = weights_loader.load_embedding(sd, path, token)
@@ -166,7 +172,7 @@ def run(args: argparse.Namespace) -> int:
     for k, picture in enumerate(pictures):
         settings = {
             "prompt": prompt, "negative_prompt": args.negative, "seed": seed + k, "steps": total,
-            "guidance_scale": guidance, "model": args.model, "sampler": type(sd.scheduler).__name__,
+            "guidance_scale": guidance, "model": model, "sampler": type(sd.scheduler).__name__,
             "software": "minisd", **({"loras": args.lora} if args.lora else {}),
             **({"refiner": args.refiner, "handover": args.handover} if refiner else {}),
             **({"embeddings": args.embedding} if args.embedding else {}),
@@ -180,8 +186,16 @@ def run(args: argparse.Namespace) -> int:
         else:
             images.save(film.strip(), args.film, overwrite=args.overwrite)
         _print(f"{args.film}  the steps: above x_t, below the predicted x0")
-    _print(f"{seconds:.1f} s, after {loaded - began:.1f} s for loading {args.model}")
+    _print(f"{seconds:.1f} s, after {loaded - began:.1f} s for loading {model}")
     return 0
+
+
+def _for_the_task(args: argparse.Namespace) -> str:
+    """The model to load: of the embedded one, the variant that was made for what is given."""
+    if args.model != EMBEDDED:
+        return str(args.model)
+    given = {"depth": args.depth, "upscaling": args.upscale}
+    return next((f"{EMBEDDED}-{task}" for task, path in given.items() if path is not None), EMBEDDED)
 
 
 def _handed_over(
