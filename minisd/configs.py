@@ -106,3 +106,15 @@ SD2_TEXT = replace(SD1_TEXT, width=1024, layers=23, heads=16, mlp_width=4096, ac
 SD1_VAE = VAEConfig()
 SD1_UNET = UNetConfig()
 SD2_UNET = replace(SD1_UNET, heads=(5, 10, 20, 20), context_width=1024, linear_projection=True)
+SDXL_VAE = replace(SD1_VAE, scaling_factor=0.13025, sample_size=1024, force_upcast=True)
+SDXL_UNET = UNetConfig(
+    channels=(320, 640, 1280),
+    depths=(0, 2, 10),
+    middle_depth=10,
+    heads=(5, 10, 20),
+    context_width=2048,
+    sample_size=128,
+    linear_projection=True,
+    only_cross_attention=(False, False, False),
+    pooled_width=2816,
+)

@@ -8,16 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from minisd.conditioning import with_sizes
 from minisd.configs import (
     SD1_TEXT,
     SD1_UNET,
     SD1_VAE,
     SD2_TEXT,
     SD2_UNET,
+    SDXL_UNET,
+    SDXL_VAE,
     CLIPTextConfig,
     UNetConfig,
     VAEConfig,
@@ -46,15 +50,18 @@ class Configs:
 FAMILIES = {
     "sd15": Configs(SD1_TEXT, SD1_UNET, SD1_VAE),
     "sd21": Configs(SD2_TEXT, SD2_UNET, SD1_VAE),
+    "sdxl": Configs(SD1_TEXT, SDXL_UNET, SDXL_VAE),  # of its two text encoders the first
 }
 
 
 def tiny(configs: Configs) -> Configs:
     """The same family in a size that takes milliseconds."""
-    shape = {"channels": (32, 64), "depths": (1, 0), "heads": (2, 4), "only_cross_attention": (False, False)}
+    shape: dict[str, Any] = {"channels": (32, 64), "depths": (1, 0), "heads": (2, 4), "only_cross_attention": (False, False)}
+    if configs.unet.pooled_width is not None:
+        shape |= {"depths": (0, 2), "middle_depth": 2}
     return Configs(
         replace(configs.text_encoder, vocab_size=1000, width=32, layers=2, heads=2, mlp_width=64),
-        replace(configs.unet, **shape, layers_per_block=1, context_width=32, norm_groups=8),  # type: ignore[arg-type]
+        replace(configs.unet, **shape, layers_per_block=1, context_width=32, norm_groups=8),
         replace(configs.vae, channels=(16, 32, 32, 32), layers_per_block=1, norm_groups=8),
     )
 
@@ -79,8 +86,27 @@ def _token_ids(configs: Configs, size: int) -> tuple[Tensor, ...]:
 
 
 def _guided_step(configs: Configs, size: int) -> tuple[Tensor, ...]:
-    text = torch.randn(2, configs.text_encoder.max_length, configs.unet.context_width, generator=_generator())
-    return *_latents(configs, size), torch.tensor(501), text  # without and with the prompt
+    unet = configs.unet
+    text = torch.randn(2, configs.text_encoder.max_length, unet.context_width, generator=_generator())
+    step = *_latents(configs, size), torch.tensor(501), text  # without and with the prompt
+    if unet.pooled_width is None:
+        return step
+    sizes = torch.tensor([[size, size, 0, 0, size, size]] * 2, dtype=text.dtype)
+    pooled = torch.randn(2, unet.pooled_width - sizes.shape[1] * unet.size_embedding_width, generator=_generator())
+    return *step, pooled, sizes
+
+
+def _guided_oracle(model: nn.Module, latents: Tensor, t: Tensor, text: Tensor, *added: Tensor) -> Tensor:
+    more = dict(zip(("text_embeds", "time_ids"), added, strict=False))
+    return model(torch.cat([latents] * 2), t, text, added_cond_kwargs=more, return_dict=False)[0]
+
+
+def _guided_minisd(model: nn.Module, latents: Tensor, t: Tensor, text: Tensor, *added: Tensor) -> Tensor:
+    if not added:
+        return model(latents, t, text)
+    pooled, sizes = added
+    vector = with_sizes(pooled, sizes.tolist(), model.config.size_embedding_width)  # type: ignore[union-attr, arg-type]
+    return model(latents, t, text, pooled=vector)
 
 
 def _latents(configs: Configs, size: int) -> tuple[Tensor, ...]:
@@ -108,8 +134,8 @@ SCENES = {
         "UNet step with guidance",
         "unet",
         _guided_step,
-        diffusers=lambda model, latents, t, text: model(torch.cat([latents] * 2), t, text, return_dict=False)[0],
-        minisd=lambda model, latents, t, text: model(latents, t, text),
+        diffusers=_guided_oracle,
+        minisd=_guided_minisd,
     ),
     "vae": Scene(
         "VAE decode",

@@ -34,7 +34,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("weights")
 
 
-@pytest.mark.parametrize("family", ["sd15", "sd21"])
+@pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
 def test_the_networks_agree_and_the_table_and_the_json_say_so(
     family: str, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

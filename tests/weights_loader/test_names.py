@@ -18,6 +18,8 @@ from minisd.configs import (
     SD1_VAE,
     SD2_TEXT,
     SD2_UNET,
+    SDXL_UNET,
+    SDXL_VAE,
     CLIPTextConfig,
     UNetConfig,
     VAEConfig,
@@ -178,6 +180,8 @@ def test_official_sdxl_single_file(shared_data: Path, model: str, size: int) -> 
     file: Any = SimpleNamespace(shapes=shapes, metadata={}, path=Path(f"{model}.safetensors"))
     found, sources = configs(file), text_sources(file)
     assert found.unet == official_configs.unet_config(read(shared_data, model, "unet"))
+    assert (found.unet == SDXL_UNET) is (model == "sdxl_base")
+    assert found.vae == SDXL_VAE
     assert found.vae == official_configs.vae_config(read(shared_data, model, "vae"))
     encoders = ("text_encoder", "text_encoder_2") if model == "sdxl_base" else ("text_encoder_2",)
     assert found.texts == [official_configs.text_config(read(shared_data, model, name)) for name in encoders]
