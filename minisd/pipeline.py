@@ -324,7 +324,8 @@ class StableDiffusion:
 
     def _sample_latents(self, pixels: Tensor, randn: Randn) -> Tensor:
         """As `encode`, the noise from a function."""
-        gauss = self.vae.encode(pixels.to(self.vae.from_latents.weight.dtype))
+        vae = _without_overflow(self.vae)
+        gauss = vae.encode(pixels.to(vae.from_latents.weight.dtype))
         latents = gauss.mean.float() + gauss.std.float() * randn(gauss.mean.shape)
         return latents * self.vae.config.scaling_factor
 
@@ -336,7 +337,9 @@ class StableDiffusion:
     @torch.no_grad()
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Pixels (B, 3, H, W) in [-1, 1] -> latents (B, C, h, w) as the UNet knows them: of about unit variance."""
-        return self.vae.encode(pixels).sample(generator) * self.vae.config.scaling_factor
+        vae = _without_overflow(self.vae)
+        moments = vae.encode(pixels.to(vae.from_latents.weight.dtype))
+        return moments.sample(generator) * vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -346,10 +349,7 @@ class StableDiffusion:
         """
         weight = self.vae.from_latents.weight
         raw = (latents / self.vae.config.scaling_factor).to(weight.device)
-        vae = self.vae
-        if vae.config.force_upcast and weight.dtype == torch.float16:
-            vae = copy.deepcopy(vae).float()
-        pixels = _decode_each(vae, raw)
+        pixels = _decode_each(_without_overflow(self.vae), raw)
         if not torch.isfinite(pixels).all() and weight.dtype != torch.float32:
             warnings.warn(f"the decoder overflowed in {weight.dtype}; decoding again in float32", stacklevel=2)
             pixels = _decode_each(copy.deepcopy(self.vae).float(), raw)
@@ -380,6 +380,12 @@ def to_unit_range(depth: Tensor) -> Tensor:
     """Each (1, h, w) of a batch stretched to -1..1."""
     low, high = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
     return 2 * (depth - low) / (high - low).clamp(min=1e-6) - 1
+
+
+def _without_overflow(vae: VAE) -> VAE:
+    """SDXL's autoencoder overflows in float16: of it a float32 copy."""
+    half = vae.from_latents.weight.dtype == torch.float16
+    return copy.deepcopy(vae).float() if half and vae.config.force_upcast else vae
 
 
 def _decode_each(vae: VAE, raw: Tensor) -> Tensor:

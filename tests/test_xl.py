@@ -236,3 +236,16 @@ def test_text_states_alone_do_not_do(base: tuple[Any, StableDiffusion]) -> None:
     sd = base[1]
     with pytest.raises(InputError, match="lack the pooled text"):
         sd.denoise(None, prompt_embeds=sd.encode_prompt(["a cat"]))
+
+
+def test_the_autoencoder_runs_in_float32_where_float16_would_overflow(tmp_path: Path) -> None:
+    _, sd = saved(tmp_path, "base")
+    with torch.no_grad():
+        for weights in sd.vae.parameters():
+            weights.copy_(weights.half())
+    expected = sd._sample_latents(picture(), torch.zeros)
+    decoded = sd.decode(expected)
+    sd.vae.half()
+    assert torch.equal(sd._sample_latents(picture(), torch.zeros), expected)
+    assert torch.equal(sd.decode(expected), decoded)
+    assert sd.vae.from_latents.weight.dtype == torch.float16

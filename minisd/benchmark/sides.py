@@ -56,7 +56,12 @@ FAMILIES = {
 
 def tiny(configs: Configs) -> Configs:
     """The same family in a size that takes milliseconds."""
-    shape: dict[str, Any] = {"channels": (32, 64), "depths": (1, 0), "heads": (2, 4), "only_cross_attention": (False, False)}
+    shape: dict[str, Any] = {
+        "channels": (32, 64),
+        "depths": (1, 0),
+        "heads": (2, 4),
+        "only_cross_attention": (False, False),
+    }
     if configs.unet.pooled_width is not None:
         shape |= {"depths": (0, 2), "middle_depth": 2}
     return Configs(
