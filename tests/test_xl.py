@@ -1,5 +1,6 @@
 """SDXL beside the reference: base, image to image, inpainting, refiner and the hand-over between the two."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def test_the_refiner_alone(refiner: tuple[Any, StableDiffusion]) -> None:
         assert_close(got, expected)
 
 
-@pytest.mark.parametrize("share", [0.5, 0.8])
+@pytest.mark.parametrize("share", [0.5, 0.799])  # at 0.799 of 10 steps a timestep, 201, lies on the border
 def test_hand_over(base: tuple[Any, StableDiffusion], refiner: tuple[Any, StableDiffusion], share: float) -> None:
     (base_oracle, sd), (refiner_oracle, second) = base, refiner
     x = noise()
@@ -181,6 +182,8 @@ def test_in_and_out(tmp_path: Path, kind: str) -> None:
     assert again.defaults == sd.defaults
     names = {"base": "", "inpainting": "Inpaint", "refiner": "Img2Img"}
     theirs = getattr(diffusers, f"StableDiffusionXL{names[kind]}Pipeline").from_pretrained(tmp_path / "again")
+    index = json.loads((tmp_path / "again" / "model_index.json").read_text())
+    assert index["_class_name"] == type(theirs).__name__
     assert theirs.config.force_zeros_for_empty_prompt == (kind != "refiner")
     assert theirs.text_encoder_2.config.projection_dim == 40
     assert (theirs.text_encoder is None) == (kind == "refiner")
