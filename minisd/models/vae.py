@@ -29,6 +29,10 @@ class Gaussian:
         noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype)
         return self.mean + self.std * noise.to(self.mean.device)
 
+    def mode(self) -> Tensor:
+        """The likeliest latents: the mean."""
+        return self.mean
+
     def kl(self) -> Tensor:
         """KL divergence to the standard normal, mean over all latents (Kingma & Welling 2014, appendix B)."""
         return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).mean()
