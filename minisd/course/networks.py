@@ -1,4 +1,7 @@
-"""The autoencoder and the denoiser, with outputs that have names."""
+"""The autoencoder and the denoiser, with outputs that have names, in memory as PyTorch has it by default.
+
+The modules compute in channels_last; `view` would fail on that, and `torch.randn_like` draw other numbers.
+"""
 
 from typing import ClassVar
 
@@ -24,7 +27,7 @@ class AutoencoderKL(Component):
 
     def decode(self, latents: Tensor, return_dict: bool = True) -> Output | tuple[Tensor]:
         """Raw latents (B, C, h, w) -> .sample, pixels (B, 3, H, W)."""
-        pixels = self.core.decode(latents)
+        pixels = self.core.decode(latents).contiguous()
         return Output(sample=pixels) if return_dict else (pixels,)
 
 
@@ -48,5 +51,5 @@ class UNet2DConditionModel(Component):
         return_dict: bool = True,
     ) -> Output | tuple[Tensor]:
         """Latents (B, C, h, w), timestep () or (B,), text states (B, L, width) -> .sample (B, C, h, w)."""
-        output = self.core(sample, timestep, encoder_hidden_states)
+        output = self.core(sample, timestep, encoder_hidden_states).contiguous()
         return Output(sample=output) if return_dict else (output,)

@@ -158,7 +158,8 @@ class VAE(nn.Module):
     def encode(self, pixels: Tensor) -> Gaussian:
         """Pixels (B, 3, H, W) in [-1, 1] -> Gaussian over latents (B, C, H/8, W/8)."""
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return Gaussian(self.to_moments(self.encoder(pixels)))
+        moments = self.to_moments(self.encoder(pixels))
+        return Gaussian(moments.contiguous())  # torch.randn_like(latents) draws in the order of memory
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> pixels (B, 3, 8h, 8w), about [-1, 1], not clamped."""

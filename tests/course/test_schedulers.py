@@ -1,4 +1,4 @@
-"""The courses' schedulers beside the reference's: attributes, loops, and what a second look at a step may not change."""
+"""The courses' schedulers beside the reference's: attributes, loops, what a second look may not change."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def run(scheduler: Any, steps: int = 8, looks: int = 0, cast: bool = False) -> l
     for t in scheduler.timesteps:
         output = toy(scheduler.scale_model_input(x, t), t)
         for _ in range(looks):
-            scheduler.step(output, t, x).pred_original_sample
+            scheduler.step(output, t, x)
         x = step(scheduler, output, t, x, generator)
         states.append(x)
     return states

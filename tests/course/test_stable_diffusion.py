@@ -143,7 +143,7 @@ def test_the_betas(ours: Any, theirs: Any) -> None:
 
 
 def test_from_parts(ours: Any, theirs: Any, model: str) -> None:
-    """The pipeline of parts: texts, the empty text padded to the same length, noise times init_noise_sigma, the loop."""
+    """Texts, the empty text padded to the same length, noise times init_noise_sigma, the loop, the picture."""
 
     def cell(lib: Any) -> tuple[list[torch.Tensor], list[Image.Image]]:
         p = parts(lib, model)
