@@ -52,10 +52,10 @@ class CLIPTokenizer(Component):
     ) -> Output:
         """Text(s) -> .input_ids, .attention_mask: tensors (B, L) with "pt", else lists, flat for a text.
 
-        padding: "max_length", True or "longest" (as the longest of them), or False. max_length: by default the
-        model's, and no more. Raises InputError, also for a tensor of unequal rows.
+        padding: "max_length", True or "longest" (as the longest of them), False or "do_not_pad". max_length: by default
+        the model's, and no more. Raises InputError, also for a tensor of unequal rows.
         """
-        _check(padding, return_tensors)
+        padding = _checked(padding, return_tensors)
         tokenizer = self._of_length(max_length)
         texts = [text] if isinstance(text, str) else list(text)
         # without padding each text is coded alone, so that it keeps its own length
@@ -83,7 +83,7 @@ class CLIPTokenizer(Component):
         return_tensors: str | None = None,
     ) -> Output:
         """Lists of ids under "input_ids" -> .input_ids, .attention_mask of one length; arguments as for a call."""
-        _check(padding, return_tensors)
+        padding = _checked(padding, return_tensors)
         rows = [torch.as_tensor(row) for row in encoded_inputs["input_ids"]]
         room = self._of_length(max_length).max_length
         length = room if padding == "max_length" else max(map(len, rows)) if padding else 0
@@ -101,7 +101,7 @@ class CLIPTokenizer(Component):
         return self.core.decode(token_ids, skip_special=skip_special_tokens)
 
     def add_tokens(self, new_tokens: str | Sequence[str]) -> int:
-        """How many of the tokens were new and are known now. Raises InputError for a blank one."""
+        """How many of the tokens were new, as no word of the vocabulary is. Raises InputError for a blank one."""
         listed = [new_tokens] if isinstance(new_tokens, str) else list(new_tokens)
         new = [token for token in dict.fromkeys(listed) if self.core.token_to_id(token) is None]
         for token in new:
@@ -128,11 +128,13 @@ class CLIPTokenizer(Component):
         return other
 
 
-def _check(padding: object, return_tensors: object) -> None:
-    if padding not in ("max_length", "longest", True, False):
-        raise InputError(f"padding is {padding!r}, expected 'max_length', 'longest', True or False.")
+def _checked(padding: Padding, return_tensors: object) -> Padding:
+    """The padding; False, however it is written, for none."""
+    if padding not in ("max_length", "longest", "do_not_pad", True, False):
+        raise InputError(f"padding is {padding!r}, expected 'max_length', 'longest', 'do_not_pad', True or False.")
     if return_tensors not in ("pt", None):
         raise InputError(f"return_tensors is {return_tensors!r}, expected 'pt' or None.")
+    return False if padding == "do_not_pad" else padding
 
 
 def _stacked(rows: Mapping[str, list[torch.Tensor]]) -> Output:

@@ -79,11 +79,12 @@ def test_pad(pair: tuple[Any, Any], options: dict[str, Any]) -> None:
 def test_add_tokens(pair: tuple[Any, Any]) -> None:
     mine, reference = pair
     n = len(mine)
-    for tokens in ("<tiny>", ["<tiny>", "<a>", "<b>"], ["<a>"], mine.convert_ids_to_tokens([5])):
+    for tokens in ("<tiny>", ["<tiny>", "<a>", "<b>"], ["<a>"]):
         assert mine.add_tokens(tokens) == reference.add_tokens(tokens)
     assert len(mine) == len(reference) == n + 3
     assert mine.convert_tokens_to_ids(["<tiny>", "<a>"]) == reference.convert_tokens_to_ids(["<tiny>", "<a>"])
     assert mine("a <tiny> cat").input_ids == reference("a <tiny> cat").input_ids
+    assert mine.add_tokens(mine.convert_ids_to_tokens([5, 300])) == 0  # the lesson stops at 0: choose another name
     with pytest.raises(InputError, match="blank"):
         mine.add_tokens(" ")
 
