@@ -8,6 +8,9 @@ import torch
 import weights_loader
 from minisd.errors import InputError
 from minisd.pipeline import StableDiffusion
+from minisd.tokenizer import Tokenizer
+from weights_loader import folder
+from weights_loader.repo_files import MODEL_INDEX
 
 CLIP_L = "openai/clip-vit-large-patch14"  # the text encoder of SD 1.x, frozen: each of its checkpoints has it
 HOLDS_CLIP_L = "CompVis/stable-diffusion-v1-4"  # the lessons' model, so no further download
@@ -29,6 +32,15 @@ def load(
         raise InputError("use_auth_token is a text, expected True; log in once by `hf auth login`, or set HF_TOKEN.")
     dtype = torch.float32 if torch_dtype is None else torch_dtype
     return weights_loader.load(source, revision=revision, variant=variant, dtype=dtype, offline=local_files_only)
+
+
+def load_alone(path: Path, part: str, variant: str | None, torch_dtype: torch.dtype | None) -> Any:
+    """A part from a folder of its own, as stabilityai/sd-vae-ft-ema is. Raises what reading files raises."""
+    path = path.resolve()
+    if part == "tokenizer":
+        return Tokenizer.from_folder(path)
+    read: Any = {"vae": folder.load_vae, "unet": folder.load_unet, "text_encoder": folder.load_text_encoder}[part]
+    return read(path.parent, variant, "cpu", torch.float32 if torch_dtype is None else torch_dtype, path.name)
 
 
 class Component:
@@ -59,13 +71,16 @@ class Component:
         use_auth_token: bool | str | None = None,
         local_files_only: bool | None = None,
     ) -> Self:
-        """This part of a model by name, hub id, folder or file.
+        """This part of a model by name, hub id, folder or file; or of a folder that holds nothing else.
 
-        subfolder: what the part is called there, as in the lessons; without it the same part is read.
+        subfolder: what the part is called in a model, as in the lessons; without it the same part is read.
         Raises InputError for another part's subfolder, and what weights_loader.load raises.
         """
         if subfolder not in (None, cls.part):
             raise InputError(f"subfolder is {subfolder!r}, expected {cls.part!r} for {cls.__name__}.")
+        path = Path(source).expanduser()
+        if subfolder is None and path.is_dir() and not (path / MODEL_INDEX).is_file():
+            return cls(load_alone(path, cls.part, variant, torch_dtype))
         source = HOLDS_CLIP_L if source == CLIP_L else source
         return cls(getattr(load(source, revision, variant, torch_dtype, use_auth_token, local_files_only), cls.part))
 

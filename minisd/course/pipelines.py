@@ -63,15 +63,31 @@ class Pipeline:
         revision: str | None = None,
         variant: str | None = None,
         torch_dtype: torch.dtype | None = None,
+        vae: VAE | AutoencoderKL | None = None,
+        text_encoder: CLIPTextTransformer | CLIPTextModel | None = None,
+        tokenizer: Tokenizer | CLIPTokenizer | None = None,
+        unet: UNet | UNet2DConditionModel | None = None,
+        scheduler: Scheduler | CourseScheduler | None = None,
         safety_checker: None = None,
         feature_extractor: None = None,
         requires_safety_checker: bool = False,
         use_auth_token: bool | str | None = None,
         local_files_only: bool | None = None,
     ) -> Self:
-        """A model by name, hub id, folder or file. Raises what weights_loader.load raises, and InputError."""
+        """A model by name, hub id, folder or file, with other parts in place of its own where they are given.
+
+        Raises what weights_loader.load raises, and InputError.
+        """
         sd = load(source, revision, variant, torch_dtype, use_auth_token, local_files_only)
-        return cls(sd.vae, sd.text_encoder, sd.tokenizer, sd.unet, sd.scheduler, safety_checker, feature_extractor)
+        return cls(
+            sd.vae if vae is None else vae,
+            sd.text_encoder if text_encoder is None else text_encoder,
+            sd.tokenizer if tokenizer is None else tokenizer,
+            sd.unet if unet is None else unet,
+            sd.scheduler if scheduler is None else scheduler,
+            safety_checker,
+            feature_extractor,
+        )
 
     vae = property(lambda self: self._vae)
     text_encoder = property(lambda self: self._text_encoder)

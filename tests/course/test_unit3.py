@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lessons import FULL, alike, close, guided_loop, picture, to_pil
+from lessons import FULL, SCHEDULE, alike, close, guided_loop, picture, to_pil
 from PIL import Image
 
-from minisd.errors import InputError
+from minisd.errors import InputError, MismatchError
 from minisd.schedulers import LMS, Euler
 
 PROMPT, NEGATIVE = "a red circle above a blue square", "a yellow star"
@@ -208,6 +208,64 @@ def test_depth_to_image(ours: Any) -> None:
     assert np.array_equal(out, expected)
     with pytest.raises(InputError, match="give depth_map"):
         pipe(prompt=PROMPT, image=picture())
+
+
+def test_parts_of_a_folder_of_their_own(ours: Any, model: str) -> None:
+    """As the lesson's other autoencoder comes; and parts that are given in place of a model's own."""
+    p = {
+        "vae": ours.AutoencoderKL.from_pretrained(f"{model}/vae", **FULL),
+        "unet": ours.UNet2DConditionModel.from_pretrained(f"{model}/unet"),
+        "text_encoder": ours.CLIPTextModel.from_pretrained(f"{model}/text_encoder", torch_dtype=torch.float32),
+        "tokenizer": ours.CLIPTokenizer.from_pretrained(f"{model}/tokenizer"),
+    }
+    pipe = ours.StableDiffusionPipeline.from_pretrained("sticker")
+    own = ours.StableDiffusionPipeline(**p, scheduler=pipe.scheduler)
+    options = {"num_inference_steps": 2, "output_type": "np"}
+    expected = pipe(PROMPT, generator=seeded(), **options).images
+    assert np.array_equal(own(PROMPT, generator=seeded(), **options).images, expected)
+    given = ours.StableDiffusionPipeline.from_pretrained(model, **p, scheduler=ours.EulerDiscreteScheduler())
+    assert [getattr(given, name).core for name in p] == [part.core for part in p.values()]
+    assert type(given.scheduler) is ours.EulerDiscreteScheduler
+    assert not np.array_equal(given(PROMPT, generator=seeded(), **options).images, expected)
+    half = ours.AutoencoderKL.from_pretrained(f"{model}/vae", torch_dtype=torch.float16)
+    assert half.dtype == torch.float16
+    assert half.half().float().dtype == torch.float32
+    with pytest.raises(MismatchError, match=r"config\.json|weights"):
+        ours.AutoencoderKL.from_pretrained(f"{model}/tokenizer")
+
+
+def test_ddim_inversion(ours: Any, theirs: Any, model: str) -> None:
+    """Unit 4's cells: the step by hand from alphas_cumprod, there and back, through the parts of the pipeline."""
+
+    def cell(lib: Any, n: int = 8, g: float = 3.5) -> tuple[torch.Tensor, torch.Tensor]:
+        pipe = text_pipe(lib, model)
+        pipe.scheduler = lib.DDIMScheduler.from_config({**SCHEDULE, "clip_sample": False, "set_alpha_to_one": False})
+        context = pipe._encode_prompt(PROMPT, "cpu", 1, True, "")
+        pipe.scheduler.set_timesteps(n, device="cpu")
+        with torch.no_grad():
+            pixels = torch.from_numpy(np.asarray(picture(), np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+            latents = 0.18215 * pipe.vae.encode(pixels).latent_dist.mean
+        abar, stride = pipe.scheduler.alphas_cumprod, 1000 // n
+
+        def move(latents: torch.Tensor, t: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                seen = pipe.scheduler.scale_model_input(torch.cat([latents] * 2), t)
+                u, c = pipe.unet(seen, t, encoder_hidden_states=context).sample.chunk(2)
+            eps = u + g * (c - u)
+            return (latents - (1 - a).sqrt() * eps) * (b.sqrt() / a.sqrt()) + (1 - b).sqrt() * eps
+
+        kept = []
+        for t in reversed(pipe.scheduler.timesteps):
+            latents = move(latents, t, abar[max(0, t.item() - stride)], abar[t])
+            kept.append(latents)
+        for t in pipe.scheduler.timesteps[4:]:
+            latents = move(
+                kept[4] if t == pipe.scheduler.timesteps[4] else latents, t, abar[t], abar[max(1, t - stride)]
+            )
+        return torch.cat(kept), latents
+
+    for one, other in zip(cell(ours), cell(theirs), strict=True):
+        close(one, other, 1e-3)
 
 
 def test_a_part_under_a_wrong_name(ours: Any, model: str) -> None:
