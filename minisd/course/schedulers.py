@@ -244,7 +244,7 @@ class PNDMScheduler(CourseScheduler):
 
 
 class LMSDiscreteScheduler(CourseScheduler):
-    """LMS, in sigma space."""
+    """LMS, in sigma space. Begun in the middle, it weighs the slopes there are, where the reference counts missing ones."""
 
     kind = LMS
 
