@@ -78,7 +78,8 @@ class CourseScheduler:
 
     def _begin(self, core: Scheduler) -> None:
         self.core = core
-        self.set_timesteps(core.schedule.num_train_timesteps)
+        longest = getattr(core, "original_inference_steps", core.schedule.num_train_timesteps)  # LCM knows no more
+        self.set_timesteps(longest)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -149,7 +150,7 @@ class CourseScheduler:
         self.timesteps = self.grid.timesteps.to(device)
         if self.grid.sigmas:
             self.sigmas = torch.tensor(self.grid.sigmas)
-        self._at, self._x = -1, torch.empty(0)  # the call that was made last, and its x
+        self._at, self._x, self._x_prev = -1, torch.empty(0), torch.empty(0)  # the call made last, its x and result
         self._before: Memory | None = None  # memory before and after it
         self._after: Memory | None = None
 
@@ -185,7 +186,8 @@ class CourseScheduler:
             return torch.randn(sample.shape, generator=generator, dtype=sample.dtype).to(sample.device)
 
         x_prev, x0, after = core.step(self.grid, i, sample, model_output, memory, randn)
-        self._at, self._x, self._before, self._after = i, sample.detach().clone(), memory, after
+        self._at, self._x, self._x_prev = i, sample.detach().clone(), x_prev.detach().clone()
+        self._before, self._after = memory, after
         return Output(prev_sample=x_prev, pred_original_sample=x0) if return_dict else (x_prev, x0)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor | float) -> Tensor:
@@ -220,8 +222,11 @@ class CourseScheduler:
         """The call that is meant: the last one again, or the next at this timestep."""
         places = self._places(timestep)
         later = [i for i in places if i > self._at]
-        if self._at in places and (not later or torch.equal(x, self._x)):
-            return self._at
+        if self._at in places:
+            # where a step left x as it was, as Heun's does in pure noise, the same x means the next call
+            same, unmoved = torch.equal(x, self._x), torch.equal(x, self._x_prev)
+            if not later or (same and not unmoved):
+                return self._at
         return (later or places)[0]
 
 
@@ -244,7 +249,7 @@ class PNDMScheduler(CourseScheduler):
 
 
 class LMSDiscreteScheduler(CourseScheduler):
-    """LMS, in sigma space. Begun in the middle, it weighs the slopes there are, where the reference counts missing ones."""
+    """LMS, in sigma space. Begun in the middle, it weighs the slopes there are; the reference as if four."""
 
     kind = LMS
 

@@ -21,7 +21,9 @@ NAMES = [
     "HeunDiscreteScheduler",
     "DPMSolverMultistepScheduler",
     "UniPCMultistepScheduler",
+    "LCMScheduler",
 ]
+NOISY = ("DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler")  # draw at each step
 
 
 def toy(x: torch.Tensor, t: Any) -> torch.Tensor:
@@ -46,8 +48,9 @@ def run(scheduler: Any, steps: int = 8, looks: int = 0, cast: bool = False) -> l
 
 
 def step(scheduler: Any, output: torch.Tensor, t: Any, x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    noisy = "Ancestral" in type(scheduler).__name__ or "DDPM" in type(scheduler).__name__
-    return scheduler.step(output, t, x, **({"generator": generator} if noisy else {})).prev_sample
+    return scheduler.step(
+        output, t, x, **({"generator": generator} if type(scheduler).__name__ in NOISY else {})
+    ).prev_sample
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,10 +68,11 @@ def test_a_run_is_the_references(name: str) -> None:
     assert repr(mine).startswith(name)
 
 
+@pytest.mark.parametrize("model", [{}, {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}])
 @pytest.mark.parametrize("name", NAMES)
-def test_again_from_the_start(name: str) -> None:
+def test_again_from_the_start(name: str, model: dict[str, Any]) -> None:
     """A second run is the first one, with timesteps of another dtype, too; and so is minisd's own loop."""
-    scheduler = getattr(course, name)(**SCHEDULE)
+    scheduler = getattr(course, name)(**SCHEDULE, **model)
     first = run(scheduler)
     for again in (run(scheduler), run(scheduler, cast=True)):
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
@@ -91,7 +95,7 @@ def test_a_loop_without_a_new_run() -> None:
         assert torch.equal(x, first[i])
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("DDPMScheduler", NAMES[5])])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in NOISY])
 def test_a_preview_changes_nothing(name: str) -> None:
     """The double step of older copies of the Deep Dive, once a step or twice: bit-equal."""
     scheduler = getattr(course, name)(**SCHEDULE)
