@@ -23,8 +23,8 @@ from minisd.course.pipelines import (
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
 )
+from minisd.course.scheduler import CourseScheduler
 from minisd.course.schedulers import (
-    CourseScheduler,
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,

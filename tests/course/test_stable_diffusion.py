@@ -200,6 +200,9 @@ def test_why_two_predictions(ours: Any, model: str) -> None:
     with torch.no_grad():
         both = p.unet(torch.cat([latents] * 2), 500, encoder_hidden_states=context)["sample"]
         single = [p.unet(latents, 500, row[None]).sample for row in context]
+        pixels = p.vae.decode(latents).sample
+    assert both.is_contiguous()  # as the lessons' randn_like and view expect
+    assert pixels.is_contiguous()
     assert both.shape == (2, 4, 16, 16)
     close(both, torch.cat(single), 1e-5)
 
