@@ -107,28 +107,32 @@ def read_defaults(folder: Path, index: dict[str, Any]) -> Defaults:
     return Defaults(**{each.name: stored[each.name] for each in fields(Defaults) if each.name in stored})
 
 
-def load_unet(folder: Path, variant: str | None, device: torch.device | str, dtype: torch.dtype) -> UNet:
+def load_unet(
+    folder: Path, variant: str | None, device: torch.device | str, dtype: torch.dtype, component: str = "unet"
+) -> UNet:
     """The UNet of a model folder."""
-    config = official_configs.unet_config(component_json(folder, "unet"))
+    config = official_configs.unet_config(component_json(folder, component))
 
     def places(names: list[str]) -> dict[str, Place]:
         return expand(diffusers.unet(config), names)
 
-    tensors = component_weights(folder, "unet", variant)
-    _check_family(config, tensors, folder)
-    return build(lambda: UNet(config), places, tensors, _nothing, f"{folder / 'unet'}", device, dtype)
+    tensors = component_weights(folder, component, variant)
+    _check_family(config, tensors, folder / component)
+    return build(lambda: UNet(config), places, tensors, _nothing, f"{folder / component}", device, dtype)
 
 
-def load_vae(folder: Path, variant: str | None, device: torch.device | str, dtype: torch.dtype) -> VAE:
+def load_vae(
+    folder: Path, variant: str | None, device: torch.device | str, dtype: torch.dtype, component: str = "vae"
+) -> VAE:
     """The autoencoder of a model folder, with old or new names of its attention."""
-    config = official_configs.vae_config(component_json(folder, "vae"))
-    tensors = component_weights(folder, "vae", variant)
+    config = official_configs.vae_config(component_json(folder, component))
+    tensors = component_weights(folder, component, variant)
     old = any(name.endswith("attentions.0.query.weight") for name in tensors.shapes)
 
     def places(names: list[str]) -> dict[str, Place]:
         return expand(diffusers.vae(config, old_attention=old), names)
 
-    return build(lambda: VAE(config), places, tensors, _nothing, f"{folder / 'vae'}", device, dtype)
+    return build(lambda: VAE(config), places, tensors, _nothing, f"{folder / component}", device, dtype)
 
 
 def load_text_encoder(
@@ -206,7 +210,7 @@ def _check_family(config: UNetConfig, tensors: Tensors, folder: Path) -> None:
     shape = tensors.shapes.get("conv_in.weight")
     if shape is not None and len(shape) == 4 and shape[1] != config.in_channels:
         raise MismatchError(
-            f"{folder / 'unet'}: the weights read {shape[1]} channels, config.json says {config.in_channels} "
+            f"{folder}: the weights read {shape[1]} channels, config.json says {config.in_channels} "
             f"({family(config)}); one of the two files belongs to another model."
         )
 

@@ -28,7 +28,7 @@ def add_embeddings(words: Mapping[str, Sequence[tuple[TextPart, Tensor]]]) -> No
     for token, parts in words.items():
         for (tokenizer, encoder), vectors in parts:
             first = tokenizer.add_token(token, len(vectors))
-            _set_rows(encoder, first, vectors, tokenizer.eos_id)
+            set_rows(encoder, first, vectors, tokenizer.eos_id)
 
 
 def _check(token: str, part: TextPart, vectors: Tensor) -> None:
@@ -45,7 +45,7 @@ def _check(token: str, part: TextPart, vectors: Tensor) -> None:
     part.tokenizer.check_new_token(token, len(vectors))
 
 
-def _set_rows(encoder: CLIPTextTransformer, first: int, vectors: Tensor, end_id: int) -> None:
+def set_rows(encoder: CLIPTextTransformer, first: int, vectors: Tensor, end_id: int) -> None:
     """Put vectors into the table of embeddings from row `first` on, in a new table: the old one may be a file."""
     table = encoder.token_embedding
     with torch.inference_mode(False), torch.no_grad():

@@ -29,6 +29,10 @@ class Gaussian:
         noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype)
         return self.mean + self.std * noise.to(self.mean.device)
 
+    def mode(self) -> Tensor:
+        """The likeliest latents: the mean."""
+        return self.mean
+
     def kl(self) -> Tensor:
         """KL divergence to the standard normal, mean over all latents (Kingma & Welling 2014, appendix B)."""
         return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).mean()
@@ -154,7 +158,8 @@ class VAE(nn.Module):
     def encode(self, pixels: Tensor) -> Gaussian:
         """Pixels (B, 3, H, W) in [-1, 1] -> Gaussian over latents (B, C, H/8, W/8)."""
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return Gaussian(self.to_moments(self.encoder(pixels)))
+        moments = self.to_moments(self.encoder(pixels))
+        return Gaussian(moments.contiguous())  # torch.randn_like(latents) draws in the order of memory
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> pixels (B, 3, 8h, 8w), about [-1, 1], not clamped."""

@@ -1,0 +1,197 @@
+"""What the pipelines of the courses share: how they are made, and what is to be had of them but pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import weights_loader
+from minisd import images, validation
+from minisd.course.component import load
+from minisd.course.networks import AutoencoderKL, UNet2DConditionModel
+from minisd.course.output import Output
+from minisd.course.scheduler import CourseScheduler
+from minisd.course.text import CLIPTextModel
+from minisd.course.tokens import CLIPTokenizer
+from minisd.errors import InputError
+from minisd.models import VAE, CLIPTextTransformer, UNet
+from minisd.pipeline import Callback, OutputType, StableDiffusion
+from minisd.schedulers import Scheduler
+from minisd.tokenizer import Tokenizer
+
+Generators = torch.Generator | Sequence[torch.Generator]
+
+
+class Pipeline:
+    """What the pipelines share: they are made of components, native ones or those of another pipeline."""
+
+    def __init__(
+        self,
+        vae: VAE | AutoencoderKL,
+        text_encoder: CLIPTextTransformer | CLIPTextModel,
+        tokenizer: Tokenizer | CLIPTokenizer,
+        unet: UNet | UNet2DConditionModel,
+        scheduler: Scheduler | CourseScheduler,
+        safety_checker: None = None,
+        feature_extractor: None = None,
+        requires_safety_checker: bool = False,
+    ) -> None:
+        """Raises InputError for what is no component of minisd's, and for a safety checker: there is none here."""
+        if safety_checker is not None or feature_extractor is not None:
+            raise InputError("there is no safety checker here; leave out safety_checker and feature_extractor.")
+        self._vae, self._text_encoder = AutoencoderKL(vae), CLIPTextModel(text_encoder)
+        self._tokenizer, self._unet = CLIPTokenizer(tokenizer), UNet2DConditionModel(unet)
+        self._scheduler = CourseScheduler.of(scheduler)
+        self._progress = False
+        self.core = StableDiffusion(
+            self._tokenizer.core,
+            self._text_encoder.core,
+            self._vae.core,
+            self._unet.core,
+            self._scheduler.core,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        variant: str | None = None,
+        torch_dtype: torch.dtype | None = None,
+        vae: VAE | AutoencoderKL | None = None,
+        text_encoder: CLIPTextTransformer | CLIPTextModel | None = None,
+        tokenizer: Tokenizer | CLIPTokenizer | None = None,
+        unet: UNet | UNet2DConditionModel | None = None,
+        scheduler: Scheduler | CourseScheduler | None = None,
+        safety_checker: None = None,
+        feature_extractor: None = None,
+        requires_safety_checker: bool = False,
+        use_auth_token: bool | str | None = None,
+        local_files_only: bool | None = None,
+    ) -> Self:
+        """A model by name, hub id, folder or file, with other parts in place of its own where they are given.
+
+        Raises what weights_loader.load raises, and InputError.
+        """
+        sd = load(source, revision, variant, torch_dtype, use_auth_token, local_files_only)
+        return cls(
+            sd.vae if vae is None else vae,
+            sd.text_encoder if text_encoder is None else text_encoder,
+            sd.tokenizer if tokenizer is None else tokenizer,
+            sd.unet if unet is None else unet,
+            sd.scheduler if scheduler is None else scheduler,
+            safety_checker,
+            feature_extractor,
+        )
+
+    vae = property(lambda self: self._vae)
+    text_encoder = property(lambda self: self._text_encoder)
+    tokenizer = property(lambda self: self._tokenizer)
+    unet = property(lambda self: self._unet)
+    device = property(lambda self: self.core.device)
+    dtype = property(lambda self: self.core.dtype)
+
+    @property
+    def scheduler(self) -> CourseScheduler:
+        """The sampler; assign another one to swap it."""
+        return self._scheduler
+
+    @scheduler.setter
+    def scheduler(self, scheduler: Scheduler | CourseScheduler) -> None:
+        self._scheduler = CourseScheduler.of(scheduler)
+        self.core.scheduler = self._scheduler.core
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """What another pipeline can be made of: Other(**pipe.components)."""
+        return {
+            "vae": self.vae,
+            "text_encoder": self.text_encoder,
+            "tokenizer": self.tokenizer,
+            "unet": self.unet,
+            "scheduler": self.scheduler,
+            "safety_checker": None,
+            "feature_extractor": None,
+        }
+
+    def to(self, device: torch.device | torch.dtype | str | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move all networks to a device, a dtype, or both. Raises DeviceError for a device that is not there."""
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        self.core.to(None if device is None else weights_loader.check_device(device), dtype)
+        return self
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write a folder in diffusers layout. Raises OutputError; a folder that is not empty stays as it is."""
+        weights_loader.save(self.core, save_directory)
+
+    def set_progress_bar_config(self, disable: bool = False) -> None:
+        """Whether calls show a bar; they do not before this is called."""
+        self._progress = not disable
+
+    def enable_attention_slicing(self, slice_size: str | int | None = "auto") -> None:
+        """Nothing: attention here never holds its whole matrix."""
+
+    def disable_attention_slicing(self) -> None:
+        """Nothing, see enable_attention_slicing."""
+
+    def enable_vae_slicing(self) -> None:
+        """Nothing: pictures are decoded one by one."""
+
+    def enable_xformers_memory_efficient_attention(self) -> None:
+        """Nothing, see enable_attention_slicing."""
+
+    def decode_latents(self, latents: Tensor) -> NDArray[Any]:
+        """Latents of unit variance (B, C, h, w) -> array (B, H, W, 3) in [0, 1]."""
+        return images.to_numpy(self.core.decode(latents))
+
+    def _encode_prompt(
+        self,
+        prompt: str | Sequence[str],
+        device: torch.device | str | None,
+        num_images_per_prompt: int,
+        do_classifier_free_guidance: bool,
+        negative_prompt: str | Sequence[str] | None = None,
+    ) -> Tensor:
+        """Text states (B, L, width); with guidance those of the negative prompts before them, (2 B, L, width)."""
+        prompts = validation.prompts(prompt)
+        negative = validation.prompts("" if negative_prompt is None else negative_prompt, "negative_prompt")
+        negative = negative * len(prompts) if len(negative) == 1 else negative
+        if len(negative) != len(prompts):
+            raise InputError(f"there are {len(negative)} negative prompts for {len(prompts)} prompts; give as many.")
+        texts = [*negative, *prompts] if do_classifier_free_guidance else prompts
+        return self.core.encode_prompt(texts).repeat_interleave(num_images_per_prompt, 0).to(device)
+
+    numpy_to_pil = staticmethod(images.numpy_to_pil)
+
+    def _run(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None,
+        generator: Generators | None,
+        output_type: OutputType,
+        return_dict: bool,
+        callback: Callback | None,
+        **others: Any,
+    ) -> Output | tuple[Any, None]:
+        """The pipeline's own call, with the habits of the courses."""
+
+        def in_dtype(i: int, t: Tensor, x: Tensor) -> None:
+            assert callback is not None
+            callback(i, t, x.to(self.core.dtype))
+
+        output = self.core(
+            prompt,
+            "" if negative_prompt is None else negative_prompt,
+            generator=torch.default_generator if generator is None else generator,
+            callback=in_dtype if callable(callback) else callback,
+            output_type=output_type,
+            progress=self._progress,
+            **others,
+        )
+        pictures = output.images / 2 + 0.5 if output_type == "pt" else output.images
+        return Output(images=pictures, nsfw_content_detected=None) if return_dict else (pictures, None)

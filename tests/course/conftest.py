@@ -1,0 +1,40 @@
+"""Each cell of a lesson is a function of a library, run once with minisd.course and once with the reference itself."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+import pytest
+import transformers
+
+import minisd
+from minisd import course
+
+diffusers.logging.set_verbosity_error()
+diffusers.utils.logging.disable_progress_bar()
+transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+THEIRS = SimpleNamespace(
+    **{name: getattr(diffusers, name) for name in course.__all__ if hasattr(diffusers, name) and name != "logging"},
+    CLIPTextModel=transformers.CLIPTextModel,
+    CLIPTokenizer=transformers.CLIPTokenizer,
+    logging=transformers.logging,
+)
+
+
+@pytest.fixture
+def ours() -> Any:
+    return course
+
+
+@pytest.fixture
+def theirs() -> Any:
+    return THEIRS
+
+
+@pytest.fixture(scope="session")
+def model() -> str:
+    """The embedded model as a folder, which both can name."""
+    return str(Path(minisd.__file__).parent / "assets" / "sticker")

@@ -1,0 +1,293 @@
+"""Hugging Face diffusion course, unit 3: its kinds of cells through minisd.course and through the reference."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lessons import FULL, SCHEDULE, alike, close, guided_loop, picture, to_pil
+from PIL import Image
+
+from minisd.errors import InputError, MismatchError
+from minisd.schedulers import LMS, Euler
+
+PROMPT, NEGATIVE = "a red circle above a blue square", "a yellow star"
+
+
+def text_pipe(lib: Any, model: str) -> Any:
+    pipe = lib.StableDiffusionPipeline.from_pretrained(model, safety_checker=None, **FULL).to("cpu")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seeded(seed: int = 42) -> torch.Generator:
+    return torch.Generator(device="cpu").manual_seed(seed)
+
+
+def mask() -> Image.Image:
+    array = np.zeros((64, 64), np.uint8)
+    array[16:48, 8:40] = 255
+    return Image.fromarray(array)
+
+
+def test_every_argument(ours: Any, theirs: Any, model: str) -> None:
+    """A size that is not square, a negative prompt, a generator."""
+
+    def cell(lib: Any) -> list[Image.Image]:
+        return text_pipe(lib, model)(
+            prompt=PROMPT,
+            negative_prompt=NEGATIVE,
+            height=48,
+            width=64,
+            guidance_scale=8,
+            num_inference_steps=4,
+            generator=seeded(),
+        ).images
+
+    alike(cell(ours), cell(theirs))
+
+
+def test_a_row_of_guidance_scales(ours: Any, theirs: Any, model: str) -> None:
+    def cell(lib: Any) -> list[Image.Image]:
+        pipe = text_pipe(lib, model)
+        options = {"height": 48, "width": 48, "num_inference_steps": 3}
+        return [pipe(PROMPT, guidance_scale=g, generator=seeded(), **options).images[0] for g in (1.1, 8, 12)]
+
+    alike(cell(ours), cell(theirs))
+
+
+def test_the_components(ours: Any, model: str) -> None:
+    pipe = text_pipe(ours, model)
+    names = ["vae", "text_encoder", "tokenizer", "unet", "scheduler", "safety_checker", "feature_extractor"]
+    assert list(pipe.components.keys()) == names
+    assert pipe.vae.config.scaling_factor == 0.18215
+    assert pipe.unet.config.in_channels == pipe.unet.in_channels == 4
+    assert pipe.text_encoder.device == pipe.unet.device == pipe.device == torch.device("cpu")
+    assert pipe.vae.eval() is pipe.vae.train(False) is pipe.vae.requires_grad_(False) is pipe.vae
+    assert not any(weight.requires_grad for weight in pipe.vae.parameters())
+    for each in (pipe.enable_attention_slicing, pipe.disable_attention_slicing, pipe.enable_vae_slicing):
+        assert each() is None
+    pipe.enable_attention_slicing("max")
+
+
+def test_texts_of_their_own_length(ours: Any, theirs: Any, model: str) -> None:
+    """Unpadded, and padded to the 77 that the model reads."""
+    text = "A painting of a flooble"
+    mine, reference = text_pipe(ours, model), text_pipe(theirs, model)
+    states = []
+    for pipe in (mine, reference):
+        tokens = pipe.tokenizer(text).input_ids
+        assert isinstance(tokens[0], int)
+        with torch.no_grad():
+            states.append(pipe.text_encoder(torch.tensor([tokens]))["last_hidden_state"])
+    close(*states, 1e-5)
+    assert states[0].shape == (1, len(mine.tokenizer(text)["input_ids"]), pipe.text_encoder.config.hidden_size)
+
+
+@pytest.mark.parametrize("negative", [None, NEGATIVE])
+def test_encode_prompt(ours: Any, theirs: Any, model: str, negative: str | None) -> None:
+    """Negative rows first; several pictures of a prompt stand together."""
+    mine = text_pipe(ours, model)._encode_prompt([PROMPT, "a star"], "cpu", 2, True, negative and [negative] * 2)
+    reference = text_pipe(theirs, model)
+    expected = reference._encode_prompt([PROMPT, "a star"], "cpu", 2, True, negative and [negative] * 2)
+    close(mine, expected, 1e-5)
+    alone = text_pipe(ours, model)._encode_prompt(PROMPT, "cpu", 1, False)
+    assert alone.shape[0] == 1
+    close(alone, mine[4:5], 1e-5)
+    with pytest.raises(InputError, match="3 negative prompts for 2"):
+        text_pipe(ours, model)._encode_prompt([PROMPT, "a star"], "cpu", 1, True, ["a", "b", "c"])
+
+
+def test_another_scheduler(ours: Any, theirs: Any, model: str) -> None:
+    """From the pipeline's own config; and it is the model's: the same noise schedule, the same prediction."""
+
+    def cell(lib: Any) -> list[Image.Image]:
+        pipe = text_pipe(lib, model)
+        pipe.scheduler = lib.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+        return pipe(prompt=PROMPT, generator=seeded(), num_inference_steps=5).images
+
+    alike(cell(ours), cell(theirs))
+    pipe = text_pipe(ours, model)
+    before = pipe.core.scheduler
+    print(pipe.scheduler)
+    pipe.scheduler = ours.LMSDiscreteScheduler.from_config(pipe.scheduler.config)
+    assert pipe.core.scheduler == pipe.scheduler.core == LMS.in_place_of(before)
+    pipe.scheduler = Euler.in_place_of(before)  # one of minisd's own
+    assert type(pipe.scheduler) is ours.EulerDiscreteScheduler
+
+
+def test_the_loop_by_hand(ours: Any, theirs: Any, model: str) -> None:
+    """Encode with the negative prompt, the loop with the pipeline's parts, decode_latents; as the pipeline itself."""
+
+    def cell(lib: Any) -> tuple[torch.Tensor, list[Image.Image], list[Image.Image]]:
+        pipe = text_pipe(lib, model)
+        context = pipe._encode_prompt(PROMPT, "cpu", 1, True, NEGATIVE)
+        latents = torch.randn((1, 4, 16, 16), generator=seeded())
+        latents = latents * pipe.scheduler.init_noise_sigma
+        pipe.scheduler.set_timesteps(6, device="cpu")
+        final = guided_loop(pipe, context, latents, 8)
+        with torch.no_grad():
+            images = pipe.numpy_to_pil(pipe.decode_latents(final.detach()))
+        options = {"guidance_scale": 8, "num_inference_steps": 6, "generator": seeded()}
+        return final, images, pipe(PROMPT, negative_prompt=NEGATIVE, **options).images
+
+    mine, reference = cell(ours), cell(theirs)
+    close(mine[0], reference[0])
+    alike(mine[1], reference[1])
+    alike(mine[1], mine[2])
+    p = text_pipe(ours, model)
+    alike(to_pil(p, mine[0]), mine[1])
+
+
+def test_image_to_image_from_components(ours: Any, theirs: Any, model: str) -> None:
+    def cell(lib: Any) -> list[Image.Image]:
+        pipe = text_pipe(lib, model)
+        img2img = lib.StableDiffusionImg2ImgPipeline(**pipe.components)
+        img2img.set_progress_bar_config(disable=True)
+        return img2img(PROMPT, picture(), 0.6, num_inference_steps=6, generator=seeded()).images
+
+    alike(cell(ours), cell(theirs))
+
+
+def test_the_steps_of_image_to_image(ours: Any, model: str) -> None:
+    """int(50 * 0.6) = 30, as the lesson's bar says."""
+    pipe = ours.StableDiffusionImg2ImgPipeline.from_pretrained(model)
+    seen: list[int] = []
+    pipe(PROMPT, image=picture(), strength=0.6, callback=lambda i, t, x: seen.append(i), output_type="np")
+    assert seen == list(range(30))
+
+
+def test_inpainting(ours: Any, model: str) -> None:
+    """By the variant that reads 9 channels, and by a model that does not: outside of the mask the picture stays."""
+    for source in ("sticker-inpainting", model):
+        pipe = ours.StableDiffusionInpaintPipeline.from_pretrained(source) if exists(source) else None
+        if pipe is None:
+            continue
+        assert pipe.unet.in_channels == (4 if source == model else 9)
+        options = {"image": picture(), "mask_image": mask(), "num_inference_steps": 4}
+        out = pipe(prompt=PROMPT, generator=seeded(), output_type="np", **options)
+        expected = pipe.core(PROMPT, guidance_scale=7.5, generator=seeded(), output_type="np", **options).images
+        assert np.array_equal(out.images, expected)
+        assert out[0] is out["images"] is out.images
+
+
+def exists(source: str) -> bool:
+    """Whether this installation has the variant: the embedded model is trained apart from them."""
+    import weights_loader
+
+    try:
+        weights_loader.load(source)
+    except InputError:
+        return False
+    return True
+
+
+def test_inpainting_as_the_reference(ours: Any, theirs: Any, model: str) -> None:
+    """With the 4 channels that both have."""
+
+    def cell(lib: Any) -> list[Image.Image]:
+        pipe = lib.StableDiffusionInpaintPipeline(**text_pipe(lib, model).components)
+        pipe.set_progress_bar_config(disable=True)
+        options = {"image": picture(), "mask_image": mask(), "height": 64, "width": 64, "num_inference_steps": 4}
+        return pipe(prompt=PROMPT, generator=seeded(), **options).images
+
+    alike(cell(ours), cell(theirs))
+
+
+def test_depth_to_image(ours: Any) -> None:
+    from small import small_pipeline
+
+    sd = small_pipeline(in_channels=5)
+    pipe = ours.StableDiffusionDepth2ImgPipeline(sd.vae, sd.text_encoder, sd.tokenizer, sd.unet, sd.scheduler)
+    depth = torch.linspace(0, 1, 64 * 64).view(1, 64, 64)
+    seen: list[int] = []
+    options = {"image": picture(), "depth_map": depth, "strength": 0.8, "output_type": "np"}
+    out = pipe(prompt=PROMPT, generator=seeded(), callback=lambda i, t, x: seen.append(i), **options).images
+    assert len(seen) == 41  # 40 steps of 50, as the lesson's bar says, and PNDM's one more call
+    expected = pipe.core(PROMPT, guidance_scale=7.5, num_inference_steps=50, generator=seeded(), **options).images
+    assert np.array_equal(out, expected)
+    with pytest.raises(InputError, match="give depth_map"):
+        pipe(prompt=PROMPT, image=picture())
+
+
+def test_parts_of_a_folder_of_their_own(ours: Any, model: str) -> None:
+    """As the lesson's other autoencoder comes; and parts that are given in place of a model's own."""
+    p = {
+        "vae": ours.AutoencoderKL.from_pretrained(f"{model}/vae", **FULL),
+        "unet": ours.UNet2DConditionModel.from_pretrained(f"{model}/unet"),
+        "text_encoder": ours.CLIPTextModel.from_pretrained(f"{model}/text_encoder", torch_dtype=torch.float32),
+        "tokenizer": ours.CLIPTokenizer.from_pretrained(f"{model}/tokenizer"),
+    }
+    pipe = ours.StableDiffusionPipeline.from_pretrained("sticker")
+    own = ours.StableDiffusionPipeline(**p, scheduler=pipe.scheduler)
+    options = {"num_inference_steps": 2, "output_type": "np"}
+    expected = pipe(PROMPT, generator=seeded(), **options).images
+    assert np.array_equal(own(PROMPT, generator=seeded(), **options).images, expected)
+    given = ours.StableDiffusionPipeline.from_pretrained(model, **p, scheduler=ours.EulerDiscreteScheduler())
+    assert [getattr(given, name).core for name in p] == [part.core for part in p.values()]
+    assert type(given.scheduler) is ours.EulerDiscreteScheduler
+    assert not np.array_equal(given(PROMPT, generator=seeded(), **options).images, expected)
+    half = ours.AutoencoderKL.from_pretrained(f"{model}/vae", torch_dtype=torch.float16)
+    assert half.dtype == torch.float16
+    assert half.half().float().dtype == torch.float32
+    with pytest.raises(MismatchError, match=r"config\.json|weights"):
+        ours.AutoencoderKL.from_pretrained(f"{model}/tokenizer")
+
+
+def test_ddim_inversion(ours: Any, theirs: Any, model: str) -> None:
+    """Unit 4's cells: the step by hand from alphas_cumprod, there and back, through the parts of the pipeline."""
+
+    def cell(lib: Any, n: int = 8, g: float = 3.5) -> tuple[torch.Tensor, torch.Tensor]:
+        pipe = text_pipe(lib, model)
+        pipe.scheduler = lib.DDIMScheduler.from_config({**SCHEDULE, "clip_sample": False, "set_alpha_to_one": False})
+        context = pipe._encode_prompt(PROMPT, "cpu", 1, True, "")
+        pipe.scheduler.set_timesteps(n, device="cpu")
+        with torch.no_grad():
+            pixels = torch.from_numpy(np.asarray(picture(), np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+            latents = 0.18215 * pipe.vae.encode(pixels).latent_dist.mean
+        abar, stride = pipe.scheduler.alphas_cumprod, 1000 // n
+
+        def move(latents: torch.Tensor, t: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                seen = pipe.scheduler.scale_model_input(torch.cat([latents] * 2), t)
+                u, c = pipe.unet(seen, t, encoder_hidden_states=context).sample.chunk(2)
+            eps = u + g * (c - u)
+            return (latents - (1 - a).sqrt() * eps) * (b.sqrt() / a.sqrt()) + (1 - b).sqrt() * eps
+
+        kept = []
+        for t in reversed(pipe.scheduler.timesteps):
+            latents = move(latents, t, abar[max(0, t.item() - stride)], abar[t])
+            kept.append(latents)
+        for t in pipe.scheduler.timesteps[4:]:
+            latents = move(
+                kept[4] if t == pipe.scheduler.timesteps[4] else latents, t, abar[t], abar[max(1, t - stride)]
+            )
+        return torch.cat(kept), latents
+
+    for one, other in zip(cell(ours), cell(theirs), strict=True):
+        close(one, other, 1e-3)
+
+
+def test_a_part_under_a_wrong_name(ours: Any, model: str) -> None:
+    with pytest.raises(InputError, match="subfolder is 'unet', expected 'vae' for AutoencoderKL"):
+        ours.AutoencoderKL.from_pretrained(model, subfolder="unet")
+    with pytest.raises(InputError, match="safety"):
+        ours.StableDiffusionPipeline.from_pretrained(model, safety_checker=object())
+
+
+def test_the_lessons_clip_is_that_of_sd1(ours: Any, monkeypatch: Any) -> None:
+    """openai/clip-vit-large-patch14 holds no pipeline; SD 1's text encoder is the same, and is at hand."""
+    from minisd.course import component
+
+    asked: list[Any] = []
+    load = component.load
+
+    def instead(source: Any, *args: Any) -> Any:
+        asked.append(source)
+        return load("sticker", *args)
+
+    monkeypatch.setattr(component, "load", instead)
+    tokenizer = ours.CLIPTokenizer.from_pretrained("openai/clip-vit-large-patch14", torch_dtype=torch.float16)
+    assert tokenizer.model_max_length == 77
+    ours.CLIPTextModel.from_pretrained("openai/clip-vit-large-patch14")
+    assert asked == ["CompVis/stable-diffusion-v1-4"] * 2
