@@ -152,6 +152,12 @@ def test_what_the_lint_finds_is_not_written(source: Path, monkeypatch: pytest.Mo
     assert set(path.parent.iterdir()) == {path, source.parent}
 
 
+def test_printed_text_is_joined() -> None:
+    texts = [("stdout", "a"), ("stdout", "b\n"), ("stderr", "c"), ("stdout", "d"), ("stdout", "e")]
+    joined = build._joined([nbformat.v4.new_output("stream", name=name, text=text) for name, text in texts])
+    assert [(each.name, each.text) for each in joined] == [("stdout", "ab\n"), ("stderr", "c"), ("stdout", "de")]
+
+
 @pytest.mark.slow
 def test_executing(source: Path) -> None:
     took = build.build(source)
