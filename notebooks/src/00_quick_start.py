@@ -88,6 +88,8 @@ lesson.claim("picture k of a batch is the picture of seed + k, to within one ste
 # lower row?
 
 # %%
+from minisd.images import to_pil
+
 prompt = "a red circle above a blue square"
 steps = list(sd.denoise(prompt, seed=3))
 shown = [*steps[::3], steps[-1]]
@@ -95,8 +97,6 @@ shown = [*steps[::3], steps[-1]]
 
 def decoded(latents):
     """Latents (1, 4, h, w) as a picture."""
-    from minisd.images import to_pil
-
     return to_pil(sd.decode(latents))[0]
 
 

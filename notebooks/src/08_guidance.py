@@ -211,7 +211,13 @@ for s in (0, 0.5, 1, 2, 4, 8):
 
 figure, (left, right) = lesson.axes(1, 2, width=3.6, height=2.6)
 left.plot([str(m[0]) for m in measured], [m[1] for m in measured], marker="o")
-left.set(xlabel="guidance scale", ylabel=f"right, of {count}", ylim=(-0.5, count + 0.5), title="The prompt is followed")
+left.set(
+    xlabel="guidance scale",
+    ylabel=f"right, of {count}",
+    ylim=(-0.5, count + 0.5),
+    yticks=range(0, count + 1, 3),
+    title="The prompt is followed",
+)
 right.plot([str(m[0]) for m in measured], [m[2] for m in measured], marker="s", color=lesson.COLOURS[1])
 right.set(
     xlabel="guidance scale",
