@@ -179,7 +179,7 @@ guessed_at = [250, 600, 999]
 guesses = [predict(add_noise(x0, noise, t), t)[0] for t in guessed_at]
 lesson.pictures(
     [decoded(add_noise(x0, noise, t)) for t in guessed_at] + [decoded(x) for x in guesses],
-    alt="Above the picture under three amounts of noise, below the model's guess: clear, then softer, then a blur.",
+    alt="Above the picture under three amounts of noise, below the model's guess: clear, less so, hardly there.",
     title="The more noise, the more a single guess is an average",
     columns=3,
     labels=[f"t = {t}" for t in guessed_at],
@@ -194,9 +194,9 @@ lesson.claim("the error grows with the noise", errors[0] < errors[1] < errors[2]
 # <details><summary>Answer</summary>
 #
 # The training loss is a squared error, and what makes a squared error small when many pictures are possible is their
-# mean. At t = 999 all pictures that fit the words are possible, wherever their thing may be: a blur. So we take a
-# small step in the direction of the guess, look again, and the next guess has more to go by. That is the whole idea
-# of a sampler.
+# mean. At t = 999 all pictures that fit the words are possible, wherever their thing may be: a blur, so pale that it
+# may look white. So we take a small step in the direction of the guess, look again, and the next guess has more to go
+# by. That is the whole idea of a sampler.
 #
 # </details>
 #
