@@ -120,7 +120,7 @@ def numbers(notebook: NotebookNode) -> list[str]:
     for cell in notebook.cells[1:]:  # the first says how long it takes
         if cell.cell_type == "markdown":
             text = re.sub(
-                r"\]\([^)]*\)|<[^>]*>|(?:\b[A-Z]\w+|al\.) \d{4}\b|\b\d\d ·|[Nn]otebooks? \d\d(?: and \d\d)?",
+                r"\]\([^)]*\)|<[^>]*>|(?:\b[A-Z]\w+|al\.) \d{4}\b|\b\d\d ·|[Nn]otebooks?\s+\d\d(?:\s+and\s+\d\d)?",
                 "",
                 _prose(cell.source),
             )

@@ -109,7 +109,15 @@ def test_each_rule(rule: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["(Ho et al. 2020)", "as Lin 2024 do", "notebook 15", "`range(77)`", "[x](https://a.org/2112.10752)", "x 42.0"],
+    [
+        "(Ho et al. 2020)",
+        "as Lin 2024 do",
+        "notebook 15",
+        "notebook\n15",
+        "`range(77)`",
+        "[x](https://a.org/2112.10752)",
+        "x 42.0",
+    ],
 )
 def test_what_is_no_measured_number(text: str, tmp_path: Path) -> None:
     notebook = good()
