@@ -1,0 +1,288 @@
+# %% [markdown]
+# # 08 · Classifier-free guidance: why the UNet gives two predictions
+#
+# **You will** see what is in the two outputs of the UNet, combine them by hand into a picture that follows the
+# prompt, prove that one batched call equals two calls, and measure what the guidance scale buys and costs.
+#
+# **Needs** notebook 05 (what the UNet predicts, DDIM).
+#
+# **Takes** 15 minutes to read, less than a minute to run.
+
+# %% [markdown]
+# ## The riddle
+#
+# Look into any Stable Diffusion program and you find that the UNet is given one picture's latents and "returns two".
+# Here is that moment, with everything laid out. First the words, as the text encoder hands them on:
+
+# %%
+import torch
+
+import weights_loader
+from minisd import guidance, lesson
+from minisd.images import to_pil
+
+sd = weights_loader.load("sticker")
+prompt = "a red star"
+cond = sd.encode_prompt([prompt])
+uncond = sd.encode_prompt([""])
+print("the prompt:    ", tuple(cond.shape), "= (pictures, tokens, width)")
+print("nothing at all:", tuple(uncond.shape))
+
+# %%
+size = (sd.unet.config.in_channels, sd.unet.config.sample_size, sd.unet.config.sample_size)
+x = torch.randn(1, *size, generator=torch.Generator().manual_seed(2))
+t = torch.tensor(999)
+
+with torch.no_grad():
+    both = sd.unet(torch.cat([x, x]), t, torch.cat([uncond, cond]))
+
+print("in: ", tuple(torch.cat([x, x]).shape), "and text", tuple(torch.cat([uncond, cond]).shape))
+print("out:", tuple(both.shape))
+
+# %% [markdown]
+# So the UNet does not return two pictures for one. It is given a **batch of two**: the same latents twice, once
+# beside the empty prompt, once beside ours. As with every batch, it returns one prediction for each row. Nothing is
+# stacked in the channels, and the rows know nothing of each other:
+#
+# **Predict, then run**: instead of one call with a batch of two, two calls with one picture each. Are the results
+# equal?
+
+# %%
+with torch.no_grad():
+    first = sd.unet(x, t, uncond)
+    second = sd.unet(x, t, cond)
+
+apart = float((torch.cat([first, second]) - both).abs().max())
+print(f"largest difference: {apart:.1e}, of values up to {float(both.abs().max()):.1f}")
+lesson.claim("one batched call is two calls (to rounding)", apart < 1e-4)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Equal, up to the rounding of the last digits. The batch is there for speed alone: one call with two rows keeps the
+# processor busier than two calls with one.
+#
+# </details>
+#
+# ## Why ask without a prompt?
+#
+# What is in the two predictions? Each one, with the latents, gives a guess of the finished picture (notebook 05).
+# Some steps into a run the two can be told apart by eye. The **difference** is the interesting part: what the words
+# changed.
+
+# %%
+grid = sd.scheduler.grid(20)
+schedule = sd.scheduler.schedule
+
+
+def decoded(latents):
+    return to_pil(sd.decode(latents))[0]
+
+
+def halves(x, i):
+    """The two predictions at call i, and the clean pictures that they stand for."""
+    with torch.no_grad():
+        u, c = sd.unet(torch.cat([x, x]), grid.timesteps[i], torch.cat([uncond, cond])).chunk(2)
+    alpha_bar = schedule.alpha_bar(grid.source[i])
+    return u, c, schedule.x0_and_eps(x, u, alpha_bar)[0], schedule.x0_and_eps(x, c, alpha_bar)[0]
+
+
+shown, changes = [], []
+for i in range(len(grid)):
+    u, c, x0_u, x0_c = halves(x, i)
+    if i in (0, 3, 6, 9, 13, 19):
+        shown.append((i, decoded(x0_u), decoded(x0_c), (c - u)[0].norm(dim=0)))
+    changes.append(float((c - u).square().mean().sqrt()))
+    x = sd.scheduler.step(grid, i, x, u + 3.0 * (c - u)).x_prev
+
+labels = [f"t = {int(grid.timesteps[i])}" for i, *_ in shown]
+lesson.pictures(
+    [each[1] for each in shown] + [each[2] for each in shown],
+    alt="Above guesses without the prompt, below with it: early on they differ, later both show a red star.",
+    title="Early on the two guesses disagree: only one has heard of a red star",
+    columns=len(shown),
+    labels=labels,
+    rows=["without\nprompt", "with\nprompt"],
+)
+
+# %%
+lesson.pictures(
+    [each[3] for each in shown],
+    alt="Six maps of the size of the difference: spread out at first, then around the star.",
+    title="Where the words change the prediction (brighter: more)",
+    labels=labels,
+    cmap="magma",
+)
+print("change by the words, per value:", ", ".join(f"{changes[i]:.2f}" for i, *_ in shown))
+
+# %% [markdown]
+# The words matter while the layout is open. Once the star stands in $x_t$ itself, the UNet sees it without being
+# told, and the two predictions come together.
+#
+# ## Guidance: walk on in that direction
+#
+# With the difference as a direction, take it times a scale $s$ (Ho and Salimans 2022):
+#
+# $$\hat\epsilon = \epsilon_{\text{uncond}} + s\,(\epsilon_{\text{cond}} - \epsilon_{\text{uncond}})$$
+#
+# (The formula is linear, so it is the same for $v$ and $x_0$.) In code, one line:
+
+
+# %%
+def combine(uncond, cond, scale):
+    return uncond + scale * (cond - uncond)
+
+
+u, c = both.chunk(2)
+for s in (0.0, 1.0, 3.0, 7.5):
+    assert torch.equal(combine(u, c, s), guidance.combine(u, c, s))
+lesson.claim("at scale 0 the prompt is not heard", torch.equal(combine(u, c, 0.0), u))
+lesson.claim("at scale 1 it is the plain conditional prediction", torch.allclose(combine(u, c, 1.0), c, atol=1e-5))
+other = c + (3.0 - 1) * (c - u)  # another common way to write it, with w = s - 1
+lesson.claim("(1 + w) cond - w uncond with w = s - 1 is the same", torch.allclose(combine(u, c, 3.0), other, atol=1e-5))
+lesson.source(guidance.combine)
+
+# %% [markdown]
+# **Predict, then run**: the formula is one straight line through two points, $s = 0$ and $s = 1$. The pictures of
+# scale 3 lie beyond both. Why should a point **outside** of what the model ever predicted be any good?
+
+
+# %%
+def draw(prompt, scale, seed, n=12, negative=""):
+    """The whole of text to image, from the parts."""
+    text = sd.encode_prompt([negative, prompt])
+    grid = sd.scheduler.grid(n)
+    x = torch.randn(1, *size, generator=torch.Generator().manual_seed(seed)) * grid.init_noise_sigma
+    memory = None
+    for i, t in enumerate(grid.timesteps):
+        with torch.no_grad():
+            u, c = sd.unet(torch.cat([x, x]), t, text).chunk(2)
+        x, _, memory = sd.scheduler.step(grid, i, x, combine(u, c, scale), memory)
+    return decoded(x)
+
+
+scales = [0, 0.5, 1, 2, 4, 8, 16]
+lesson.pictures(
+    [draw("a blue circle above a green star", s, seed) for seed in (1, 2) for s in scales],
+    alt="Two rows of seven pictures with guidance 0 to 16: from things at will to a blue circle above a green star.",
+    title="The prompt gets its way as the scale grows",
+    columns=len(scales),
+    labels=[f"scale {s}" for s in scales],
+    rows=["seed 1", "seed 2"],
+)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Because the model's own conditional prediction is too timid: it spreads its bets over everything that might go with
+# these words. Bayes' rule reads the difference as the gradient of "how well do these words fit this picture"; a scale
+# above 1 counts that fit more than once, and prefers pictures that the words fit unmistakably. It is a trade: away
+# from what the data look like, towards what was asked, with less variety.
+#
+# </details>
+#
+# Our loop is the pipeline's: the same seed gives the same picture.
+
+# %%
+import numpy as np
+
+mine = np.asarray(draw("a blue circle", 3.0, seed=5), dtype=int)
+theirs = np.asarray(sd("a blue circle", seed=5, guidance_scale=3.0, num_inference_steps=12).images[0], dtype=int)
+print("largest difference of a pixel value:", abs(mine - theirs).max())
+lesson.claim("our loop draws the pipeline's picture", abs(mine - theirs).max() <= 1)
+
+# %% [markdown]
+# ## What it buys, what it costs
+#
+# In Sticker World a program can judge. A prompt that names one thing, many seeds, several scales: how often is the
+# picture exactly right? And how much do the pictures differ from each other?
+
+# %%
+from minisd.world.checker import check
+
+asked, count = "a green circle", 12
+measured = []
+for s in (0, 0.5, 1, 2, 4, 8):
+    images = sd(asked, num_images_per_prompt=count, seed=100, guidance_scale=s, num_inference_steps=12).images
+    right = sum(check(image, asked).exact for image in images)
+    spread = np.stack([np.asarray(image, dtype=float) for image in images]).std(axis=0).mean()
+    measured.append((s, right, spread))
+    print(f"scale {s:3}: {right:2} of {count} right; variety {spread:5.1f}")
+
+figure, (left, right) = lesson.axes(1, 2, width=3.6, height=2.6)
+left.plot([str(m[0]) for m in measured], [m[1] for m in measured], marker="o")
+left.set(
+    xlabel="guidance scale",
+    ylabel=f"right, of {count}",
+    ylim=(-0.5, count + 0.5),
+    yticks=range(0, count + 1, 3),
+    title="The prompt is followed",
+)
+right.plot([str(m[0]) for m in measured], [m[2] for m in measured], marker="s", color=lesson.COLOURS[1])
+right.set(
+    xlabel="guidance scale",
+    ylabel="deviation between pictures",
+    ylim=(0, None),
+    title="... and the pictures grow alike",
+)
+lesson.show(
+    figure, alt="Left the number of right pictures over the scale, rising from scale 0. Right the variety, falling."
+)
+lesson.claim("guidance 4 follows the prompt more often than guidance 0", measured[4][1] > measured[0][1])
+lesson.claim("and its pictures differ less", measured[4][2] < measured[0][2])
+
+# %% [markdown]
+# The cost is also in time: every guided step asks the UNet twice. (That is what guided *distillation*, a later
+# notebook, gets rid of.)
+#
+# ## The negative prompt is the other row
+#
+# Nothing says that the first row must be the empty prompt. Put words there, and the picture walks *away* from them:
+#
+# **Predict, then run**: the prompt is "a circle", of no colour. What will the negative prompt "a red circle" do?
+
+# %%
+seeds = range(1, 7)
+plain = [draw("a circle", 4.0, seed) for seed in seeds]
+without = [draw("a circle", 4.0, seed, negative="a red circle") for seed in seeds]
+lesson.pictures(
+    plain + without,
+    alt="Six circles of several colours; below, the same seeds with the negative prompt a red circle, other colours.",
+    title="What stands in the negative prompt is what the picture walks away from",
+    columns=len(seeds),
+    labels=[f"seed {seed}" for seed in seeds],
+    rows=["negative: none", "negative:\na red circle"],
+)
+
+
+def red(images):
+    """How many show a red thing."""
+    return sum(any(thing.colour == "red" for thing in check(image, "a circle").found) for image in images)
+
+
+print(f"red without a negative prompt: {red(plain)} of {len(seeds)}; with it: {red(without)} of {len(seeds)}")
+lesson.claim("the negative prompt does not make it redder", red(without) <= red(plain))
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# The two rows now agree about "circle" and differ in "red", and the direction from the first to the second is "not
+# red".
+#
+# </details>
+#
+# ## Where the empty prompt is learnt
+#
+# "Classifier-free" means that no second network judges the picture; one UNet plays both parts. It can, because in
+# training some of the captions are replaced by the empty one (one in ten for SD). So it has learnt to draw without
+# being told what, and the empty row is a place that it knows.
+#
+# ## Summary
+#
+# - The UNet returns one prediction a row. Guidance gives it two rows: the same latents, without and with the prompt.
+# - The guided prediction goes from the first through the second and beyond: `uncond + scale * (cond - uncond)`.
+# - With the words heard, the prompt is followed, and the pictures vary less than without. A negative prompt replaces
+#   the empty row.
+#
+# **Code**: `combine` in [guidance.py](../minisd/guidance.py), the loop in [pipeline.py](../minisd/pipeline.py).
+# **Next**: [14 · Inside the pipeline](14_inside_the_pipeline.ipynb).

@@ -1,0 +1,281 @@
+# %% [markdown]
+# # 09 · The autoencoder and its latents
+#
+# **You will** squeeze pictures into latents and get them back, look at the four channels one by one, measure what is
+# lost, and see why the encoder gives a distribution and what the odd factor 0.18215 is for.
+#
+# **Needs** notebook 00. Notebook 05 helps with the last section.
+#
+# **Takes** 15 minutes to read, less than a minute to run.
+
+# %% [markdown]
+# ## Why not pixels?
+#
+# Denoising is many calls of a large network, and the cost of each grows with the number of places in the picture,
+# that of attention with its square. So Stable Diffusion works on something smaller (Rombach et al. 2022): an
+# autoencoder, trained before and then left alone, turns a picture into a small stack of *latents*, and latents back
+# into a picture.
+
+# %%
+import torch
+
+import weights_loader
+from minisd import lesson
+from minisd.configs import SD1_VAE
+from minisd.images import to_pil
+from minisd.world.render import render
+from minisd.world.scene import Scene, Thing, scene_from_seed
+
+sd = weights_loader.load("sticker")
+vae = sd.vae
+pixels = render([scene_from_seed(s) for s in range(8)])  # (8, 3, 64, 64) in [-1, 1]
+with torch.no_grad():
+    gauss = vae.encode(pixels)
+    back = vae.decode(gauss.mean).clamp(-1, 1)
+
+lesson.pictures(
+    [*to_pil(pixels), *to_pil(back)],
+    alt="Eight scenes of Sticker World above, and below the same scenes after encoding and decoding, hardly different.",
+    title="There and back again: hardly a difference to be seen",
+    columns=8,
+    rows=["pictures", "after the\nround trip"],
+)
+print("pixels ", tuple(pixels.shape[1:]))
+print("latents", tuple(gauss.mean.shape[1:]))
+
+# %% [markdown]
+# **Predict, then run**: how many times fewer numbers are that? And for SD 1, where pictures of 512 x 512 become
+# latents of 64 x 64?
+
+
+# %%
+def times_smaller(pixels, latents):
+    """How many numbers of the picture share one number of the latents."""
+    (c, h, w), (d, i, j) = pixels, latents
+    return (c * h * w) / (d * i * j)
+
+
+shape = tuple(gauss.mean.shape[1:])
+ours = times_smaller(tuple(pixels.shape[1:]), shape)
+official = times_smaller((3, 512, 512), (4, 64, 64))
+print(f"embedded model: {3 * 64 * 64:,} numbers become {gauss.mean[0].numel():,}: {ours:.0f} times smaller")
+print(f"SD 1:           {3 * 512 * 512:,} numbers become {4 * 64 * 64:,}: {official:.0f} times smaller")
+lesson.claim("48 times", official == 48)
+lesson.claim("24 channels would make it 8 times only", times_smaller((3, 512, 512), (24, 64, 64)) == 8)
+lesson.claim("8 times along each side, 64 times fewer places", 512 // 64 == 8 == 2 ** (len(SD1_VAE.channels) - 1))
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# 48 for SD 1: 64 times fewer places, but 4 channels in place of 3, so $64 \cdot 3/4 = 48$. (Some lecture notes say
+# that the latents are 64 x 64 x 24; they are 4 x 64 x 64.) The embedded model squeezes less: its pictures are small
+# already.
+#
+# </details>
+#
+# ## What attention costs
+#
+# Each place looks at each other place, so twice the side means four times the places and sixteen times the pairs:
+
+# %%
+for side in (16, 32, 64, 512):
+    print(f"{side:3} x {side:3}: {side**2:>7,} places, {side**4:>14,} pairs")
+print(f"pixels of SD 1 against its latents: {512**4 // 64**4:,} times the pairs")
+lesson.claim("twice the side costs 16 times as much", 32**4 // 16**4 == 16)
+
+# %% [markdown]
+# ## The four channels, looked at
+#
+# What do the four numbers of a place mean? Nobody told the autoencoder; look:
+
+# %%
+scene = Scene((Thing("star", "orange", "large", 0.3, 0.35, 0.19), Thing("circle", "blue", "medium", 0.72, 0.72, 0.13)))
+picture = render([scene])
+with torch.no_grad():
+    z = vae.encode(picture).mean[0] * vae.config.scaling_factor
+lesson.pictures(
+    [to_pil(picture)[0]],
+    alt="One scene of Sticker World, at full size for comparison.",
+    title="the picture",
+    size=1.6,
+)
+lesson.pictures(
+    list(z),
+    alt="Four grey maps of the same scene: the things stand out at their places, in each map with another brightness.",
+    title="Latents are still pictures: things are where they were",
+    labels=[f"channel {k}" for k in range(len(z))],
+    size=1.6,
+)
+
+# %% [markdown]
+# The layout is plain to see in each. To find out what a channel *does*, change it and decode:
+#
+# **Predict, then run**: one channel is set to its mean, everywhere. Will places be lost, colours, or edges?
+
+# %%
+changed = []
+for k in range(len(z)):
+    without = z.clone()
+    without[k] = z[k].mean()
+    changed.append(to_pil(sd.decode(without[None]))[0])
+lesson.pictures(
+    [to_pil(sd.decode(z[None]))[0], *changed],
+    alt="The decoded scene, then with one channel flat each: the things stay in place, colours or edges change.",
+    title="Flatten one channel: things stay where they are, but not as they are",
+    labels=["all channels", *(f"no channel {k}" for k in range(len(z)))],
+    size=1.5,
+)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Not places: those are held by the places of the latents themselves. What a thing *looks like* there is shared out
+# among the channels: some carry more of the colour, others more of the edges (compare the pictures), and none is
+# simply "red". A linear map from the channels to red, green and blue goes a long way, though: notebook 15 fits one.
+#
+# </details>
+#
+# Since latents are laid out like the picture, what one does to latents happens to the picture:
+
+# %%
+other = Scene(
+    (Thing("square", "green", "large", 0.72, 0.3, 0.18), Thing("triangle", "purple", "medium", 0.3, 0.75, 0.13))
+)
+half = z.shape[-1] // 2
+flipped = z.flip(-1)
+shifted = z.roll(half // 2, dims=-1)
+with torch.no_grad():
+    second = vae.encode(render([other])).mean[0] * vae.config.scaling_factor
+joined = torch.cat([z[:, :, :half], second[:, :, half:]], dim=-1)
+mixed = (z + second) / 2
+lesson.pictures(
+    [to_pil(sd.decode(each[None]))[0] for each in (z, flipped, shifted, second, joined, mixed)],
+    alt="A scene, mirrored, shifted, another scene, halves of both joined, and the mean of both.",
+    title="Edit the latents, and the picture follows, more or less",
+    labels=["latents", "mirrored", "shifted", "another", "halves joined", "mean of both"],
+    size=1.4,
+)
+
+# %% [markdown]
+# Not perfectly: a mirrored edge may come out rough, for latents also say which way an edge faces, and the decoder
+# looks at the whole picture (it has attention and norms), so that what is joined has to go together. And the mean of
+# two latents is no scene of the world: something like a double exposure. There is no path through *meaning* between
+# latents; for that the UNet is needed.
+#
+# ## What is lost
+#
+# The round trip is measured in decibels (PSNR): ten times the logarithm of the squared range over the mean squared
+# error. Each 10 dB more is a tenth of the error.
+
+
+# %%
+def psnr(a, b):
+    """Of pictures (B, 3, H, W) in [-1, 1], each: dB."""
+    error = ((a - b) / 2).square().mean(dim=(1, 2, 3))
+    return -10 * torch.log10(error)
+
+
+many = render([scene_from_seed(s) for s in range(100, 164)])
+with torch.no_grad():
+    again = vae.decode(vae.encode(many).mean).clamp(-1, 1)
+quality = psnr(many, again)
+worst = int(quality.argmin())
+print(f"{len(many)} scenes: {quality.mean():.1f} dB on average, {quality.min():.1f} at worst")
+small = torch.nn.functional.interpolate(many, scale_factor=1 / 2, mode="area")
+plain = psnr(many, torch.nn.functional.interpolate(small, scale_factor=2.0, mode="bilinear").clamp(-1, 1))
+print(f"halving the size keeps {small[0].numel():,} numbers, and gives {plain.mean():.1f} dB")
+lesson.claim(
+    "fewer numbers than half the size has, and still better",
+    gauss.mean[0].numel() < small[0].numel() and quality.mean() > plain.mean(),
+)
+
+error = (many[worst] - again[worst]).abs().mean(0)
+lesson.pictures(
+    [to_pil(many[worst][None])[0], to_pil(again[worst][None])[0]],
+    alt="The worst scene of all, before and after the round trip, with blurred edges.",
+    title="The worst of them",
+    labels=["before", "after"],
+    size=1.6,
+)
+lesson.pictures(
+    [error],
+    alt="The error as a map: black in the areas, bright along the edges of the things.",
+    title="It errs along edges",
+    cmap="magma",
+    size=1.8,
+)
+
+# %% [markdown]
+# Nothing that the UNet does can repair this: what the autoencoder cannot say, no latents can. (With SD 1 it shows in
+# small faces and letters.)
+#
+# ## A distribution, not a point
+#
+# `vae.encode` returns a normal distribution for each latent: a mean and a deviation. The training of a *variational*
+# autoencoder draws from it, so that the decoder learns to bear small errors; that keeps the space between latents
+# smooth, and the UNet's predictions will always be a little off.
+#
+# **Predict, then run**: how large are the deviations beside the latents themselves? Will two draws decode to two
+# different pictures?
+
+# %%
+with torch.no_grad():
+    gauss = vae.encode(many)
+    draws = [vae.decode(gauss.sample(torch.Generator().manual_seed(s))[:1]).clamp(-1, 1) for s in (1, 2)]
+print(f"deviation of the latents over pictures and places: {gauss.mean.std():.2f}")
+print(f"deviation of a single latent, by its own account:  {gauss.std.mean():.3f}")
+print(f"two draws of the first scene: {psnr(*draws)[0]:.1f} dB apart")
+lesson.claim("the encoder is sure of itself", gauss.std.mean() < 0.1 * gauss.mean.std())
+lesson.source(type(gauss))
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Small, so that draws can hardly be told apart. In training, the pull towards wide distributions is very weak for
+# latent diffusion: latents are to be smooth, but first of all they are to say what is in the picture.
+#
+# </details>
+#
+# ## The odd factor
+#
+# The noise of a diffusion model has deviation 1, and the schedule (notebook 05) assumes the same of the picture.
+# Latents come out of the autoencoder at whatever scale they like, so they are multiplied by a constant: one over
+# their deviation, measured once. For SD 1 that gave 0.18215, and every SD 1 and 2 program holds this number. In
+# minisd it is applied in exactly one place, the pipeline; the autoencoder itself knows nothing of it.
+
+# %%
+factor = vae.config.scaling_factor
+print(f"factor {factor}: it stands for a deviation of 1 / {factor} = {1 / factor:.2f}")
+print(f"deviation of the scaled latents of {len(many)} scenes: {(gauss.mean * factor).std():.2f}")
+lesson.claim("near 1, as the noise schedule wants it", 0.5 < float((gauss.mean * factor).std()) < 2)
+raw = vae.encode(many[:1]).mean
+lesson.claim("sd.decode undoes it", torch.allclose(sd.decode(raw * factor), vae.decode(raw).clamp(-1, 1), atol=1e-4))
+
+figure, panel = lesson.axes(width=5, height=2.6)
+bins = torch.linspace(-4, 4, 81)
+for k in range(gauss.mean.shape[1]):
+    values = (gauss.mean[:, k] * factor).flatten()
+    panel.plot(
+        bins[:-1] + 0.05,
+        torch.histogram(values, bins, density=True).hist,
+        label=f"channel {k}",
+        linestyle=["-", "--", "-.", ":"][k % 4],
+    )
+panel.set(xlabel="scaled latent", ylabel="density")
+panel.legend()
+lesson.show(
+    figure,
+    alt="Densities of the four channels: tall peaks, where the plain background lies, with long tails to both sides.",
+    title="A plain background is a sharp peak: no Gaussian",
+)
+
+# %% [markdown]
+# ## Summary
+#
+# - The autoencoder makes the picture small, SD 1's 48 times; denoising happens there, and attention can be paid for.
+# - Latents are laid out like the picture: places stay places, and the channels share what is there.
+# - What is lost is lost for good; it is lost along edges. The encoder gives a narrow distribution.
+# - One factor brings latents to the scale of the noise.
+#
+# **Code**: [vae.py](../minisd/models/vae.py), `encode` and `decode` in [pipeline.py](../minisd/pipeline.py).
+# **Next**: [10 · Byte-pair encoding](10_byte_pair_encoding.ipynb).

@@ -1,0 +1,172 @@
+# %% [markdown]
+# # 21 · Word heat maps: where the picture looks at a word
+#
+# **You will** compute cross-attention by hand, record it in a running model without changing a bit of the picture,
+# make heat maps of words, and check with an exact judge whether they point at the right thing.
+#
+# **Needs** notebook 14 (the UNet and the states of the text).
+#
+# **Takes** 15 minutes to read, less than a minute to run.
+
+# %% [markdown]
+# ## Cross-attention, by hand
+#
+# The words enter the UNet in one way only: cross-attention. Each place of the feature map makes a *query*, each token
+# of the prompt a *key* and a *value*. How well query and key fit decides how much of the value the place takes:
+#
+# $$\text{weights} = \text{softmax}\left(\frac{Q K^\top}{\sqrt{d}}\right), \qquad \text{out} = \text{weights}\; V$$
+#
+# The weights of one place sum to 1 over the tokens. They are what a heat map shows.
+
+# %%
+import torch
+
+import weights_loader
+from minisd import lesson
+from minisd.attention_maps import overlay, record_attention
+
+
+def attention(q, k, v):
+    """q (places, d), k and v (tokens, d) -> what each place takes, and from where."""
+    weights = torch.softmax(q @ k.T / q.shape[-1] ** 0.5, dim=-1)
+    return weights @ v, weights
+
+
+draw = torch.Generator().manual_seed(0)
+q, k, v = (torch.randn(n, 8, generator=draw) for n in (5, 3, 3))
+out, weights = attention(q, k, v)
+fused = torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None])[0]
+lesson.claim("two lines do what PyTorch's fused function does", torch.allclose(out, fused, atol=1e-5))
+lesson.claim("each place spreads a weight of 1 over the tokens", torch.allclose(weights.sum(-1), torch.ones(5)))
+
+# %% [markdown]
+# ## Recording a run
+#
+# The fused function does not hand out its weights; the recorder computes them beside it.
+#
+# **Predict, then run**: will the picture with recording be the same as without, bit for bit?
+
+# %%
+sd = weights_loader.load("sticker")
+prompt = "a red circle above a blue square"
+with record_attention(sd) as maps:
+    picture = sd(prompt, seed=3, num_inference_steps=20).images[0]
+plain = sd(prompt, seed=3, num_inference_steps=20).images[0]
+
+lesson.claim("recording changes no bit", picture.tobytes() == plain.tobytes())
+print(f"{len(maps.maps)} maps, of {len({(m.part, m.level) for m in maps.maps})} kinds of layers, in 20 steps")
+share = maps.maps[0].share
+lesson.claim(
+    "each is a share that sums to 1 over the tokens",
+    torch.allclose(share.sum(-1), torch.ones(share.shape[:-1]), atol=1e-4),
+)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# The same: what makes the picture is computed as ever, and the weights once more beside it.
+#
+# </details>
+#
+# ## One map a word
+#
+# For a word, take the share of its token at each place, enlarge the maps of all layers to one size, and take the mean
+# over heads, layers and steps.
+
+# %%
+named = ["red", "circle", "above", "blue", "square"]
+heat = {word: maps.heat_map(word, prompt) for word in named}
+lesson.pictures(
+    [picture, *(overlay(picture, heat[word]) for word in named)],
+    alt="The picture, then five heat maps over it, one for each word, bright where the picture looks at the word.",
+    title="Nouns light up their things",
+    labels=["picture", *named],
+    size=1.4,
+)
+
+# %% [markdown]
+# Compare the nouns with the other words: attention to a word need not lie on what the word describes.
+#
+# ## Does it point at the right thing?
+#
+# A heat map looks convincing easily. Here it can be judged: the checker of Sticker World says where each thing was
+# drawn, and the hottest place of a noun's map either lies there or not.
+
+# %%
+import math
+
+from minisd.images import from_pil
+from minisd.world.segment import find
+
+nouns = ["circle", "square", "triangle", "star"]
+hits = total = 0
+area = []
+for noun in nouns:
+    asked = f"a green {noun}"
+    with record_attention(sd, every=4) as recorded:
+        drawn = sd(asked, num_images_per_prompt=4, seed=10, num_inference_steps=12).images
+    for n, image in enumerate(drawn):
+        found, _ = find(from_pil(image)[0])
+        if len(found) != 1:
+            continue  # nothing to point at, or more than one
+        thing = found[0]
+        hot = recorded.heat_map(noun, asked, picture=n)
+        row, column = divmod(int(hot.argmax()), hot.shape[1])
+        x, y = (column + 0.5) / hot.shape[1], (row + 0.5) / hot.shape[0]
+        reach = 1.2 * math.sqrt(thing.area / math.pi) + 0.5 / hot.shape[0]  # about the thing, and half a cell
+        hits += (x - thing.x) ** 2 + (y - thing.y) ** 2 <= reach**2
+        area.append(math.pi * reach**2)
+        total += 1
+chance = 100 * sum(area) / len(area)
+print(f"{hits} of {total} maps are hottest at their thing; a random point would be in {chance:.0f} of 100 cases")
+lesson.claim("far more often than by chance", hits / total > 3 * chance / 100)
+
+# %% [markdown]
+# ## Early and late, coarse and fine
+#
+# The mean hides when and where it happens. By steps, for one noun:
+#
+# **Predict, then run**: at the first step there is only noise. Where will the map of "circle" be bright?
+
+# %%
+steps = [0, 2, 5, 10, 19]
+lesson.pictures(
+    [maps.heat_map("circle", prompt, step=i) for i in steps] + [maps.heat_map("square", prompt, step=i) for i in steps],
+    alt="Two rows of five maps, for circle and square, from spread out at the first step to sharper ones later.",
+    title="The words find their places within the first steps",
+    columns=len(steps),
+    labels=[f"step {i}" for i in steps],
+    rows=["circle", "square"],
+    cmap="magma",
+)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# In no place in particular: a broad region at most. It sharpens as the thing appears in the latents (compare the
+# predictions in notebook 15).
+#
+# </details>
+#
+# ## What a heat map does not prove
+#
+# Attention is where a layer *looks*, not what it makes of it. The states of the text have read each other (notebook
+# 14): "square" knows of "blue", and the end token of the whole prompt. How much of the attention goes to no word at
+# all?
+
+# %%
+last = len(sd.tokenizer.tokenize(prompt)) + 1  # where the end token stands
+mean = torch.stack([m.share[0].mean((0, 1)) for m in maps.maps]).mean(0)
+for name, part in (("start token", mean[:1]), ("words", mean[1:last]), ("end and padding", mean[last:])):
+    print(f"{name}: {100 * part.sum():.0f} %")
+lesson.claim("together they are all of it", abs(float(mean.sum()) - 1) < 1e-3)
+
+# %% [markdown]
+# ## Summary
+#
+# - Cross-attention is how words enter; its weights, a share for each place and token, can be recorded without a
+#   trace.
+# - Averaged over heads, layers and steps they become heat maps of words, and those of nouns point at their things.
+# - They show where the model looks, not why it draws what it draws.
+#
+# **Code**: [attention_maps.py](../minisd/attention_maps.py), `Attention` in [layers.py](../minisd/models/layers.py).

@@ -1,0 +1,186 @@
+"""The builder: sources become notebooks, always the same; what is wrong with a source is one sentence."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from notebooks import build
+
+SOURCE = """# %% [markdown]
+# # 90 · A lesson
+#
+# **You will** add. **Needs** nothing. **Takes** a minute.
+
+# %%
+print("one")
+print(2 + 40)
+
+# %% [markdown]
+# **Predict, then run**: more than 42?
+#
+# <details><summary>Answer</summary>No.</details>
+#
+# ## Summary
+#
+# [code](../minisd/lesson.py)
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A source in a folder like the real one, which links work from."""
+    (tmp_path / "minisd").mkdir()
+    (tmp_path / "minisd" / "lesson.py").touch()
+    path = tmp_path / "notebooks" / "src" / "90_lesson.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(SOURCE)
+    return path
+
+
+def fill(notebook: nbformat.NotebookNode) -> None:
+    """What executing would do, without a kernel."""
+    cell = notebook.cells[1]
+    cell.execution_count = 1
+    cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text="one\n42\n")]
+
+
+def built(source: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(build, "execute", lambda notebook, name: fill(notebook) or 1.0)
+    build.build(source)
+    return build.target(source)
+
+
+def test_a_source_becomes_cells(source: Path) -> None:
+    notebook = build.convert(source)
+    assert [(cell.cell_type, cell.id) for cell in notebook.cells] == [
+        ("markdown", "90-00"),
+        ("code", "90-01"),
+        ("markdown", "90-02"),
+    ]
+    assert notebook.cells[0].source.startswith("# 90 · A lesson\n\n**You will**")
+    assert notebook.cells[1].source == 'print("one")\nprint(2 + 40)'
+    nbformat.validate(notebook)
+
+
+def test_converting_is_deterministic(source: Path) -> None:
+    assert nbformat.writes(build.convert(source)) == nbformat.writes(build.convert(source))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("print(1)\n", "does not begin with a cell"),
+        ("", "does not begin with a cell"),
+        ("# %% [markdown]\nhello\n", "is Markdown, but has the line 'hello'"),
+        ("# %% [markdown]\n#hello\n", "is Markdown, but has the line '#hello'"),
+        ("# %%\n\n# %%\n1\n", "cell 0 of 90_lesson.py is empty"),
+        ("# %%\n1 +\n", "cell 0 of 90_lesson.py is no Python"),
+        ("# %% [code]\n1\n", "begins with `# %% [code]`"),
+    ],
+)
+def test_bad_sources_are_one_sentence(source: Path, text: str, said: str) -> None:
+    source.write_text(text)
+    with pytest.raises(build.BuildError, match=r"^[^\n]+$") as error:
+        build.convert(source)
+    assert said in str(error.value)
+
+
+def test_a_source_that_is_not_text(source: Path) -> None:
+    source.write_bytes(b"# %%\n\xff\n")
+    with pytest.raises(build.BuildError, match="cannot be read as UTF-8 text"):
+        build.convert(source)
+
+
+def test_unknown_numbers_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert build.main(["77"]) == 2
+    message = capsys.readouterr().err
+    assert "there is no notebook '77', expected one of 00, " in message
+    assert message.count("\n") == 1
+
+
+def test_two_sources_of_one_number(source: Path) -> None:
+    (source.parent / "90_other.py").write_text(SOURCE)
+    with pytest.raises(build.BuildError, match="two sources have one number"):
+        build.sources(folder=source.parent.parent)
+
+
+def test_what_was_built_is_current(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built(source, monkeypatch)
+    assert build.check([source], source.parent.parent) == []
+
+
+def test_an_edited_source_is_noticed(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built(source, monkeypatch)
+    source.write_text(SOURCE.replace("a minute", "an hour"))
+    assert build.stale(source) == ["90_lesson.ipynb: its source has changed"]
+
+
+def test_another_model_is_noticed(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built(source, monkeypatch)
+    monkeypatch.setattr(build, "model_hash", lambda: "another")
+    assert build.stale(source) == ["90_lesson.ipynb: its model has changed"]
+
+
+def test_an_edited_notebook_is_noticed(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = built(source, monkeypatch)
+    path.write_text(path.read_text().replace("2 + 40", "2 + 41"))
+    assert build.stale(source) == ["90_lesson.ipynb: its cells are not those of its source"]
+
+
+def test_missing_and_left_over_notebooks(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = built(source, monkeypatch)
+    path.rename(path.with_name("91_old.ipynb"))
+    wrong = build.check([source], source.parent.parent)
+    assert wrong == ["90_lesson.ipynb is missing", "91_old.ipynb has no source"]
+
+
+def test_a_damaged_notebook_is_one_sentence(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = built(source, monkeypatch)
+    path.write_text(path.read_text()[:100])
+    (first, *_) = build.stale(source)
+    assert first.startswith("90_lesson.ipynb cannot be compared with its source")
+
+
+def test_what_the_lint_finds_is_not_written(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = built(source, monkeypatch)
+    before = path.read_bytes()
+    source.write_text(SOURCE.replace("more than 42", "more than 77"))
+    with pytest.raises(build.BuildError, match="77 in the text"):
+        build.build(source)
+    assert path.read_bytes() == before
+    assert set(path.parent.iterdir()) == {path, source.parent}
+
+
+def test_printed_text_is_joined() -> None:
+    texts = [("stdout", "a"), ("stdout", "b\n"), ("stderr", "c"), ("stdout", "d"), ("stdout", "e")]
+    joined = build._joined([nbformat.v4.new_output("stream", name=name, text=text) for name, text in texts])
+    assert [(each.name, each.text) for each in joined] == [("stdout", "ab\n"), ("stderr", "c"), ("stdout", "de")]
+
+
+@pytest.mark.slow
+def test_executing(source: Path) -> None:
+    took = build.build(source)
+    notebook = nbformat.read(build.target(source), as_version=4)
+    (output,) = notebook.cells[1].outputs
+    assert output.text == "one\n42\n"
+    assert notebook.cells[1].execution_count == 1
+    assert 0 < took < build.BUDGET
+    first = build.target(source).read_bytes()
+    build.build(source)
+    assert build.target(source).read_bytes() == first
+
+
+@pytest.mark.slow
+def test_a_cell_that_fails_names_itself(source: Path) -> None:
+    source.write_text(SOURCE.replace("2 + 40", "1 / 0"))
+    with pytest.raises(build.BuildError, match="90_lesson: cell 90-01 failed with ZeroDivisionError"):
+        build.build(source)
+    assert not build.target(source).exists()
+
+
+@pytest.mark.slow
+def test_a_cell_that_hangs_is_stopped(source: Path) -> None:
+    source.write_text(SOURCE.replace('print("one")', "import time; time.sleep(60)"))
+    with pytest.raises(build.BuildError, match="ran for more than 2 s"):
+        build.execute(build.convert(source), "90_lesson", seconds=2)
