@@ -15,6 +15,7 @@ from minisd.training.variants import holes, make_pool, train_variant
 from minisd.variants import CHANNELS, RANK, Variant, variant_from, varied
 from minisd.world.captions import caption
 from minisd.world.render import depth, masks, render
+from weights_loader.sources import EMBEDDED_VARIANTS
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,22 @@ def test_training_is_repeatable_and_leaves_the_model_alone(sd: StableDiffusion, 
     assert one.up[0].abs().max() > 0
     assert one.noise_levels.abs().max() > 0
     assert torch.equal(sd.unet.conv_out.weight, before)
+
+
+def test_they_have_names() -> None:
+    assert set(EMBEDDED_VARIANTS.values()) == set(CHANNELS)
+
+
+@pytest.mark.parametrize("name", EMBEDDED_VARIANTS)
+def test_the_embedded_ones_do_their_task(name: str) -> None:
+    sd = weights_loader.load(name)
+    assert sd.task == EMBEDDED_VARIANTS[name]
+    scenes = lessons(4, 11)
+    prompts = [caption(scene, torch.Generator().manual_seed(0)) for scene in scenes]
+    pictures = sd(prompts, seed=1, num_inference_steps=8, output_type="pt", **given(sd.task, scenes)).images
+    error = (pictures - render(scenes)).square().mean().item()
+    others = (pictures.roll(1, 0) - render(scenes)).square().mean().item()
+    assert error < 0.5 * others  # what is given is looked at
 
 
 def test_unknown_tasks(sd: StableDiffusion) -> None:

@@ -18,13 +18,12 @@ from minisd.errors import (
     MinisdError,
     UnsafeFileError,
 )
-from minisd.variants import CHANNELS
 from weights_loader.paths import safe_join
 
 __all__ = ["KNOWN", "Home", "resolve", "safe_join"]
 
 EMBEDDED = "sticker"
-EMBEDDED_VARIANTS = {f"{EMBEDDED}-{task}": task for task in CHANNELS}  # names of what is made of it
+EMBEDDED_VARIANTS = {f"{EMBEDDED}-{task}": task for task in ("inpainting", "depth", "upscaling")}  # made of it
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 
 

@@ -1,6 +1,7 @@
 """`minisd eval`: what it prints and writes, with the embedded model and with a painter who is always right."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def test_rates_of_the_embedded_model(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["eval", *asked, "--steps", "2", "--seed", "3", "--pointing", "--inversion", *files]) == 0
     rates = json.loads((tmp_path / "rates.json").read_text())
     assert (rates["prompts a suite"], rates["seed"], rates["steps"]) == (2, 3, 2)
-    assert [name for name in rates if name in SUITES] == ["single", "held-out template"]
+    assert [name for name in rates if name in SUITES] == ["single", "held-out counts", "held-out template"]
     assert list(rates["single"]) == ["exact", "object", "colour", "shape", "count"]
     single = rates["single"]["exact"]
     assert 0 <= single["low"] <= single["rate"] <= single["high"] <= 1
@@ -31,12 +32,21 @@ def test_rates_of_the_embedded_model(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert 0 <= rates["free attributes"]["a circle"]["colours"]["distance"] <= 1
     assert set(rates["pointing"]) == {"single", "two"}
     assert rates["inversion"]["refine 2"]["mean_psnr"] > 20
-    assert Image.open(tmp_path / "sheet.png").size == (8 * 66 - 2, 64)  # two pictures of the held-out suite
+    assert Image.open(tmp_path / "sheet.png").size == (8 * 66 - 2, 64)  # pictures of the held-out suites alone
     printed = capsys.readouterr().out
-    assert all(
-        word in printed
-        for word in ("held-out counts   left out", "autoencoder: ", 'free in "a shape"', "pointing", "refine 0")
-    )
+    assert all(word in printed for word in ("autoencoder: ", 'free in "a shape"', "pointing", "refine 0"))
+
+
+def test_suites_of_words_never_taught_are_left_out(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sd = weights_loader.load("sticker")
+    sd.defaults = replace(sd.defaults, words="a red circle")
+    monkeypatch.setattr(weights_loader, "load", lambda name: sd)
+    assert main(["eval", "--count", "1", "--steps", "1", "--suites", "single, held-out counts"]) == 0
+    printed = capsys.readouterr().out
+    assert "held-out counts   left out: the model was not taught the words" in printed
+    assert "single            exact" in printed
 
 
 def test_a_painter_gets_full_marks_and_figures(
