@@ -33,7 +33,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--steps", type=whole, help="budget of each stage in steps: the same weights every time")
     parser.add_argument("--start-from", metavar="MODEL", help="train a model further, not a new one")
     parser.add_argument("--decoder-only", action="store_true", help="of the autoencoder, so that latents stay the same")
-    parser.add_argument("--pool", type=whole, default=24_000, help="scenes that the UNet of a process is trained on")
+    parser.add_argument("--pool", type=whole, default=24_000, help="scenes that a process trains the UNet on")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--compile", action="store_true", help="the UNet, which needs a C++ compiler and two minutes")
     parser.add_argument("--threads", type=whole, help="CPU threads (default: PyTorch's)")

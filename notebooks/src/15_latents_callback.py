@@ -277,5 +277,5 @@ lesson.claim("more than half of it", explained > 0.5)
 #   GIFs.
 # - Steps are pure, so looking changes nothing; a linear map gives previews for free.
 #
-# **Code**: [callbacks.py](../minisd/callbacks.py), [course.py](../minisd/course.py), `denoise` in
+# **Code**: [callbacks.py](../minisd/callbacks.py), [course](../minisd/course), `denoise` in
 # [pipeline.py](../minisd/pipeline.py). **Next**: what is in a latent, [09 · The autoencoder](09_autoencoder.ipynb).
