@@ -194,7 +194,7 @@ def _for_the_task(args: argparse.Namespace) -> str:
     """The model to load: of the embedded one, the variant that was made for what is given."""
     if args.model != EMBEDDED:
         return str(args.model)
-    given = {"depth": args.depth, "upscaling": args.upscale}
+    given = {"depth": args.depth, "upscaling": args.upscale, "inpainting": args.mask}
     return next((f"{EMBEDDED}-{task}" for task, path in given.items() if path is not None), EMBEDDED)
 
 

@@ -233,3 +233,28 @@ def test_a_handover_that_leaves_nothing(model: str, tmp_path: Path, capsys: pyte
     assert run("a cat", "--model", model, "--refiner", model, "--handover", "1", "-o", str(target)) != 0
     assert "leaves none to the other model" in capsys.readouterr().err
     assert not target.exists()
+
+
+def test_the_embedded_model_s_variant_for_the_task(tmp_path: Path) -> None:
+    big, small = tmp_path / "big.png", tmp_path / "small.png"
+    Image.new("RGB", (64, 64), "white").save(big)
+    Image.new("RGB", (16, 16), "white").save(small)
+    given = {
+        "sticker": ("--image", str(big)),
+        "sticker-inpainting": ("--image", str(big), "--mask", str(big)),
+        "sticker-depth": ("--depth", str(big)),
+        "sticker-upscaling": ("--upscale", str(small)),
+    }
+    for name, options in given.items():
+        target = tmp_path / f"{name}.png"
+        assert run("a red circle", *options, "--steps", "2", "--seed", "1", "-o", str(target)) == 0
+        picture = Image.open(target)
+        assert picture.text["model"] == name
+        assert picture.size == (64, 64)
+
+
+def test_two_pictures_to_begin_with(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    Image.new("RGB", (16, 16), "white").save(tmp_path / "a.png")
+    path = str(tmp_path / "a.png")
+    assert run("a", "--image", path, "--upscale", path) == 2
+    assert "were both given" in capsys.readouterr().err
