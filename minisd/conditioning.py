@@ -104,6 +104,29 @@ def size_count(parts: Sequence[TextPart], unet: UNetConfig) -> int:
     return 0 if rest else count
 
 
+def condition(
+    parts: Sequence[TextPart],
+    unet: UNetConfig,
+    negative: Sequence[str],
+    prompts: Sequence[str],
+    micro: MicroConditioning,
+    zero_empty: bool,
+) -> Condition:
+    """What a UNet is told for negative prompts, whose rows come first, and prompts.
+
+    micro: nothing left open (`MicroConditioning.of`). zero_empty: an empty negative prompt is zeros to SDXL.
+    """
+    text, pooled = encode(parts, [*negative, *prompts], is_xl=unet.pooled_width is not None)
+    if pooled is None:
+        return Condition(text)
+    if zero_empty:
+        silent = [row for row, prompt in enumerate(negative) if prompt == ""]
+        text[silent], pooled[silent] = 0, 0
+    count = size_count(parts, unet)
+    numbers = [micro.numbers(count, negative=True)] * len(negative) + [micro.numbers(count)] * len(prompts)
+    return Condition(text, with_sizes(pooled, numbers, unet.size_embedding_width))
+
+
 def encode(parts: Sequence[TextPart], prompts: Sequence[str], is_xl: bool) -> tuple[Tensor, Tensor | None]:
     """Text states (B, L, width of all encoders) and, for SDXL, the last encoder's pooled text (B, P).
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minisd import guidance, images, validation
-from minisd.conditioning import Condition, MicroConditioning, TextPart, check_widths, encode, size_count, with_sizes
+from minisd.conditioning import Condition, MicroConditioning, TextPart, check_widths, condition, encode
 from minisd.diagnosis import diagnosis
 from minisd.errors import CallbackError, InputError, NumericalError
 from minisd.guidance import Guide, Loss, Scale
@@ -278,18 +278,10 @@ class StableDiffusion:
                 for texts, embeds in sides
             ]
             return Condition(torch.cat(given))
-        text, pooled = encode(self.text_parts, [text for texts, _ in sides for text in texts], self.is_xl)
-        if pooled is None:
-            return Condition(text.to(self.dtype))
         negative = request.negative if request.guided else []
-        if self.defaults.zero_empty_prompt:
-            silent = [row for row, prompt in enumerate(negative) if prompt == ""]
-            text[silent], pooled[silent] = 0, 0
-        count = size_count(self.text_parts, self.unet.config)
-        numbers = [request.micro.numbers(count, negative=True)] * len(negative)
-        numbers += [request.micro.numbers(count)] * len(request.prompts)
-        vector = with_sizes(pooled, numbers, self.unet.config.size_embedding_width)
-        return Condition(text.to(self.dtype), vector.to(self.dtype))
+        zero_empty = self.defaults.zero_empty_prompt
+        told = condition(self.text_parts, self.unet.config, negative, request.prompts, request.micro, zero_empty)
+        return Condition(told.text.to(self.dtype), None if told.vector is None else told.vector.to(self.dtype))
 
     def _start(self, request: Request, randn: Randn) -> "_Start":
         """What a task brings into the loop. Noise is drawn in the reference's order, so that seeds mean the same."""
