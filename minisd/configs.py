@@ -83,7 +83,7 @@ class UNetConfig:
     middle_depth: int = 1
     heads: tuple[int, ...] = (8, 8, 8, 8)
     layers_per_block: int = 2  # the way up has one more
-    context_width: int = 768
+    context_width: int = 768  # 0: there is no text, and attention is of the picture to itself (Ho et al. 2020)
     in_channels: int = 4
     out_channels: int = 4
     sample_size: int = 64  # latent cells along one side, as trained
@@ -94,11 +94,17 @@ class UNetConfig:
     class_count: int | None = None  # noise levels of the x4 upscaler, embedded and added to the time
     pooled_width: int | None = None  # SDXL: width of the pooled text and size vector, embedded and added likewise
     size_embedding_width: int = 256  # SDXL: sinusoid width of each of the size numbers in that vector
+    original_ddpm: bool = False  # small differences of the first networks: norms, time sinusoids, padding
 
     @property
     def time_width(self) -> int:
         """Width of the time embedding after its MLP."""
         return 4 * self.channels[0]
+
+    @property
+    def norm_eps(self) -> float:
+        """Of the norms in the residual blocks."""
+        return 1e-6 if self.original_ddpm else 1e-5
 
 
 SD1_TEXT = CLIPTextConfig()

@@ -238,7 +238,7 @@ def copy_weights(blank: Any, table: Mapping[str, str], theirs: nn.Module) -> Any
 
 def unet_like(oracle: Any) -> UNet:
     """Our UNet with the config and weights of the oracle's."""
-    config = official_configs.unet_config(dict(oracle.config))
+    config = official_configs.unet_config({**oracle.config, "_class_name": type(oracle).__name__})
     return copy_weights(lambda: UNet(config), diffusers_names.unet(config), oracle)
 
 

@@ -112,11 +112,12 @@ def load_unet(
 ) -> UNet:
     """The UNet of a model folder."""
     config = official_configs.unet_config(component_json(folder, component))
+    tensors = component_weights(folder, component, variant)
+    old = any(name.endswith("attentions.0.query.weight") for name in tensors.shapes)
 
     def places(names: list[str]) -> dict[str, Place]:
-        return expand(diffusers.unet(config), names)
+        return expand(diffusers.unet(config, old_attention=old), names)
 
-    tensors = component_weights(folder, component, variant)
     _check_family(config, tensors, folder / component)
     return build(lambda: UNet(config), places, tensors, _nothing, f"{folder / component}", device, dtype)
 

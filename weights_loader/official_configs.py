@@ -30,6 +30,24 @@ UNET_MUST_BE = {  # what our network is, by official key; anything else is anoth
     "conv_out_kernel": 3,
     "center_input_sample": False,
 }
+PIXEL_DOWN = {"AttnDownBlock2D": "AttnUpBlock2D", PLAIN_DOWN: PLAIN_UP}
+PIXEL_UNET_MUST_BE = {
+    "act_fn": "silu",
+    "mid_block_type": "UNetMidBlock2D",
+    "mid_block_scale_factor": 1,
+    "time_embedding_type": "positional",
+    "resnet_time_scale_shift": "default",
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "attn_norm_num_groups": None,
+    "class_embed_type": None,
+    "add_attention": True,
+    "center_input_sample": False,
+    "dropout": 0.0,
+}
+# What tells the first networks, google/ddpm-*, from later ones: all of it, or nothing.
+PLAIN_DDPM = {"flip_sin_to_cos": True, "freq_shift": 0, "downsample_padding": 1, "norm_eps": 1e-5}
+ORIGINAL_DDPM = {"flip_sin_to_cos": False, "freq_shift": 1, "downsample_padding": 0, "norm_eps": 1e-6}
 VAE_MUST_BE = {
     "act_fn": "silu",
     "use_quant_conv": True,
@@ -40,7 +58,9 @@ VAE_MUST_BE = {
 
 
 def unet_config(json: Json) -> UNetConfig:
-    """UNet2DConditionModel's config.json -> ours. Raises MismatchError."""
+    """UNet2DConditionModel's config.json -> ours, or UNet2DModel's. Raises MismatchError."""
+    if json.get("_class_name") == "UNet2DModel":
+        return pixel_unet_config(json)
     _require(json, UNET_MUST_BE, "unet")
     channels = _tuple(json, "block_out_channels", (320, 640, 1280, 1280), "unet")
     levels = len(channels)
@@ -83,8 +103,65 @@ def unet_config(json: Json) -> UNetConfig:
     )
 
 
+def pixel_unet_config(json: Json) -> UNetConfig:
+    """UNet2DModel's config.json -> ours: a UNet that reads no text. Raises MismatchError."""
+    _require(json, PIXEL_UNET_MUST_BE, "unet")
+    channels = _tuple(json, "block_out_channels", (224, 448, 672, 896), "unet")
+    down = _tuple(json, "down_block_types", (PLAIN_DOWN,) + ("AttnDownBlock2D",) * 3, "unet")
+    up = _tuple(json, "up_block_types", ("AttnUpBlock2D",) * 3 + (PLAIN_UP,), "unet")
+    if len(down) != len(channels) or up != tuple(PIXEL_DOWN.get(name, "?") for name in reversed(down)):
+        raise MismatchError(
+            f"the unet config has blocks {list(down)} and {list(up)}, expected {len(channels)} of "
+            f"{' or '.join(PIXEL_DOWN)} and their mirror image."
+        )
+    kind = {key: json.get(key, value) for key, value in PLAIN_DDPM.items()}
+    if kind not in (PLAIN_DDPM, ORIGINAL_DDPM):
+        raise MismatchError(f"the unet config has {kind}, expected {PLAIN_DDPM}, or {ORIGINAL_DDPM}.")
+    size = json.get("sample_size") or 64
+    if not isinstance(size, int):
+        raise MismatchError(f"the unet config has sample_size {size!r}, expected one whole number.")
+    head_width = json.get("attention_head_dim", 8)
+    return UNetConfig(
+        channels=channels,
+        depths=tuple(int(name != PLAIN_DOWN) for name in down),
+        heads=tuple(width // head_width if head_width else 1 for width in channels),
+        layers_per_block=json.get("layers_per_block", 2),
+        context_width=0,
+        in_channels=json.get("in_channels", 3),
+        out_channels=json.get("out_channels", 3),
+        sample_size=size,
+        norm_groups=json.get("norm_num_groups", 32),
+        only_cross_attention=(False,) * len(channels),
+        class_count=json.get("num_class_embeds"),
+        original_ddpm=kind == ORIGINAL_DDPM,
+    )
+
+
+def pixel_unet_json(config: UNetConfig) -> dict[str, Any]:
+    """The inverse of pixel_unet_config."""
+    down = ["AttnDownBlock2D" if depth else PLAIN_DOWN for depth in config.depths]
+    return {
+        "_class_name": "UNet2DModel",
+        "act_fn": "silu",
+        "add_attention": True,
+        "attention_head_dim": None if set(config.heads) == {1} else config.channels[-1] // config.heads[-1],
+        "block_out_channels": list(config.channels),
+        "down_block_types": down,
+        "in_channels": config.in_channels,
+        "layers_per_block": config.layers_per_block,
+        "norm_num_groups": config.norm_groups,
+        "num_class_embeds": config.class_count,
+        "out_channels": config.out_channels,
+        "sample_size": config.sample_size,
+        "up_block_types": [PIXEL_DOWN[name] for name in reversed(down)],
+        **(ORIGINAL_DDPM if config.original_ddpm else PLAIN_DDPM),
+    }
+
+
 def unet_json(config: UNetConfig) -> dict[str, Any]:
     """The inverse of unet_config."""
+    if config.context_width == 0:
+        return pixel_unet_json(config)
     down = [CROSS_DOWN if depth else PLAIN_DOWN for depth in config.depths]
     json: dict[str, Any] = {
         "_class_name": "UNet2DConditionModel",

@@ -9,6 +9,7 @@ from minisd.errors import FileFormatError, MismatchError
 from weights_loader.paths import safe_join
 
 MODEL_INDEX = "model_index.json"
+PIXEL_PIPELINE = "DDPMPipeline"  # of the courses: a UNet and a scheduler
 NETWORKS = ("text_encoder", "text_encoder_2", "unet", "vae")
 SMALL_PARTS = {
     "tokenizer": ("vocab.json", "merges.txt"),  # these two are needed, the rest is taken where present
@@ -61,7 +62,7 @@ def needed_files(names: Collection[str], model_index: Mapping[str, object], vari
     Raises MismatchError if the model index is not one of a Stable Diffusion model.
     """
     parts = {name for name, value in model_index.items() if isinstance(value, list) and value and value[0] is not None}
-    if not {"unet", "vae"} <= parts:
+    if not {"unet", "vae"} <= parts and model_index.get("_class_name") != PIXEL_PIPELINE:
         raise MismatchError(
             f"{MODEL_INDEX} describes a {str(model_index.get('_class_name'))[:60]!r} without unet and vae, "
             "but minisd reads Stable Diffusion; choose such a model, for example 'sd15'."

@@ -44,12 +44,7 @@ def save_folder(sd: StableDiffusion, folder: Path, dtype: torch.dtype | None, ov
         config = encoder.config
         networks[f"text_encoder{suffix}"] = encoder, official_configs.text_json(config), diffusers.text_encoder(config)
     for name, (network, config_json, modules) in networks.items():
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        state = network.state_dict()
-        tensors = _stored(expand(modules, state), state, dtype)
-        stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
-        save_safetensors(tensors, folder / name / f"{stem}.safetensors", {"format": "pt"}, overwrite)
-        write_json(config_json, folder / name / "config.json", overwrite)
+        save_network(network, config_json, modules, folder / name, dtype, overwrite)
     (folder / "scheduler").mkdir(exist_ok=True)
     write_json(sd.scheduler.to_config(), folder / "scheduler" / "scheduler_config.json", overwrite)
     for suffix, (tokenizer, _) in texts.items():
@@ -60,6 +55,23 @@ def save_folder(sd: StableDiffusion, folder: Path, dtype: torch.dtype | None, ov
         write_json(DDPM(sd.low_res).to_config(), folder / LOW_RES_SCHEDULER / "scheduler_config.json", overwrite)
     write_json(asdict(sd.defaults), folder / DEFAULTS, overwrite)
     write_json(index, folder / "model_index.json", overwrite)  # last: what has one is complete
+
+
+def save_network(
+    network: nn.Module,
+    config_json: dict[str, object],
+    modules: dict[str, str],
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write the weights and the config of one network, named by {our module: their module}. Raises OutputError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = network.state_dict()
+    stem = "model" if folder.name.startswith("text_encoder") else "diffusion_pytorch_model"
+    tensors = _stored(expand(modules, state), state, dtype)
+    save_safetensors(tensors, folder / f"{stem}.safetensors", {"format": "pt"}, overwrite)
+    write_json(config_json, folder / "config.json", overwrite)
 
 
 def text_components(sd: StableDiffusion) -> dict[str, TextPart]:

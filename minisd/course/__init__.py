@@ -23,6 +23,7 @@ from minisd.course.pipelines import (
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
 )
+from minisd.course.pixels import DDPMPipeline, UNet2DModel
 from minisd.course.scheduler import CourseScheduler
 from minisd.course.schedulers import (
     DDIMScheduler,
@@ -49,6 +50,7 @@ __all__ = [
     "Component",
     "CourseScheduler",
     "DDIMScheduler",
+    "DDPMPipeline",
     "DDPMScheduler",
     "DPMSolverMultistepScheduler",
     "EulerAncestralDiscreteScheduler",
@@ -63,6 +65,7 @@ __all__ = [
     "StableDiffusionInpaintPipeline",
     "StableDiffusionPipeline",
     "UNet2DConditionModel",
+    "UNet2DModel",
     "UniPCMultistepScheduler",
     "logging",
 ]

@@ -134,6 +134,19 @@ class ResBlock(nn.Module):
         return self.skip(x) + h
 
 
+class AttentionBlock(nn.Module):
+    """Norm, self-attention over all positions, added to the input; no text is read."""
+
+    def __init__(self, width: int, groups: int, eps: float, heads: int = 1) -> None:
+        super().__init__()
+        self.norm = GroupNorm(groups, width, eps)
+        self.attention = Attention(width, heads, qkv_bias=True)
+
+    def forward(self, x: Tensor, text: None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return x + to_map(self.attention(to_tokens(self.norm(x))), like=x)
+
+
 class Downsample(nn.Module):
     """Halve height and width by a strided convolution.
 

@@ -1,4 +1,7 @@
-"""UNet with cross-attention: noisy latents, time and text in; the predicted noise (or v, or x0) out."""
+"""UNet with cross-attention: noisy latents, time and text in; the predicted noise (or v, or x0) out.
+
+Without text (`context_width` 0) it is the UNet of the first diffusion models, which draw in pixels.
+"""
 
 import math
 
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 from minisd.configs import UNetConfig
 from minisd.models.layers import (
     Attention,
+    AttentionBlock,
     Conv2d,
     Downsample,
     GroupNorm,
@@ -19,16 +23,19 @@ from minisd.models.layers import (
     to_tokens,
 )
 
-RESNET_NORM_EPS = 1e-5
 TRANSFORMER_NORM_EPS = 1e-6
 
 
-def sinusoids(values: Tensor, width: int) -> Tensor:
-    """Numbers (N,) -> (N, width), float32: cosines, then sines, of width/2 frequencies from 1 to 1/10000."""
+def sinusoids(values: Tensor, width: int, original_ddpm: bool = False) -> Tensor:
+    """Numbers (N,) -> (N, width), float32: cosines, then sines, of width/2 frequencies from 1 to (almost) 1/10000.
+
+    original_ddpm: sines first, and the last frequency is 1/10000.
+    """
     half = width // 2
-    exponent = torch.arange(half, dtype=torch.float32, device=values.device) / half
-    angles = values.float()[:, None] * torch.exp(-math.log(10000) * exponent)
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
+    exponent = -math.log(10000) * torch.arange(half, dtype=torch.float32, device=values.device)
+    angles = values.float()[:, None] * torch.exp(exponent / (half - original_ddpm))
+    waves = [angles.cos(), angles.sin()]
+    return torch.cat(waves[::-1] if original_ddpm else waves, dim=1)
 
 
 class MLP(nn.Module):
@@ -107,6 +114,14 @@ class SpatialTransformer(nn.Module):
         return rows_like(x, h) + h
 
 
+def attending(config: UNetConfig, level: int, depth: int, only_cross_attention: bool = False) -> nn.Module:
+    """What follows a residual block: transformers that read the text or, where there is none, self-attention."""
+    width, heads = config.channels[level], config.heads[level]
+    if config.context_width == 0:
+        return AttentionBlock(width, config.norm_groups, config.norm_eps, heads)
+    return SpatialTransformer(config, width, heads, depth, only_cross_attention)
+
+
 class Level(nn.Module):
     """What one resolution holds: residual blocks, a transformer after each (or none), a step to the next level."""
 
@@ -120,15 +135,15 @@ class Level(nn.Module):
         super().__init__()
         width, depth = config.channels[level], config.depths[level]
         self.resnets = nn.ModuleList(
-            ResBlock(w, width, config.norm_groups, RESNET_NORM_EPS, config.time_width) for w in widths_in
+            ResBlock(w, width, config.norm_groups, config.norm_eps, config.time_width) for w in widths_in
         )
         self.transformers = nn.ModuleList(
-            SpatialTransformer(config, width, config.heads[level], depth, config.only_cross_attention[level])
+            attending(config, level, depth, config.only_cross_attention[level])
             for _ in range(len(widths_in) if depth else 0)
         )
         self.resample = resample
 
-    def block(self, i: int, x: Tensor, time: Tensor, text: Tensor) -> Tensor:
+    def block(self, i: int, x: Tensor, time: Tensor, text: Tensor | None) -> Tensor:
         """The i-th residual block and, where the level has them, its transformer."""
         x = self.resnets[i](x, time)
         return self.transformers[i](x, text) if self.transformers else x
@@ -141,11 +156,11 @@ class Middle(nn.Module):
         super().__init__()
         width = config.channels[-1]
         self.resnets = nn.ModuleList(
-            ResBlock(width, width, config.norm_groups, RESNET_NORM_EPS, config.time_width) for _ in range(2)
+            ResBlock(width, width, config.norm_groups, config.norm_eps, config.time_width) for _ in range(2)
         )
-        self.transformer = SpatialTransformer(config, width, config.heads[-1], config.middle_depth)
+        self.transformer = attending(config, -1, config.middle_depth)
 
-    def forward(self, x: Tensor, time: Tensor, text: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, text: Tensor | None) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         x = self.resnets[0](x, time)
         return self.resnets[1](self.transformer(x, text), time)
@@ -169,7 +184,8 @@ class UNet(nn.Module):
         self.down = nn.ModuleList()
         for level, width in enumerate(channels):
             widths_in = [channels[max(level - 1, 0)]] + [width] * (layers - 1)
-            self.down.append(Level(config, level, widths_in, Downsample(width) if level < last else None))
+            halve = Downsample(width, pad_right_below=config.original_ddpm) if level < last else None
+            self.down.append(Level(config, level, widths_in, halve))
         self.middle = Middle(config)
         self.up = nn.ModuleList()
         skips = [channels[0]]  # widths of what the way down leaves behind
@@ -181,22 +197,22 @@ class UNet(nn.Module):
             widths_in = [w + skips.pop() for w in [below] + [width] * layers]
             self.up.append(Level(config, level, widths_in, Upsample(width) if level > 0 else None))
             below = width
-        self.norm_out = GroupNorm(config.norm_groups, channels[0], RESNET_NORM_EPS)
+        self.norm_out = GroupNorm(config.norm_groups, channels[0], config.norm_eps)
         self.conv_out = Conv2d(channels[0], config.out_channels, 3, padding=1)
 
     def forward(
         self,
         latents: Tensor,
         t: Tensor | float,
-        text: Tensor,
+        text: Tensor | None = None,
         noise_level: Tensor | None = None,
         pooled: Tensor | None = None,
     ) -> Tensor:
         """Latents (B, in_channels, h, w), timesteps () or (B,), text states (B, L, context_width) -> (B, out, h, w).
 
         For guidance, text may have a multiple of B rows, with one timestep: the latents count as repeated, and what
-        comes before the text enters is computed once. `noise_level` (B,), int64, only where the config counts
-        classes; `pooled` (B, pooled_width) only for SDXL.
+        comes before the text enters is computed once. Text is None only where the config has none; `noise_level` (B,),
+        int64, only where it counts classes; `pooled` (B, pooled_width) only for SDXL.
         """
         time = self.embed_time(t, latents, noise_level, pooled)
         x = self.conv_in(latents.contiguous(memory_format=torch.channels_last))
@@ -231,7 +247,7 @@ class UNet(nn.Module):
     ) -> Tensor:
         """Everything that enters through the residual blocks: a vector for each picture, or one for all, (1, width)."""
         t = torch.as_tensor(t, device=latents.device).reshape(-1)
-        time = self.time(sinusoids(t, self.config.channels[0]).to(latents.dtype))
+        time = self.time(sinusoids(t, self.config.channels[0], self.config.original_ddpm).to(latents.dtype))
         if noise_level is not None:
             time = time + self.class_embedding(noise_level)
         if pooled is not None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisd.configs import VAEConfig
-from minisd.models.layers import Attention, Conv2d, Downsample, GroupNorm, ResBlock, Upsample, to_map, to_tokens
+from minisd.models.layers import AttentionBlock, Conv2d, Downsample, GroupNorm, ResBlock, Upsample
 
 NORM_EPS = 1e-6  # of every norm in the autoencoder; the UNet's residual blocks use 1e-5
 
@@ -38,26 +38,13 @@ class Gaussian:
         return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).mean()
 
 
-class AttentionBlock(nn.Module):
-    """Norm, single-head self-attention over all positions, added to the input."""
-
-    def __init__(self, width: int, groups: int) -> None:
-        super().__init__()
-        self.norm = GroupNorm(groups, width, NORM_EPS)
-        self.attention = Attention(width, heads=1, qkv_bias=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H, W)."""
-        return x + to_map(self.attention(to_tokens(self.norm(x))), like=x)
-
-
 class Middle(nn.Module):
     """The bottom of encoder and decoder: residual block, attention, residual block."""
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(ResBlock(width, width, groups, NORM_EPS) for _ in range(2))
-        self.attention = AttentionBlock(width, groups)
+        self.attention = AttentionBlock(width, groups, NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""

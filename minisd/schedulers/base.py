@@ -198,15 +198,20 @@ class Scheduler(ABC):
 
     @classmethod
     def in_place_of(cls, other: "Scheduler", **changes: Any) -> Self:
-        """This sampler for the model that the other one was for; what it has and the other has not is as SD has it.
+        """This sampler for the model that the other one was for.
 
-        changes: values for this sampler's fields. The other's timestep_spacing is not taken over where it is what its
-        class does by default: each class has a spacing that suits it. Raises InputError for changes that it lacks.
+        What it has and the other has not is as SD has it or, where the other clips, as only models of pixels do, as
+        its class has it by default. changes: values for this sampler's fields. The other's timestep_spacing is not
+        taken over where it is what its class does by default: each class has a spacing that suits it. Raises InputError
+        for changes that it lacks.
         """
-        unknown = sorted(set(changes) - {each.name for each in fields(cls)})
+        own = {each.name for each in fields(cls)}
+        unknown = sorted(set(changes) - own)
         if unknown:
             raise InputError(f"{cls.__name__} has no {', '.join(unknown)}.")
-        values = {each.name: getattr(other, each.name) for each in fields(cls) if hasattr(other, each.name)}
+        default = cls.official_defaults if getattr(other, "clip_sample", False) else {}
+        values = {name: value for name, value in default.items() if name in own}
+        values |= {name: getattr(other, name) for name in own if hasattr(other, name)}
         usual = {**_OFFICIAL_DEFAULTS, **other.official_defaults}["timestep_spacing"]
         if type(other) is not cls and other.timestep_spacing == usual:
             del values["timestep_spacing"]

@@ -12,7 +12,7 @@ RESNET = {
 }
 TRANSFORMER = {"norm": "norm", "proj_in": "proj_in", "proj_out": "proj_out"}
 ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}
-OLD_VAE_ATTENTION = {"q": "query", "k": "key", "v": "value", "out": "proj_attn"}  # in the first hub files
+OLD_ATTENTION = {"q": "query", "k": "key", "v": "value", "out": "proj_attn"}  # in the first hub files
 FEED_FORWARD = {"expand": "net.0.proj", "contract": "net.2"}
 LAYER = {
     "norm1": "layer_norm1",
@@ -49,8 +49,19 @@ def transformer(ours: str, theirs: str, depth: int) -> dict[str, str]:
     return modules
 
 
-def unet(config: UNetConfig) -> dict[str, str]:
-    """{our module: their module} of UNet2DConditionModel."""
+def attention_block(ours: str, theirs: str, old: bool = False) -> dict[str, str]:
+    """Self-attention without text; `old` for files of before 2023."""
+    table = OLD_ATTENTION if old else ATTENTION
+    return {f"{ours}.norm": f"{theirs}.group_norm", **under(f"{ours}.attention", theirs, table)}
+
+
+def unet(config: UNetConfig, old_attention: bool = False) -> dict[str, str]:
+    """{our module: their module} of UNet2DConditionModel, or of UNet2DModel, which reads no text."""
+
+    def attending(ours: str, theirs: str, depth: int) -> dict[str, str]:
+        has_text = config.context_width > 0
+        return transformer(ours, theirs, depth) if has_text else attention_block(ours, theirs, old_attention)
+
     modules = {
         "time.linear1": "time_embedding.linear_1",
         "time.linear2": "time_embedding.linear_2",
@@ -60,7 +71,7 @@ def unet(config: UNetConfig) -> dict[str, str]:
         "conv_in": "conv_in",
         "norm_out": "conv_norm_out",
         "conv_out": "conv_out",
-        **transformer("middle.transformer", "mid_block.attentions.0", config.middle_depth),
+        **attending("middle.transformer", "mid_block.attentions.0", config.middle_depth),
     }
     for i in (0, 1):
         modules |= under(f"middle.resnets.{i}", f"mid_block.resnets.{i}", RESNET)
@@ -71,7 +82,7 @@ def unet(config: UNetConfig) -> dict[str, str]:
                 ours, theirs = f"{way}.{level}", f"{way}_blocks.{level}"
                 modules |= under(f"{ours}.resnets.{i}", f"{theirs}.resnets.{i}", RESNET)
                 if depth:
-                    modules |= transformer(f"{ours}.transformers.{i}", f"{theirs}.attentions.{i}", depth)
+                    modules |= attending(f"{ours}.transformers.{i}", f"{theirs}.attentions.{i}", depth)
             modules[f"{way}.{level}.resample.conv"] = f"{way}_blocks.{level}.{way}samplers.0.conv"
     return modules
 
@@ -79,15 +90,13 @@ def unet(config: UNetConfig) -> dict[str, str]:
 def vae(config: VAEConfig, old_attention: bool = False) -> dict[str, str]:
     """{our module: their module} of AutoencoderKL; `old_attention` for files of before 2023."""
     modules = {"to_moments": "quant_conv", "from_latents": "post_quant_conv"}
-    attention = OLD_VAE_ATTENTION if old_attention else ATTENTION
     halves = (("encoder", "down", config.layers_per_block), ("decoder", "up", config.layers_per_block + 1))
     for half, way, blocks in halves:
         modules |= {
             f"{half}.conv_in": f"{half}.conv_in",
             f"{half}.norm_out": f"{half}.conv_norm_out",
             f"{half}.conv_out": f"{half}.conv_out",
-            f"{half}.middle.attention.norm": f"{half}.mid_block.attentions.0.group_norm",
-            **under(f"{half}.middle.attention.attention", f"{half}.mid_block.attentions.0", attention),
+            **attention_block(f"{half}.middle.attention", f"{half}.mid_block.attentions.0", old_attention),
         }
         for i in (0, 1):
             modules |= under(f"{half}.middle.resnets.{i}", f"{half}.mid_block.resnets.{i}", RESNET)
