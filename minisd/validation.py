@@ -70,7 +70,7 @@ def text_states(value: object, name: str, width: int) -> Tensor:
 
 def foreign_words(prompts: Sequence[str], known: str) -> list[str]:
     """The words of the prompts, each once, that are not among the known ones; none where no words are listed."""
-    vocabulary = set(known.split())
+    vocabulary = set(re.findall(r"\w+", known.lower()))
     words = dict.fromkeys(word for prompt in prompts for word in re.findall(r"\w+", prompt.lower()))
     return [word for word in words if word not in vocabulary] if vocabulary else []
 

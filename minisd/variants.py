@@ -10,44 +10,38 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from minisd.adapters import LowRankChanges
 from minisd.errors import InputError, MismatchError
 from minisd.models import UNet
 from minisd.pipeline import StableDiffusion
 
 CHANNELS = {"inpainting": 5, "depth": 1, "upscaling": 3}  # read beside the latents
 RANK = 8
+FIRST = "conv_in.weight"
 NOISE_LEVELS = 50  # of the small picture that the upscaler knows
 
 
-class Variant(nn.Module):
+class Variant(LowRankChanges):
     """What a task changes of a UNet: `weights` are the changed ones, by name."""
 
     def __init__(self, unet: UNet, task: str) -> None:
-        super().__init__()
         if task not in CHANNELS:
             raise InputError(f"there is no variant {task!r}, expected one of {', '.join(CHANNELS)}.")
+        layers = unet.named_modules()
+        names = [f"{name}.weight" for name, module in layers if isinstance(module, nn.Linear | nn.Conv2d)]
+        super().__init__(unet, [name for name in names if name != FIRST], RANK)
         self.task = task
         first = unet.conv_in.weight.detach()
         self.beside = nn.Parameter(torch.zeros(len(first), CHANNELS[task], *first.shape[2:]))
         if task == "upscaling":
             self.noise_levels = nn.Parameter(torch.zeros(NOISE_LEVELS, unet.config.time_width))
-        self.names = [
-            f"{name}.weight"
-            for name, module in unet.named_modules()
-            if isinstance(module, nn.Linear | nn.Conv2d) and module is not unet.conv_in
-        ]
-        layers = [unet.get_parameter(name) for name in self.names]
-        self.down = nn.ParameterList(torch.randn(RANK, w[0].numel()) / w[0].numel() ** 0.5 for w in layers)
-        self.up = nn.ParameterList(torch.zeros(len(w), RANK) for w in layers)
 
-    def weights(self, unet: UNet) -> dict[str, Tensor]:
-        """The weights of `unet` that are other ones for the task."""
-        changed = {"conv_in.weight": torch.cat([unet.conv_in.weight, self.beside], dim=1)}
+    def weights(self, network: nn.Module) -> dict[str, Tensor]:
+        """The weights of the UNet that are other ones for the task."""
+        changed = super().weights(network)
+        changed[FIRST] = torch.cat([network.get_parameter(FIRST), self.beside], dim=1)
         if self.task == "upscaling":
             changed["class_embedding.weight"] = self.noise_levels
-        for name, up, down in zip(self.names, self.up, self.down, strict=True):
-            weight = unet.get_parameter(name)
-            changed[name] = weight + (up @ down).view_as(weight)
         return changed
 
 

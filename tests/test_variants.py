@@ -115,7 +115,7 @@ def test_holes_are_boxes_that_hide_something() -> None:
     whole = sum(
         bool((cover.amax(0) * (1 - box[0])).max() == 0) for cover, box in zip(masks(scenes), boxes, strict=True)
     )
-    assert 15 < whole < 60  # all of the things hidden
+    assert 10 < whole < 60  # all of the things hidden
 
 
 def test_training_is_repeatable_and_leaves_the_model_alone(sd: StableDiffusion, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from minisd.pipeline import StableDiffusion
 from minisd.tokenizer import Tokenizer
 from minisd.variants import variant_from, varied
 from weights_loader import detect
-from weights_loader.adapters import load_embedding, load_lora
+from weights_loader.adapters import load_embedding, load_lora, save_embedding, save_lora
 from weights_loader.clip import load_clip_folder, save_clip_folder
 from weights_loader.files import open_weights
 from weights_loader.folder import load_folder
@@ -26,7 +26,18 @@ from weights_loader.single_file import load_single_file, text_sources
 from weights_loader.sources import EMBEDDED, EMBEDDED_VARIANTS, resolve
 from weights_loader.vocabulary import find_tokenizer
 
-__all__ = ["Inspection", "inspect", "load", "load_clip", "load_embedding", "load_lora", "save", "save_clip"]
+__all__ = [
+    "Inspection",
+    "inspect",
+    "load",
+    "load_clip",
+    "load_embedding",
+    "load_lora",
+    "save",
+    "save_clip",
+    "save_embedding",
+    "save_lora",
+]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

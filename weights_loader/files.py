@@ -104,7 +104,7 @@ def open_weights(path: str | Path) -> WeightFile:
     try:
         mode = path.stat().st_mode  # before opening: a FIFO would block, a device may act
     except (OSError, ValueError) as error:
-        raise InputError(f"{shown(path)}: no such file ({_reason(error)}); check the path.") from None
+        raise InputError(f"{str(path)[:200]!r}: no such file ({_reason(error)}); check the path.") from None
     if stat.S_ISDIR(mode):
         raise FileFormatError(f"{path} is a folder, expected a weight file; name the file inside it.")
     if not stat.S_ISREG(mode):

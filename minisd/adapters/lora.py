@@ -5,7 +5,7 @@ before. The weights as they were are kept, and every merge begins from them: rem
 several leaves no trace of rounding. Files stay untouched, for nothing is written into a tensor: a layer gets another.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -44,6 +44,30 @@ class LowRank:
         """scale * factor * up @ down, in the shape, on the device and in the dtype of `like`."""
         up, down = (part.to(like.device, like.dtype).flatten(1) for part in (self.up, self.down))
         return ((scale * self.factor * up) @ down).reshape(like.shape)
+
+
+class LowRankChanges(nn.Module):
+    """Changes of some weights of a network, to be trained; they begin at zero, so that nothing is changed yet."""
+
+    def __init__(self, network: nn.Module, names: Sequence[str], rank: int) -> None:
+        super().__init__()
+        self.names = list(names)
+        sizes = [(len(weight), weight[0].numel()) for weight in map(network.get_parameter, self.names)]
+        self.down = nn.ParameterList(torch.randn(rank, width) / width**0.5 for _, width in sizes)
+        self.up = nn.ParameterList(torch.zeros(width, rank) for width, _ in sizes)
+
+    @property
+    def parts(self) -> dict[str, LowRank]:
+        """The change of each weight, by name."""
+        changes = zip(self.names, self.down, self.up, strict=True)
+        return {name: LowRank(down.detach(), up.detach()) for name, down, up in changes}
+
+    def weights(self, network: nn.Module) -> dict[str, Tensor]:
+        """The changed weights of the network, by name."""
+        return {
+            name: network.get_parameter(name) + (up @ down).view_as(network.get_parameter(name))
+            for name, up, down in zip(self.names, self.up, self.down, strict=True)
+        }
 
 
 class Lora:

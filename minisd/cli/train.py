@@ -1,7 +1,8 @@
 """Train the embedded model from nothing: autoencoder, text encoder, UNet, CLIP's image tower; all, or one stage.
 
 FOLDER keeps a file for each stage: what was killed goes on from there, and a stage finds the earlier ones there, or in
-the model of --start-from. `torchrun --nproc-per-node 2 -m minisd train ...` trains in two processes.
+the model of --start-from. `torchrun --nproc-per-node 2 -m minisd train ...` trains in two processes. A variant changes
+the model of --start-from for another task; an embedding (a word) and a LoRA teach it something from --pictures.
 """
 
 import argparse
@@ -18,16 +19,24 @@ import weights_loader
 from minisd import validation
 from minisd.cli.parser import Parser, real, whole
 from minisd.errors import InputError
+from minisd.training.fine_tuning import read_pictures, train_embedding, train_lora
 from minisd.training.stages import SHARES, Budget, Options, check, train_stages
 from minisd.training.variants import train_variant
 from minisd.variants import CHANNELS
 from weights_loader.writing import save_safetensors
 
+ADAPTERS = ("embedding", "lora")
+
 
 def add_arguments(parser: Parser) -> None:
     """The options of `minisd train`."""
-    parser.add_argument("stage", choices=["all", *SHARES, "variant"], help="what to train")
+    parser.add_argument("stage", choices=["all", *SHARES, "variant", *ADAPTERS], help="what to train")
     parser.add_argument("--task", choices=CHANNELS, help="of a variant: what the model of --start-from is to do")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="of an adapter: X.png, with captions X.txt")
+    parser.add_argument("--prompt", default="", help="caption of pictures that have none beside them")
+    parser.add_argument("--token", help="of an embedding: the new word, such as '<candy>', which the captions have")
+    parser.add_argument("--like", metavar="WORD", help="of an embedding: a known word that comes near it")
+    parser.add_argument("--rank", type=whole, default=4, help="of a LoRA")
     parser.add_argument("folder", type=Path, help="of the runs, which are continued; the model goes to FOLDER/model")
     parser.add_argument("--minutes", type=real, default=240.0, help="budget of the stage, or of all of them")
     parser.add_argument("--steps", type=whole, help="budget of each stage in steps: the same weights every time")
@@ -49,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(validation.whole_number(args.threads, "threads", 1, 1024))
     if args.stage == "variant":
         return _train_variant(args, minutes, steps, pool)
+    if args.stage in ADAPTERS:
+        return _train_adapter(args, minutes, steps)
     shares = SHARES if args.stage == "all" else {args.stage: 1.0}
     start = None if args.start_from is None else weights_loader.load(args.start_from)
     options = Options(args.folder, args.decoder_only, pool, device, args.compile)
@@ -83,6 +94,28 @@ def _train_variant(args: argparse.Namespace, minutes: float, steps: int | None, 
         weights = {name: tensor.half().contiguous() for name, tensor in variant.state_dict().items()}
         save_safetensors(weights, path, {"format": "pt"}, overwrite=True)
         print(f"{path}  {sum(map(torch.numel, weights.values())):,} numbers")
+    return 0
+
+
+def _train_adapter(args: argparse.Namespace, minutes: float, steps: int | None) -> int:
+    """Teach the model of --start-from a word or a look, and save what was learned."""
+    if args.pictures is None or args.start_from is None:
+        raise InputError(f"{args.stage} needs --pictures FOLDER and --start-from MODEL, which it is for.")
+    if args.stage == "embedding" and (args.token is None or args.like is None):
+        raise InputError("embedding needs --token, the new word, and --like, a known one that comes near it.")
+    rank = validation.whole_number(args.rank, "rank", 1, 1024)
+    sd = weights_loader.load(args.start_from)
+    pictures = read_pictures(args.pictures, sd.vae.config.sample_size, args.prompt)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    run, path = (args.folder / f"{args.stage}.{suffix}" for suffix in ("pt", "safetensors"))
+    report = _report(args.stage)
+    if args.stage == "embedding":
+        vectors = train_embedding(sd, pictures, args.token, args.like, minutes, run, report, steps)
+        weights_loader.save_embedding(args.token, vectors, path, overwrite=True)
+    else:
+        changes = train_lora(sd, pictures, minutes, run, report, rank, steps)
+        weights_loader.save_lora(changes.parts, sd.unet, path, overwrite=True)
+    print(f"{path}  try: minisd '{pictures.captions[0]}' --model {args.start_from} --{args.stage} {path}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from minisd.conditioning import TextPart
 from minisd.configs import SD1_TEXT, CLIPTextConfig
 from minisd.errors import InputError, MinisdError, MismatchError, NumericalError
 from minisd.models import CLIPTextTransformer
-from minisd.pipeline import StableDiffusion
+from minisd.pipeline import Defaults, StableDiffusion
 from minisd.tokenizer import PromptTruncated, Tokenizer
 from weights_loader import official_configs
 
@@ -234,7 +235,7 @@ def with_texts(*parts: TextPart) -> SimpleNamespace:
     """As much of a pipeline as there is to textual inversion."""
     names = [("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")]
     pairs = {name: each for row, part in zip(names, parts, strict=False) for name, each in zip(row, part, strict=True)}
-    return SimpleNamespace(text_parts=list(parts), **pairs)
+    return SimpleNamespace(text_parts=list(parts), defaults=Defaults(), **pairs)
 
 
 def test_two_text_encoders_get_the_vectors_of_their_width(tmp_path: Path) -> None:
@@ -378,3 +379,15 @@ def test_official_key_list_of_an_embedding(shared_data: Path, tmp_path: Path) ->
     )
     assert weights_loader.load_embedding(sd, path) == ["test_embedding"]
     assert sd.tokenizer.added == ["test_embedding", *(f"test_embedding_{i}" for i in range(1, 5))]
+
+
+def test_a_model_that_says_what_it_knows_knows_the_word(tmp_path: Path) -> None:
+    """The embedded model warns of words that it was never taught; of an added one it does not."""
+    sd = weights_loader.load("sticker")
+    safetensors.torch.save_file({"<candy>": torch.randn(1, 128)}, tmp_path / "candy.safetensors")
+    weights_loader.load_embedding(sd, tmp_path / "candy.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sd("a <candy> above a red circle", num_inference_steps=1)
+    with pytest.warns(UserWarning, match="never taught 'sweet'"):
+        sd("a sweet <candy>", num_inference_steps=1)

@@ -1,6 +1,7 @@
 """Files of adapters, in every format that is common: LoRA and textual-inversion embeddings."""
 
 from weights_loader.adapters.lora import load_lora
+from weights_loader.adapters.saving import save_embedding, save_lora
 from weights_loader.adapters.textual_inversion import load_embedding
 
-__all__ = ["load_embedding", "load_lora"]
+__all__ = ["load_embedding", "load_lora", "save_embedding", "save_lora"]

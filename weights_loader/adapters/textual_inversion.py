@@ -7,6 +7,7 @@ word is known by its own name, as in the programs that write such files.
 
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -39,6 +40,8 @@ def load_embedding(sd: StableDiffusion, path: str | Path, token: str | None = No
         words = {token: next(iter(words.values()))}
     parts = sd.text_parts
     add_embeddings({word: _place(vectors, parts, file.path) for word, vectors in words.items()})
+    if sd.defaults.words:  # all that it was taught, so far
+        sd.defaults = replace(sd.defaults, words=" ".join([sd.defaults.words, *words]))
     return list(words)
 
 
