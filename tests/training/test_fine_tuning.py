@@ -11,11 +11,11 @@ from small import small_pipeline
 
 import weights_loader
 from minisd import surgery
-from minisd.adapters import Lora, LowRank, LowRankChanges
+from minisd.adapters import Lora, LowRank, LowRankChanges, add_embeddings
 from minisd.cli import main
 from minisd.errors import InputError
 from minisd.pipeline import StableDiffusion
-from minisd.training import examples
+from minisd.training import examples, fine_tuning
 from minisd.training.fine_tuning import Pictures, attention_weights, read_pictures, train_embedding, train_lora
 from minisd.world.checker import check
 from minisd.world.render import render
@@ -60,6 +60,39 @@ def test_the_word_is_read_where_the_caption_has_it(sd: StableDiffusion, tmp_path
     again = train_embedding(sd, learned(), WORD, "cat", 1, tmp_path / "c.pt", quiet, steps=4)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("sd2", [False, True])
+@pytest.mark.parametrize("kind", ["embedding", "lora"])
+def test_the_loss(kind: str, sd2: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is minimised, computed again from the pipeline's own parts: epsilon or v, the word in its place."""
+    sd, pictures = small_pipeline(sd2), learned(f"{WORD} above a {WORD}" if kind == "embedding" else "a cat", 12)
+    losses = []
+    monkeypatch.setattr(fine_tuning, "train", lambda model, loss, *others: losses.append(loss) or model)
+    if kind == "embedding":
+        vectors = train_embedding(sd, pictures, WORD, "cat", 1, tmp_path / "run.pt", quiet)
+        add_embeddings({WORD: [(sd.text_parts[0], vectors)]})
+    else:
+        train_lora(sd, pictures, 1, tmp_path / "run.pt", quiet)
+    got = losses[0](torch.Generator().manual_seed(3), 0.0)
+
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randint(12, (8,), generator=generator)
+    texts = [pictures.captions[row] for row in rows]
+    if kind == "lora":
+        dropped = torch.rand(8, generator=generator) < 0.1
+        assert dropped.any()
+        texts = ["" if drop else text for drop, text in zip(dropped.tolist(), texts, strict=True)]
+    with torch.no_grad():
+        x0 = sd.vae.encode(pictures.pixels[rows]).mean * sd.vae.config.scaling_factor
+        t = torch.randint(1000, (8,), generator=generator)
+        noise = torch.randn(x0.shape, generator=generator)
+        a = sd.scheduler.schedule.alpha_bars[t].float()[:, None, None, None]
+        prediction = sd.unet(a.sqrt() * x0 + (1 - a).sqrt() * noise, t, sd.text_encoder(sd.tokenizer(texts)))
+        target = a.sqrt() * noise - (1 - a).sqrt() * x0 if sd2 else noise
+        assert got.item() == pytest.approx((prediction - target).square().mean().item(), rel=1e-4)
+    got.backward()
+    assert all(p.grad is None for part in (sd.unet, sd.text_encoder) for p in part.parameters())
 
 
 @pytest.mark.parametrize("kind", ["embedding", "lora"])
