@@ -2,7 +2,8 @@
 
 The text half was trained before, by `reading`, and is locked, but for its projection; Zhai et al. 2022 (LiT) lock the
 image half, which is the one that is trained before there. One may not only contrast captions of different pictures:
-see `negatives`.
+see `negatives`. And the image half answers the questions that the text half learned to read by: what is in a picture
+is said faster than found out by comparing.
 """
 
 import math
@@ -19,6 +20,7 @@ from minisd.models import CLIP, CLIPTextTransformer
 from minisd.tokenizer import Tokenizer
 from minisd.training.lessons import UNSEEN, sample_lesson
 from minisd.training.negatives import caption_and_negatives, could_both_be_true
+from minisd.training.reading import OF_A_THING, QUESTIONS, answers
 from minisd.training.trainer import Recipe, train
 from minisd.world.captions import NAMED_SIZES, Expectation, describe, expectation, expectation_of
 from minisd.world.render import render
@@ -36,6 +38,7 @@ IMAGE_CONFIG = CLIPImageConfig(
     std=(0.5, 0.5, 0.5),
 )
 NEGATIVES = 3  # untrue captions of each picture's own
+SEEING = 0.1  # weight of the answers, which are summed over the questions
 MAX_SCALE = math.log(100)  # Radford et al. 2021, section 2.5
 
 
@@ -51,13 +54,38 @@ def new_clip(text_encoder: CLIPTextTransformer, seed: int = 0) -> CLIP:
     return clip
 
 
-def contrast(clip: CLIP, pixels: Tensor, ids: Tensor, also_true: Tensor) -> Tensor:
+class Seer(nn.Module):
+    """CLIP and the linear layer that answers, from the state that its image half is read at, what a picture shows."""
+
+    def __init__(self, clip: CLIP) -> None:
+        super().__init__()
+        self.clip = clip
+        self.answer = nn.Linear(clip.image_encoder.config.width, sum(map(len, QUESTIONS.values())))
+
+    def loss(self, states: Tensor, right: Tensor) -> Tensor:
+        """Cross-entropy, summed over the questions: image states (B, 1 + N, width), answers (B, questions) -> ()."""
+        logits = self.answer(self.clip.image_encoder.post_norm(states[:, 0])).float()
+        each = logits.split([len(possible) for possible in QUESTIONS.values()], dim=1)
+        return torch.stack([F.cross_entropy(a, right[:, i]) for i, a in enumerate(each)]).sum()
+
+
+def seen(scenes: list[Scene]) -> Tensor:
+    """The right answers to what scenes show, (B, questions); a size without a name is none."""
+    rows = []
+    for scene in scenes:
+        whole = expectation_of(scene)
+        named = tuple(replace(t, size=t.size if t.size in OF_A_THING["size"] else None) for t in whole.things)
+        rows.append(answers(replace(whole, things=named)))
+    return torch.tensor(rows)
+
+
+def contrast(clip: CLIP, images: Tensor, ids: Tensor, also_true: Tensor) -> Tensor:
     """Symmetric InfoNCE: which of the texts belongs to a picture, which of the pictures to a text?  -> ()
 
-    pixels (B, 3, size, size); ids (B + B * NEGATIVES, L): each picture's caption, then each one's untrue captions;
-    also_true (B, B): the captions that happen to be true of another picture and may not be held against it.
+    images (B, P), pictures as unit vectors; ids (B + B * NEGATIVES, L): each picture's caption, then each one's untrue
+    captions; also_true (B, B): the captions that happen to be true of another picture and may not be held against it.
     """
-    images, texts = clip.embed_images(pixels).float(), clip.embed_texts(ids).float()
+    images, texts = images.float(), clip.embed_texts(ids).float()
     captions, untrue = texts[: len(images)], texts[len(images) :].unflatten(0, (len(images), NEGATIVES))
     right = torch.arange(len(images), device=images.device)
     with torch.autocast(images.device.type, enabled=False):  # the scale makes much of a cosine's third digit
@@ -92,17 +120,23 @@ def train_clip(
 
     Returns the moving average.
     """
-    clip = new_clip(text_encoder).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        seer = Seer(new_clip(text_encoder)).to(device)
+    clip = seer.clip
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         with torch.no_grad():
             clip.logit_scale.clamp_(max=MAX_SCALE)
         scenes, ids, also_true = draw_batch(tokenizer, batch, generator)
         pixels = render(scenes, IMAGE_CONFIG.image_size, device)
-        return contrast(clip, pixels, ids.to(device), also_true.to(device))
+        states = clip.image_encoder(pixels)
+        images = F.normalize(clip.image_encoder.pool(states), dim=-1)
+        seeing = seer.loss(states, seen(scenes).to(device))
+        return contrast(clip, images, ids.to(device), also_true.to(device)) + SEEING * seeing
 
     recipe = Recipe(minutes, steps, learning_rate=1e-3, warmup_steps=50, bfloat16=True)
-    average = train(clip, loss, recipe, path, report).eval()
+    average = train(seer, loss, recipe, path, report).clip.eval()
     average.logit_scale.clamp_(max=MAX_SCALE)
     hard = hard_negative_accuracy(average, tokenizer, count=200)
     report(f"sees what captions say: {hard:.1%} of untrue ones told from the true one (chance: 50 %)")
