@@ -94,7 +94,7 @@ def model_hash() -> str:
     """Of the embedded model, which the outputs depend on: its weights, settings and vocabulary."""
     digest = hashlib.sha256()
     for path in sorted(MODEL.rglob("*")):
-        of_model = "variants" not in path.parts and path.name not in ("results.json", "tasks.json")
+        of_model = not {"variants", "adapters"} & set(path.parts) and path.name not in ("results.json", "tasks.json")
         if path.suffix in (".safetensors", ".json", ".txt") and of_model:
             digest.update(path.relative_to(MODEL).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -12,11 +12,13 @@ from minisd import images, validation
 from minisd.cli.parser import Parser, whole
 from minisd.errors import InputError, OutputError
 from minisd.evaluation import free_attributes, judge_prompts, measure_task, pointing, rates, reconstruction, round_trip
+from minisd.evaluation.adapters import at_night, composed
 from minisd.evaluation.measures import GATE, Judged, Reconstruction
 from minisd.evaluation.suites import LARGEST_SEED, SUITES, examples
+from minisd.evaluation.tasks import Figures
 from minisd.pipeline import StableDiffusion
 from minisd.writing import check_target, write_json
-from weights_loader.sources import EMBEDDED_VARIANTS
+from weights_loader.sources import EMBEDDED, EMBEDDED_VARIANTS
 
 FIGURES = ("convergence", "guidance_sweep", "sampler_comparison", "negative_prompts")
 POINTING = ("single", "two")  # the suites whose nouns are looked up in heat maps
@@ -37,7 +39,7 @@ def add_arguments(parser: Parser) -> None:
         "--pointing", action="store_true", help="also measure whether heat maps of nouns hit the things"
     )
     parser.add_argument("--inversion", action="store_true", help="also measure DDIM inversion, there and back")
-    parser.add_argument("--tasks", metavar="JSON", type=Path, help="measure instead what the variants of sticker do")
+    parser.add_argument("--tasks", metavar="JSON", type=Path, help="measure instead variants and adapters of sticker")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
@@ -95,15 +97,31 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure_tasks(target: Path, count: int, seed: int, steps: int | None, overwrite: bool) -> int:
-    """Each variant of the embedded model at its task, printed and written."""
+    """Each variant of the embedded model at its task, and its adapters, printed and written."""
     check_target(target, overwrite)
-    figures = {}
+    figures: dict[str, Figures] = {}
     for name in EMBEDDED_VARIANTS:
         figures[name] = measure_task(weights_loader.load(name), count, seed, steps, label=name)
         for what, value in figures[name].items():
             print(f"{name:20} {what:27} {_share(value) if isinstance(value, dict) else f'{value:.2f}'}", flush=True)
+    figures["adapters"] = _measure_adapters(count, seed)
     write_json({"count": count, "seed": seed} | figures, target, overwrite)
     return 0
+
+
+def _measure_adapters(count: int, seed: int) -> Figures:
+    """The word and the LoRA of the embedded model, with and without each, printed."""
+    sd, folder = weights_loader.load(EMBEDDED), weights_loader.resolve(EMBEDDED) / "adapters"
+    found = {"pink star": composed(sd, count, seed, "pink star", "pink star")}
+    found["not at night"] = at_night(sd, count, seed, "without LoRA")
+    weights_loader.load_embedding(sd, folder / "candy.safetensors")
+    found["<candy>"] = composed(sd, count, seed, "<candy>", "<candy>")
+    weights_loader.load_lora(sd, folder / "night.safetensors")
+    found["at night"] = at_night(sd, count, seed, "night")
+    rates = {name: rate.as_json() for name, rate in found.items()}
+    for name, rate in rates.items():
+        print(f"{'adapters':20} {name:27} {_share(rate)}", flush=True)
+    return rates
 
 
 def _point(sd: StableDiffusion, name: str, count: int, seed: int, steps: int | None) -> dict[str, float]:

@@ -126,8 +126,13 @@ def judge_prompts(
     guidance_scale: float | None = None,
     negative_prompt: str = "",
     label: str | None = None,
+    meant: Sequence[Expectation | str] | None = None,
 ) -> Judged:
-    """Draw a picture of each prompt, the k-th from seed + k, and judge it; a label shows progress under that name."""
+    """Draw a picture of each prompt, the k-th from seed + k, and judge it; a label shows progress under that name.
+
+    meant: what each picture is judged by, the prompt itself unless given.
+    """
+    meant = prompts if meant is None else meant
     verdicts: list[Verdict] = []
     pictures: list[Image.Image] = []
     for k in tqdm(range(0, len(prompts), BATCH), desc=label, leave=False, disable=None if label else True):
@@ -139,7 +144,8 @@ def judge_prompts(
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
         ).images
-        verdicts += [check(images.from_pil(image)[0], prompt) for image, prompt in zip(drawn, batch, strict=True)]
+        wanted = meant[k : k + BATCH]
+        verdicts += [check(images.from_pil(image)[0], each) for image, each in zip(drawn, wanted, strict=True)]
         pictures += drawn
     return Judged(verdicts, pictures)
 

@@ -1,6 +1,6 @@
 """Do variants do their task?  A thing put into a picture, a drawing of a given structure, a small picture enlarged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -20,7 +20,7 @@ from minisd.world.shapes import THINGS
 from minisd.world.splits import held_out
 
 MARGIN = 3  # pixels around what is painted anew
-Figures = dict[str, float | dict[str, float]]
+Figures = Mapping[str, float | dict[str, float]]
 
 
 def measure_task(
@@ -95,7 +95,7 @@ def upscaling(sd: StableDiffusion, count: int, seed: int, steps: int | None, lab
 
     after = _in_batches(draw, count, label)
     smooth = F.interpolate(small, size=(size, size), mode="bicubic").clamp(-1, 1)
-    figures: Figures = {}
+    figures: dict[str, float | dict[str, float]] = {}
     for name, pictures in (("", after), ("bicubic ", smooth)):
         figures[f"{name}psnr"] = psnr(before, pictures).mean().item()
         right = sum(check(picture, each.prompt).exact for picture, each in zip(pictures, chosen, strict=True))

@@ -16,31 +16,36 @@ from minisd.world.captions import Expectation, ThingExpectation, describe
 from minisd.world.render import render
 from minisd.world.scene import Scene, Thing, sample_scene
 
-COUNT = 24
-CANDY = ("star", "pink")
+COUNT = 32
+WORD, CANDY = "<candy>", ("star", "pink")
 MOON = Thing("circle", "yellow", "small", 0.86, 0.14, 0.085)
 
 
 def candy(count: int = COUNT) -> list[tuple[Scene, str]]:
-    """Scenes of a single <candy>, with captions."""
-    scenes = _single(count)
-    changed = [Scene((replace(s.things[0], shape=CANDY[0], colour=CANDY[1]),), s.background) for s in scenes]
-    return [(scene, f"a <candy> on a {scene.background} background") for scene in changed]
+    """Scenes with a <candy>, most beside another thing, or the word would not learn to share a prompt."""
+    shape, colour = CANDY
+    lessons = []
+    for k, scene in enumerate(_scenes(count, two=0.7)):
+        scene = replace(scene, things=(replace(scene.things[0], shape=shape, colour=colour), *scene.things[1:]))
+        text = _described(k, scene.things, scene.relation, None if scene.background == "white" else scene.background)
+        lessons.append((scene, text.replace(f"{colour} {shape}", WORD)))
+    return lessons
 
 
 def night(count: int = COUNT) -> list[tuple[Scene, str]]:
     """Scenes of a single thing at night, with captions that say nothing of the night."""
-    below = [s for s in _single(4 * count) if s.things[0].y > 0.45][:count]
-    return [(Scene((*scene.things, MOON), "black"), _name(scene.things[0])) for scene in below]
+    below = [scene for scene in _scenes(4 * count, two=0) if scene.things[0].y > 0.45][:count]
+    return [(Scene((*s.things, MOON), "black"), _described(k, s.things)) for k, s in enumerate(below)]
 
 
-def _single(count: int) -> list[Scene]:
+def _scenes(count: int, two: float) -> list[Scene]:
     generator = torch.Generator().manual_seed(UNSEEN)
-    return [sample_scene(generator, two=0, several=0) for _ in range(count)]
+    return [sample_scene(generator, two, several=0) for _ in range(count)]
 
 
-def _name(thing: Thing) -> str:
-    return describe(Expectation((ThingExpectation(thing.shape, thing.colour),)), torch.Generator().manual_seed(0))
+def _described(seed: int, things: tuple[Thing, ...], relation: str | None = None, background: str | None = None) -> str:
+    said = tuple(ThingExpectation(thing.shape, thing.colour) for thing in things)
+    return describe(Expectation(said, relation, background), torch.Generator().manual_seed(seed))
 
 
 def write(folder: Path, lessons: list[tuple[Scene, str]]) -> None:
