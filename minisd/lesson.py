@@ -7,6 +7,7 @@ import base64
 import inspect
 import io
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from minisd.errors import InputError
 
+TITLE = 11  # points
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by the colour-blind, too
 
 
@@ -40,7 +42,7 @@ def axes(rows: int = 1, columns: int = 1, width: float = 4.0, height: float = 3.
 def show(figure: Figure, alt: str, title: str = "") -> None:
     """Show a figure. alt says in a sentence what is to be seen in it; title states the finding."""
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(_wrapped(title, figure.get_figwidth()), fontsize=TITLE)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=90, metadata={"Software": None})
     _display("image/png", file.getvalue(), alt)
@@ -64,8 +66,9 @@ def pictures(
     if labels and len(labels) not in (columns, len(images)):
         raise InputError(f"there are {len(labels)} labels, expected {columns}, one a column, or {len(images)}.")
     count = math.ceil(len(images) / columns)
-    lines = (count if len(labels) > columns else bool(labels)) + bool(title)
     width = columns * size + (0.9 if rows else 0)
+    heading = len(_wrapped(title, width).split("\n")) if title else 0
+    lines = heading + (count if len(labels) > columns else bool(labels))
     figure = Figure(figsize=(width, count * (size + 0.06) + 0.25 * lines), layout="constrained")
     flat = [torch.as_tensor(each) for each in images if not isinstance(each, Image.Image)]
     low, high = (min(float(x.min()) for x in flat), max(float(x.max()) for x in flat)) if flat else (0.0, 1.0)
@@ -103,6 +106,11 @@ def source(thing: Callable[..., Any] | type) -> None:
     text = inspect.getsource(thing).rstrip()
     name = f"{thing.__module__}.{thing.__qualname__}"
     display({"text/markdown": f"`{name}`\n\n```python\n{text}\n```", "text/plain": f"# {name}\n{text}"}, raw=True)
+
+
+def _wrapped(title: str, width: float) -> str:
+    """A title in lines that fit into a figure of so many inches."""
+    return textwrap.fill(title, max(12, int(width * 72 / (0.5 * TITLE))))
 
 
 def _display(kind: str, data: bytes, alt: str) -> None:

@@ -6,6 +6,7 @@ it was made from, so that --check can tell whether source, embedded model and ou
 
 import argparse
 import ast
+import base64
 import hashlib
 import os
 import re
@@ -27,6 +28,7 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 MODEL = ROOT / "minisd" / "assets" / "sticker"
 BUDGET = 90  # seconds a notebook may take on two CPU cores
+GALLERY = {"08": 0, "15": 0, "21": 0}  # whose picture, counted from 0, the README shows
 
 
 class BuildError(ValueError):
@@ -176,6 +178,30 @@ def stale(source: Path) -> list[str]:
     return reasons or ([] if cells[0] == cells[1] else [f"{path.name}: its cells are not those of its source"])
 
 
+def gallery(source: Path) -> tuple[Path, bytes] | None:
+    """The picture of a built notebook that the README shows, and its file; None where it shows none."""
+    if source.name[:2] not in GALLERY:
+        return None
+    cells = nbformat.read(target(source), as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    pictures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    if len(pictures) <= GALLERY[source.name[:2]]:
+        raise BuildError(f"{source.stem} has {len(pictures)} pictures; GALLERY asks for another one.")
+    path = source.parent.parent / "gallery" / f"{source.name[:2]}.png"
+    return path, base64.b64decode(pictures[GALLERY[source.name[:2]]])
+
+
+def hung(source: Path) -> list[str]:
+    """Why the gallery does not show what a notebook does; nothing where it does."""
+    try:
+        shown = gallery(source)
+    except BuildError as error:
+        return [str(error)]
+    if shown is None or (shown[0].exists() and shown[0].read_bytes() == shown[1]):
+        return []
+    return [f"gallery/{shown[0].name} is not the picture of {target(source).name}"]
+
+
 def check(chosen: Sequence[Path], folder: Path = FOLDER) -> list[str]:
     """All that is wrong with committed notebooks: outdated, left over, or against the rules of the lint."""
     wrong = []
@@ -183,7 +209,8 @@ def check(chosen: Sequence[Path], folder: Path = FOLDER) -> list[str]:
         path = target(source)
         wrong += stale(source)
         if path.exists():
-            wrong += problems(path)
+            found = problems(path)
+            wrong += found if found else hung(source)
     known = {target(source) for source in sources(folder=folder)}
     return wrong + [f"{path.name} has no source" for path in sorted(folder.glob("*.ipynb")) if path not in known]
 
@@ -202,6 +229,10 @@ def build(source: Path) -> float:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+    shown = gallery(source)
+    if shown:
+        shown[0].parent.mkdir(exist_ok=True)
+        shown[0].write_bytes(shown[1])
     return took
 
 

@@ -1,5 +1,6 @@
 """The builder: sources become notebooks, always the same; what is wrong with a source is one sentence."""
 
+import base64
 from pathlib import Path
 
 import nbformat
@@ -150,6 +151,27 @@ def test_what_the_lint_finds_is_not_written(source: Path, monkeypatch: pytest.Mo
         build.build(source)
     assert path.read_bytes() == before
     assert set(path.parent.iterdir()) == {path, source.parent}
+
+
+def test_the_gallery_hangs_the_picture_of_a_notebook(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def paint(notebook: nbformat.NotebookNode, name: str) -> float:
+        fill(notebook)
+        for data in (b"first", b"second"):
+            picture = {"image/png": base64.b64encode(data).decode(), "text/plain": "picture"}
+            alt = {"image/png": {"alt": "four words for it"}}
+            notebook.cells[1].outputs.append(nbformat.v4.new_output("display_data", data=picture, metadata=alt))
+        return 1.0
+
+    monkeypatch.setattr(build, "execute", paint)
+    monkeypatch.setattr(build, "GALLERY", {"90": 1})
+    build.build(source)
+    path = source.parent.parent / "gallery" / "90.png"
+    assert path.read_bytes() == b"second"
+    assert build.check([source], source.parent.parent) == []
+    path.write_bytes(b"another")
+    assert build.check([source], source.parent.parent) == ["gallery/90.png is not the picture of 90_lesson.ipynb"]
+    monkeypatch.setattr(build, "GALLERY", {"90": 2})
+    assert build.check([source], source.parent.parent) == ["90_lesson has 2 pictures; GALLERY asks for another one."]
 
 
 def test_printed_text_is_joined() -> None:
