@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 
 import weights_loader
 from minisd import images, validation
+from minisd.cli import pictures
 from minisd.cli.parser import Parser, whole
 from minisd.errors import InputError, OutputError
 from minisd.evaluation import free_attributes, judge_prompts, measure_task, pointing, rates, reconstruction, round_trip
@@ -40,6 +41,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--inversion", action="store_true", help="also measure DDIM inversion, there and back")
     parser.add_argument("--tasks", metavar="JSON", type=Path, help="measure instead variants and adapters of sticker")
+    parser.add_argument("--pictures", metavar="FOLDER", type=Path, help="draw instead the README's pictures of sticker")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
@@ -47,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
     """Draw, judge, print a rate with its 95 % interval for each skill that a suite asks for."""
     count = validation.whole_number(args.count, "count", 1, 100_000)
     seed = validation.whole_number(args.seed, "seed", 0, LARGEST_SEED)
+    if args.pictures is not None:
+        return _draw_pictures(args.pictures, args.overwrite)
     if args.tasks is not None:
         return _measure_tasks(args.tasks, count, seed, args.steps, args.overwrite)
     names = _chosen(args.suites)
@@ -93,6 +97,13 @@ def run(args: argparse.Namespace) -> int:
         images.save(contact_sheet(judged), args.sheet, overwrite=args.overwrite)
     if args.figures is not None:
         _write_figures(sd, args.figures, count, seed, args.steps, args.overwrite)
+    return 0
+
+
+def _draw_pictures(folder: Path, overwrite: bool) -> int:
+    """What the README shows of the embedded model."""
+    for name, picture in pictures.draw().items():
+        print(images.save(picture, folder / name, overwrite=overwrite))
     return 0
 
 
