@@ -20,7 +20,7 @@ from small import oracle_pipeline
 import weights_loader
 from minisd.cli import verify as command
 from minisd.cli.parser import Parser
-from minisd.configs import SD1_TEXT, SD1_UNET, SD1_VAE, SD2_TEXT, SD2_UNET
+from minisd.configs import SD1_TEXT, SD1_UNET, SD1_VAE, SD2_TEXT, SD2_UNET, SDXL_UNET, CLIPTextConfig
 from minisd.errors import InputError, OutputError
 from minisd.models import VAE, CLIPTextTransformer, UNet
 from minisd.pipeline import StableDiffusion
@@ -277,7 +277,21 @@ def test_the_same_run_is_made_once(sd: StableDiffusion) -> None:
     assert type(sd.scheduler) is PNDM
 
 
+BIG_TEXT = CLIPTextConfig(width=1280, layers=32, heads=20, mlp_width=5120, activation="gelu", projection_width=1280)
+REFINER_UNET = dataclasses.replace(
+    SDXL_UNET,
+    channels=(384, 768, 1536, 1536),
+    depths=(0, 4, 4, 0),
+    middle_depth=4,
+    heads=(6, 12, 24, 24),
+    context_width=1280,
+    only_cross_attention=(False,) * 4,
+    pooled_width=2560,
+)
 FULL = {
+    "SDXL": (SD1_TEXT, SDXL_UNET, EOS),
+    "SDXL inpainting": (SD1_TEXT, dataclasses.replace(SDXL_UNET, in_channels=9), EOS),
+    "SDXL refiner": (BIG_TEXT, REFINER_UNET, "!"),
     "SD 1.x": (SD1_TEXT, SD1_UNET, EOS),
     "SD 1.x inpainting": (SD1_TEXT, dataclasses.replace(SD1_UNET, in_channels=9), EOS),
     "SD 2.x": (SD2_TEXT, SD2_UNET, "!"),
@@ -293,9 +307,11 @@ def test_official_facts_that_need_no_weights(family: str) -> None:
     assert detect.family(unet) == family
     with torch.device("meta"):
         parts = {"text_encoder": CLIPTextTransformer(text), "vae": VAE(SD1_VAE), "unet": UNet(unet)}
+        if family in ("SDXL", "SDXL inpainting"):
+            parts["text_encoder_2"] = CLIPTextTransformer(BIG_TEXT)
     subject: Any = Namespace(sd=Namespace(**parts, scheduler=PNDM()))
     facts = [fact for fact in (*SIZES, *SCHEDULES) if family in fact.families]
-    assert len(facts) == 3 + len(SCHEDULES)
+    assert len(facts) == len(parts) + len(SCHEDULES)
     for fact in facts:
         assert fact.measure(subject) == pytest.approx(fact.expected, rel=0, abs=fact.tolerance), fact.name
 

@@ -164,7 +164,9 @@ def openclip_config(shapes: Shapes, whole: bool = False) -> CLIPTextConfig:
 def family(unet: UNetConfig) -> str:
     """What a UNet is called: by its text width, its extra channels and its embeddings."""
     if unet.pooled_width is not None:
-        return "SDXL refiner" if unet.context_width == 1280 else "SDXL"
+        if unet.context_width == 1280:
+            return "SDXL refiner"
+        return "SDXL" + {4: "", 9: " inpainting"}.get(unet.in_channels, f" ({unet.in_channels} channels)")
     if unet.class_count is not None:
         return "x4 upscaler"
     base = {768: "SD 1.x", 1024: "SD 2.x"}.get(unet.context_width, "own")

@@ -1,4 +1,4 @@
-"""Check official weights (SD 1.x, 2.x) against the numbers known of them; exit code 0 if none fails."""
+"""Check official weights (SD 1.x, 2.x, XL) against the numbers known of them; exit code 0 if none fails."""
 
 import argparse
 import re

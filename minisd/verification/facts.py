@@ -1,4 +1,4 @@
-"""The facts about the official weights of SD 1.x and 2.x.
+"""The facts about the official weights of SD 1.x, 2.x and XL.
 
 Where they were printed: fast.ai's "Stable Diffusion Deep Dive" (text encoder, otter, round trip), the slow
 tests of diffusers (pictures of three steps, with their tolerances), the published files (sizes). The
@@ -30,6 +30,8 @@ from minisd.verification.measures import (
 )
 
 SD1, SD2 = ("SD 1.x", "SD 1.x inpainting"), ("SD 2.x", "SD 2.x inpainting", "SD 2.x depth")
+SDXL, REFINER = ("SDXL", "SDXL inpainting"), ("SDXL refiner",)
+ALL = SD1 + SD2 + SDXL + REFINER
 BOS, EOS, LENGTH = 49406, 49407, 77
 
 
@@ -65,20 +67,25 @@ PROMPTS = {
 SIZES = [
     Fact(f"{component}: parameters, tensors", families, size(component), expected)
     for component, families, expected in (
-        ("text_encoder", SD1, (123_060_480, 196)),
+        ("text_encoder", SD1 + SDXL, (123_060_480, 196)),
         ("text_encoder", SD2, (340_387_840, 372)),
-        ("vae", SD1 + SD2, (83_653_863, 248)),
+        ("text_encoder", REFINER, (694_659_840, 517)),
+        ("text_encoder_2", SDXL, (694_659_840, 517)),
+        ("vae", ALL, (83_653_863, 248)),
         ("unet", ("SD 1.x",), (859_520_964, 686)),
         ("unet", ("SD 1.x inpainting",), (859_535_364, 686)),
         ("unet", ("SD 2.x",), (865_910_724, 686)),
         ("unet", ("SD 2.x inpainting",), (865_925_124, 686)),
         ("unet", ("SD 2.x depth",), (865_913_604, 686)),
+        ("unet", ("SDXL",), (2_567_463_684, 1680)),
+        ("unet", ("SDXL inpainting",), (2_567_478_084, 1680)),
+        ("unet", REFINER, (2_259_526_660, 1220)),
     )
 ]
 
 TOKENS = [
     Fact(f"ids of {prompt!r}", families, prompt_ids(prompt), padded(ids, pad))
-    for families, pad in ((SD1, EOS), (SD2, 0))
+    for families, pad in ((SD1 + SDXL, EOS), (SD2 + REFINER, 0))
     for prompt, ids in PROMPTS.items()
 ]
 
@@ -159,24 +166,24 @@ LMS_15 = (
 SCHEDULES = [
     Fact(
         "alpha_bar at 0, 499, 999",
-        SD1 + SD2,
+        ALL,
         of_schedule(alpha_bars),
         (0.99914998, 0.27766943, 0.00466010),
         1e-6,
     ),
-    Fact("PNDM, 3 steps: timesteps", SD1 + SD2, timesteps(PNDM, 3), (667, 334, 334, 1)),
-    Fact("PNDM, 50 steps: first timesteps", SD1 + SD2, timesteps(PNDM, 50, 4), (981, 961, 961, 941)),
-    Fact("DDIM, 30 steps: first timesteps", SD1 + SD2, timesteps(DDIM, 30, 4), (958, 925, 892, 859)),
+    Fact("PNDM, 3 steps: timesteps", ALL, timesteps(PNDM, 3), (667, 334, 334, 1)),
+    Fact("PNDM, 50 steps: first timesteps", ALL, timesteps(PNDM, 50, 4), (981, 961, 961, 941)),
+    Fact("DDIM, 30 steps: first timesteps", ALL, timesteps(DDIM, 30, 4), (958, 925, 892, 859)),
     Fact(
         "LMS, 30 steps: first timesteps",
-        SD1 + SD2,
+        ALL,
         timesteps(LMS, 30, 4),
         (999, 964.5517, 930.1035, 895.6552),
         1e-4,
     ),
-    Fact("LMS, 15 steps: sigmas", SD1 + SD2, lms_sigmas(15), LMS_15, 6e-5),
-    Fact("LMS, 50 steps: first sigma", SD1 + SD2, lms_sigmas(50, 1), (14.614647,), 1e-5),
-    Fact("LMS, step 3 of 50: weights", SD1 + SD2, lms_weights(3), (-2.16580, 1.81561, -0.90618, 0.17382), 1e-5),
+    Fact("LMS, 15 steps: sigmas", ALL, lms_sigmas(15), LMS_15, 6e-5),
+    Fact("LMS, 50 steps: first sigma", ALL, lms_sigmas(50, 1), (14.614647,), 1e-5),
+    Fact("LMS, step 3 of 50: weights", ALL, lms_weights(3), (-2.16580, 1.81561, -0.90618, 0.17382), 1e-5),
 ]
 
 # Pictures of three steps: the last channel of the last 3 x 3 pixels.
