@@ -48,6 +48,8 @@ def open_image(path: str | Path) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             return ImageOps.exif_transpose(image)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}; check its name.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
         raise InputError(
             f"{path} cannot be read as a picture ({error}), expected a whole PNG, JPEG or WebP."

@@ -287,15 +287,29 @@ class Asker:
             h, w = images.size_of(image, "image")
             if min(h, w) < self.smallest:
                 raise InputError(f"image is {w} x {h}, expected at least {self.smallest} pixels a side.")
+            self._warn_of_size(h, w, self.unet.sample_size)
             return h, w
         if latents is not None:
             return latents.shape[2], latents.shape[3]
-        usual = (self.unet.sample_size * self.factor,) * 2 if image is None else images.size_of(image, "image")
+        trained = self.unet.sample_size * self.factor
+        usual = (trained, trained) if image is None else images.size_of(image, "image")
+        if height is None and width is None:
+            self._warn_of_size(*usual, trained)
         cells = []
         for asked, own, name in ((height, usual[0], "height"), (width, usual[1], "width")):
             side = own - own % self.factor if asked is None else asked  # pictures are cut down to whole cells
             cells.append(validation.size(side, name, self.factor, self.factor * self.smallest) // self.factor)
         return cells[0], cells[1]
+
+    @staticmethod
+    def _warn_of_size(height: int, width: int, trained: int) -> None:
+        """Large pictures take long, and come out as many small ones."""
+        if max(height, width) >= 2 * trained:
+            warnings.warn(
+                f"image is {width} x {height}, the model was trained at {trained} x {trained}: expect repetitions; "
+                "a smaller picture, or height and width, would suit it.",
+                stacklevel=6,
+            )
 
     def _sampler(self, eta: float) -> Scheduler:
         if validation.real_number(eta, "eta", 0, 1) == 0:

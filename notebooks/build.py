@@ -28,7 +28,7 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 MODEL = ROOT / "minisd" / "assets" / "sticker"
 BUDGET = 90  # seconds a notebook may take on two CPU cores
-GALLERY = {"08": 0, "15": 0, "21": 0}  # whose picture, counted from 0, the README shows
+GALLERY = {"04": 5, "07": 4, "15": 1, "16": 5, "18": 1, "21": 0}  # whose picture, counted from 0, the README shows
 
 
 class BuildError(ValueError):
@@ -77,7 +77,7 @@ def convert(source: Path) -> NotebookNode:
             cells.append(nbformat.v4.new_code_cell(body, id=name))
         else:
             raise BuildError(f"{where} begins with `# %%{kind}`, expected `# %%` or `# %% [markdown]`.")
-    made_from = {"source": hashlib.sha256(text.encode()).hexdigest(), "model": model_hash()}
+    made_from = {"source": hashlib.sha256(text.encode()).hexdigest(), "model": model_hash("sticker-" in text)}
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}, "minisd": made_from}
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
@@ -92,12 +92,12 @@ def _uncommented(body: str, where: str) -> str:
 
 
 @cache
-def model_hash() -> str:
-    """Of the embedded model, which the outputs depend on: its weights, settings and vocabulary."""
+def model_hash(variants: bool) -> str:
+    """Of the embedded model that outputs depend on: weights, settings, vocabulary; with `variants` of these, too."""
     digest = hashlib.sha256()
+    apart = {"results.json", "tasks.json", "adapters", *(() if variants else ("variants",))}
     for path in sorted(MODEL.rglob("*")):
-        of_model = not {"variants", "adapters"} & set(path.parts) and path.name not in ("results.json", "tasks.json")
-        if path.suffix in (".safetensors", ".json", ".txt") and of_model:
+        if path.suffix in (".safetensors", ".json", ".txt") and not apart & set(path.relative_to(MODEL).parts):
             digest.update(path.relative_to(MODEL).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

@@ -1,5 +1,6 @@
 """Image to image, inpainting, depth and upscaling: whole runs against the reference, and what is refused."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,15 @@ def test_models_of_other_tasks_say_what_they_need() -> None:
         small_pipeline(in_channels=7).denoise("a cat", image=picture())
     with pytest.raises(InputError, match="6 channels, 2 beside"):
         small_pipeline(in_channels=6).denoise("a cat")
+
+
+def test_a_picture_far_larger_than_those_of_training_is_warned_of() -> None:
+    """It would take long and come out as many small ones; where a size is asked for, that is what counts."""
+    sd = small_pipeline()
+    large = PIL.Image.new("RGB", (64, 32), "red")
+    with pytest.warns(UserWarning, match="image is 64 x 32, the model was trained at 32 x 32"):
+        assert sd("a cat", image=large, strength=0.3).images[0].size == (64, 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sd("a cat", image=PIL.Image.new("RGB", (56, 32)), strength=0.3)
+        sd("a cat", image=PIL.Image.new("RGB", (64, 64)), width=32, height=32, strength=0.3)

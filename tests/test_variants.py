@@ -137,7 +137,7 @@ def test_they_have_names() -> None:
 def test_the_embedded_ones_do_their_task(name: str) -> None:
     sd = weights_loader.load(name)
     assert sd.task == EMBEDDED_VARIANTS[name]
-    scenes = lessons(4, 11)
+    scenes = lessons(12, 11)
     prompts = [caption(scene, torch.Generator().manual_seed(0)) for scene in scenes]
     pictures = sd(prompts, seed=1, num_inference_steps=8, output_type="pt", **given(sd.task, scenes)).images
     error = (pictures - render(scenes)).square().mean().item()

@@ -1,8 +1,10 @@
 """What the hub client raises, in the project's error classes: by class and status, never by message text."""
 
 import errno
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import huggingface_hub.errors as hf
@@ -33,7 +35,8 @@ def attempt(call: Callable[[], T], repo: str, what: str) -> T:
     """
     for wait in (*WAITS, None):
         try:
-            return call()
+            with _hushed():
+                return call()
         except Exception as error:
             problem = translate(error, repo, what)
             if problem is None:
@@ -43,6 +46,18 @@ def attempt(call: Callable[[], T], repo: str, what: str) -> T:
                 raise problem from error
             time.sleep(wait)
     raise AssertionError("unreachable")
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """The client tells of each of its own tries, in many lines; we tell of the end, in one."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def translate(error: BaseException, repo: str, what: str) -> MinisdError | None:

@@ -370,4 +370,4 @@ lesson.pictures(
 #
 # **Code**: [schedule.py](../minisd/schedulers/schedule.py), [ddim.py](../minisd/schedulers/ddim.py),
 # [ddpm.py](../minisd/schedulers/ddpm.py), and what all samplers share, [base.py](../minisd/schedulers/base.py).
-# **Next**: [08 · Guidance](08_guidance.ipynb).
+# **Next**: [06 · The other samplers](06_samplers.ipynb).

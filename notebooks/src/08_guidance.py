@@ -285,4 +285,4 @@ lesson.claim("the negative prompt does not make it redder", red(without) <= red(
 #   the empty row.
 #
 # **Code**: `combine` in [guidance.py](../minisd/guidance.py), the loop in [pipeline.py](../minisd/pipeline.py).
-# **Next**: [14 · Inside the pipeline](14_inside_the_pipeline.ipynb).
+# **Next**: [09 · The autoencoder](09_autoencoder.ipynb).

@@ -300,4 +300,4 @@ lesson.claim("most of the taught words are one piece", lengths[1] >= 0.8 * len(t
 # - Our encoder agrees with the library's on every word that we tried.
 #
 # **Code**: [tokenizer.py](../minisd/tokenizer.py), [tokenizer_files.py](../minisd/tokenizer_files.py). **Next**: what
-# the text encoder makes of the ids is shown in [14 · Inside the pipeline](14_inside_the_pipeline.ipynb).
+# the text encoder makes of the ids, [11 · The CLIP text transformer](11_text_transformer.ipynb).

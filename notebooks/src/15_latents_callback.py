@@ -278,4 +278,5 @@ lesson.claim("more than half of it", explained > 0.5)
 # - Steps are pure, so looking changes nothing; a linear map gives previews for free.
 #
 # **Code**: [callbacks.py](../minisd/callbacks.py), [course](../minisd/course), `denoise` in
-# [pipeline.py](../minisd/pipeline.py). **Next**: what is in a latent, [09 · The autoencoder](09_autoencoder.ipynb).
+# [pipeline.py](../minisd/pipeline.py). **Next**:
+# [16 · Schedulers and guidance compared](16_schedulers_and_guidance.ipynb).

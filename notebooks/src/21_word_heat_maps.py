@@ -170,3 +170,4 @@ lesson.claim("together they are all of it", abs(float(mean.sum()) - 1) < 1e-3)
 # - They show where the model looks, not why it draws what it draws.
 #
 # **Code**: [attention_maps.py](../minisd/attention_maps.py), `Attention` in [layers.py](../minisd/models/layers.py).
+# **Next**: [22 · How official weights get in](22_official_weights.ipynb).

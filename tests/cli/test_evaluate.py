@@ -8,6 +8,7 @@ import pytest
 from painter import Painter, in_other_colours
 from PIL import Image
 
+import minisd
 import weights_loader
 from minisd.cli import main
 from minisd.cli.evaluate import FIGURES, contact_sheet
@@ -98,3 +99,15 @@ def test_a_sheet_frames_what_is_wrong() -> None:
     assert [corner == (255, 0, 0) for corner in corners] == [False, True] * 3  # a suite in turn
     many = judge_prompts(Painter(), ["a red circle"] * 40, 0)  # type: ignore[arg-type]
     assert contact_sheet({"held-out pairs": many, "held-out counts": many}).size == (8 * 66 - 2, 8 * 66 - 2)
+
+
+def test_the_readmes_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "--pictures", str(tmp_path)]) == 0
+    drawn = {path.name: Image.open(path) for path in tmp_path.iterdir()}
+    assert set(drawn) == {"film.png", "heat_maps.png", "tasks.png", "adapters.png"}
+    for name, picture in drawn.items():
+        assert len(picture.convert("RGB").getcolors(10**6)) > 100, name
+        shown = Path(minisd.__file__).parent / "assets" / "sticker" / name
+        assert Image.open(shown).size == picture.size
+    assert capsys.readouterr().out.count("\n") == 4
+    assert main(["eval", "--pictures", str(tmp_path)]) == 8  # nothing is replaced unasked

@@ -119,8 +119,17 @@ def test_an_edited_source_is_noticed(source: Path, monkeypatch: pytest.MonkeyPat
 
 def test_another_model_is_noticed(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built(source, monkeypatch)
-    monkeypatch.setattr(build, "model_hash", lambda: "another")
+    monkeypatch.setattr(build, "model_hash", lambda variants: "another")
     assert build.stale(source) == ["90_lesson.ipynb: its model has changed"]
+
+
+def test_other_variants_are_noticed_by_a_lesson_about_them(source: Path) -> None:
+    def model(text: str) -> str:
+        source.write_text(text)
+        return build.convert(source).metadata.minisd["model"]
+
+    assert model(SOURCE) == model(SOURCE.replace("a minute", "an hour"))
+    assert model(SOURCE) != model(SOURCE.replace("2 + 40", "load('sticker-depth')"))
 
 
 def test_an_edited_notebook_is_noticed(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,13 @@ def test_the_table_lists_them() -> None:
 def test_the_readme_has_the_same_table() -> None:
     rows = [row.replace("](", "](notebooks/") for row in TABLE.splitlines() if row.startswith("| [")]
     readme = (build.ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    assert [row for row in readme if row.startswith("| [") and "](notebooks/" in row] == rows
+    assert [row for row in readme if re.match(r"\| \[\d\d\]\(notebooks/", row)] == rows
+
+
+def test_the_readme_shows_the_gallery() -> None:
+    readme = (build.ROOT / "README.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\(notebooks/gallery/(\d\d)\.png\)\]\(notebooks/\1_\w+\.ipynb\)", readme)
+    assert linked == sorted(build.GALLERY)
 
 
 def test_every_number_is_planned_once() -> None:

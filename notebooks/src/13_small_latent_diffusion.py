@@ -1,0 +1,349 @@
+# %% [markdown]
+# # 13 · A whole latent diffusion model, trained small
+#
+# **You will** train a latent diffusion model from nothing until its colours follow the words, in about a minute; write
+# its training loop line by line; watch the pictures come; and measure whether it listens.
+#
+# **Needs** notebooks 05 (what the UNet predicts), 08 (guidance), 09 (latents).
+#
+# **Takes** 25 minutes to read, about a minute to run.
+
+# %% [markdown]
+# ## Three networks, one of which is trained here
+#
+# Stable Diffusion was trained in this order. First the autoencoder, on pictures alone. The text encoder came ready
+# made from CLIP. Then both were **frozen**, and the UNet learnt to remove noise from latents, with the words beside it
+# (Rombach et al. 2022). We do the third step. Frozen parts are taken from the embedded model; the UNet begins with
+# random weights.
+#
+# A minute is short, so the world must be small: one large thing, of three shapes and four colours.
+
+# %%
+from copy import deepcopy
+
+import torch
+
+import weights_loader
+from minisd import lesson
+from minisd.images import to_pil
+from minisd.world.render import render
+from minisd.world.scene import Scene, Thing
+
+sd = weights_loader.load("sticker")
+vae, text_encoder = sd.vae.requires_grad_(False), sd.text_encoder.requires_grad_(False)
+
+colours, shapes = ("red", "yellow", "green", "blue"), ("circle", "square", "triangle")
+taught = [f"a {colour} {shape}" for colour in colours for shape in shapes]
+dice = torch.Generator().manual_seed(0)
+
+
+def draw_scene(prompt):
+    """A scene that the prompt describes; size and place are chance."""
+    _, colour, shape = prompt.split()
+    size, x, y = torch.rand(3, generator=dice).tolist()
+    return Scene((Thing(shape, colour, "large", 0.28 + 0.44 * x, 0.28 + 0.44 * y, 0.175 + 0.03 * size),))
+
+
+captions = torch.randint(len(taught), (2000,), generator=dice)  # each picture's caption, as its place in `taught`
+pixels = render([draw_scene(taught[k]) for k in captions.tolist()], size=32)
+lesson.pictures(
+    to_pil(pixels[:8]),
+    alt="Eight small pictures, each of one coloured circle, square or triangle on white.",
+    title=f"The world: {len(pixels):,} pictures of {pixels.shape[-1]} x {pixels.shape[-1]} pixels",
+    labels=[taught[k].removeprefix("a ") for k in captions[:8].tolist()],
+)
+
+# %% [markdown]
+# ## Latents: encode once, use often
+#
+# The autoencoder is frozen, so a picture has the same latents in every round of training: they are computed once, for
+# all pictures. From then on there are no pixels any more. This is the point of *latent* diffusion: the UNet works on
+# far fewer numbers.
+
+# %%
+with torch.no_grad():
+    x0 = torch.cat([vae.encode(part).mean for part in pixels.split(100)]) * vae.config.scaling_factor
+    again = vae.decode(x0[:8] / vae.config.scaling_factor)
+
+print(f"a picture: {tuple(pixels[0].shape)}, {pixels[0].numel():,} numbers")
+print(f"its latents: {tuple(x0[0].shape)}, {x0[0].numel()} numbers")
+print(f"deviation of the latents: {float(x0.std()):.2f}")
+error = float((again - pixels[:8]).abs().mean() / 2)
+print(f"mean error of a decoded pixel: {error:.1%} of the range from black to white")
+lesson.claim("a twelfth of the numbers", pixels[0].numel() == 12 * x0[0].numel())
+lesson.claim("and the pictures come back", error < 0.05)
+
+# %% [markdown]
+# ## Words: states of the frozen text encoder
+#
+# Also the texts are few, and their states are computed once. Row 0 is the **empty** prompt: guidance will need a
+# model that can also draw without being told what (notebook 08), so it must see empty prompts in training.
+
+# %%
+texts = ["", *taught]
+with torch.no_grad():
+    states = text_encoder(sd.tokenizer(texts))
+print("text states:", tuple(states.shape), "= (prompts, tokens, width)")
+
+# %% [markdown]
+# ## The UNet
+#
+# The library's class, with a small configuration: two resolutions, attention to the words at the lower one. Its last
+# layer begins at zero, so that its first answer is nothing rather than noise.
+
+# %%
+from minisd.configs import SD1_UNET, UNetConfig
+from minisd.models import UNet
+
+config = UNetConfig(
+    channels=(32, 64),
+    depths=(0, 1),
+    heads=(2, 4),
+    layers_per_block=1,
+    context_width=states.shape[-1],
+    sample_size=x0.shape[-1],
+    norm_groups=8,
+    only_cross_attention=(False, False),
+)
+torch.manual_seed(0)
+unet = UNet(config).to(memory_format=torch.channels_last)
+torch.nn.init.zeros_(unet.conv_out.weight)
+
+with torch.device("meta"):
+    official = UNet(SD1_UNET)
+for name, network in (("ours", unet), ("Stable Diffusion 1", official)):
+    print(f"{name:20} {sum(p.numel() for p in network.parameters()):12,} parameters")
+
+# %% [markdown]
+# ## What it is asked
+#
+# One round of training is short enough to be said in a sentence: *take clean latents, mix them with noise of a random
+# strength, and let the UNet say, from the mixture, the strength and the words, what was mixed.* The answer is asked
+# as $v = \sqrt{\bar\alpha}\,\epsilon - \sqrt{1-\bar\alpha}\,x_0$ (notebook 05), as in Stable Diffusion 2, because $v$
+# is well behaved at all strengths; the loss is a squared error:
+#
+# $$L = \mathbb E\,\left\| \text{unet}(x_t, t, \text{words}) - v \right\|^2$$
+#
+# Two details. In one of ten rounds the caption is replaced by the empty one. And the timesteps of a batch are spread
+# evenly, one from each of as many stretches, rather than thrown: the loss depends on the timestep, and so it jumps
+# less.
+
+# %%
+from minisd.schedulers import DDIM, NoiseSchedule
+
+schedule = NoiseSchedule(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+EMPTY_CAPTIONS = 0.1
+
+
+def velocity(clean, noise, t):
+    """What the UNet is to say; and the mixture that it is asked about."""
+    alpha_bar = schedule.alpha_bars[t].float()[:, None, None, None]
+    noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
+    return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean, noisy
+
+
+def diffusion_loss(unet, rows):
+    """The loss on some pictures, for fresh noise."""
+    clean = x0[rows]
+    said = torch.where(torch.rand(len(rows), generator=dice) < EMPTY_CAPTIONS, 0, 1 + captions[rows])
+    t = ((torch.arange(len(rows)) + torch.rand(len(rows), generator=dice)) / len(rows) * 1000).long()
+    noise = torch.randn(clean.shape, generator=dice)
+    v, noisy = velocity(clean, noise, t)
+    return (unet(noisy, t, states[said]) - v).square().mean()
+
+
+t = torch.tensor([10, 500, 990])
+noise = torch.randn(3, *x0.shape[1:], generator=torch.Generator().manual_seed(0))
+v, noisy = velocity(x0[:3], noise, t)
+lesson.claim("v is the library's", torch.allclose(v, schedule.velocity(x0[:3], noise, t), atol=1e-5))
+lesson.claim("and so is the mixture", torch.allclose(noisy, schedule.add_noise(x0[:3], noise, t), atol=1e-5))
+
+# %% [markdown]
+# **Predict, then run**: the untrained UNet answers 0 to everything. The noise has variance 1, the latents a bit less
+# (their deviation is printed above). About how large is the first loss?
+
+# %%
+with torch.no_grad():
+    first = diffusion_loss(unet, torch.arange(200))
+print(f"loss of the untrained UNet: {float(first):.2f}")
+lesson.claim("between the mean square of the latents and that of the noise", x0.square().mean() < first < 1.05)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# The mean of $v^2$. Since $v$ is a mixture of noise and picture whose shares, squared, sum to 1, that lies between
+# the mean squares of the two. It is good to know such a number **before** training: a first loss of 5 would mean a
+# mistake in the scaling.
+#
+# </details>
+#
+# ## The loop
+#
+# AdamW makes the steps. The learning rate rises over the first steps, while nothing is known about the sizes of the
+# gradients, and falls to zero at the end. And a second copy of the UNet follows the first slowly: its weights are a
+# **moving average** (EMA) of those of the last steps. The trained copy jitters with every batch; the average does
+# not, and draws better. Pictures are drawn with the average, here as in every Stable Diffusion.
+
+# %%
+STEPS, BATCH, RATE, DECAY = 320, 32, 4e-3, 0.98
+optimizer = torch.optim.AdamW(unet.parameters(), lr=RATE, betas=(0.9, 0.99))
+average = deepcopy(unet).requires_grad_(False)
+
+
+def learning_rate(step):
+    return RATE * min(1, (step + 1) / 30, (1 - step / STEPS) / 0.4)
+
+
+def train_step(step):
+    """One step; returns the loss."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step)
+    loss = diffusion_loss(unet, torch.randint(len(x0), (BATCH,), generator=dice))
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+    optimizer.step()
+    with torch.no_grad():
+        for slow, fast in zip(average.parameters(), unet.parameters(), strict=True):
+            slow.lerp_(fast, 1 - min(DECAY, (step + 1) / (step + 10)))
+    return loss.item()
+
+
+# %% [markdown]
+# To draw, nothing new is needed. The library's pipeline takes any UNet whose sizes fit, so it gets ours, beside the
+# frozen parts and a DDIM sampler with our schedule:
+
+# %%
+from minisd.pipeline import StableDiffusion
+
+sampler = DDIM(schedule, timestep_spacing="trailing", steps_offset=0, set_alpha_to_one=True)
+small = StableDiffusion(sd.tokenizer, text_encoder, vae, average, sampler)
+
+
+def draw(prompts, seed=1, scale=3.0):
+    """A picture for each prompt, enlarged to be seen."""
+    images = small(list(prompts), seed=seed, guidance_scale=scale, num_inference_steps=12).images
+    return [image.resize((64, 64), 0) for image in images]
+
+
+watched = ["a red circle", "a green triangle", "a yellow square"]
+looks = [20, 50, 100, 180, STEPS]
+losses, film = [], {0: draw(watched)}
+for step in range(STEPS):
+    losses.append(train_step(step))
+    if step + 1 in looks:
+        film[step + 1] = draw(watched)
+
+print(f"{STEPS * BATCH:,} noisy latents seen; loss of the last fifty steps: {sum(losses[-50:]) / 50:.3f}")
+lesson.claim("the loss fell to less than half", sum(losses[-50:]) / 50 < 0.5 * float(first))
+
+# %%
+smooth = torch.tensor(losses).unfold(0, 20, 1).mean(1)
+figure, (left, right) = lesson.axes(1, 2, width=3.8, height=2.7)
+left.plot(losses, linewidth=0.5, alpha=0.5, label="each batch")
+left.plot(range(10, 10 + len(smooth)), smooth, label="mean of 20")
+left.set(xlabel="step", ylabel="loss", ylim=(0, 1), title="Steep, then slow")
+left.legend()
+
+times = torch.arange(25, 1000, 95)
+with torch.no_grad():
+    bins = []
+    for t in times.tolist():
+        some = torch.arange(60)
+        noise = torch.randn(x0[some].shape, generator=torch.Generator().manual_seed(1))
+        at = torch.full((len(some),), t)
+        guess = average(schedule.add_noise(x0[some], noise, at), at, states[1 + captions[some]])
+        bins.append(float((guess - schedule.velocity(x0[some], noise, at)).square().mean()))
+right.plot(times, bins, marker="o", color=lesson.COLOURS[1])
+right.set(xlabel="timestep t", ylabel="loss", ylim=(0, None), title="What stays hard, by noise")
+lesson.show(
+    figure,
+    alt="Left, the loss falls steeply and then slowly. Right, the loss after training over the timestep.",
+)
+
+# %% [markdown]
+# The loss never goes to zero, and must not: from pure noise nobody can know *where* the circle will be, so at the
+# right end of the second curve the best answer is an average, with a squared error that no training removes. At the
+# left end $v$ is nearly the noise, and there is so little of it that it is hard to see.
+#
+# **Predict, then run**: below, the same noise, drawn by the model as it was after more and more steps. What will be
+# right first: the white background, the colour or the shape?
+
+# %%
+lesson.pictures(
+    [film[k][row] for row in range(len(watched)) for k in film],
+    alt="Three rows, six columns by training step: from mush to coloured blobs to shapes.",
+    title="Learning to draw: the same noise, after more and more steps of training",
+    columns=len(film),
+    labels=[f"{k} steps" for k in film],
+    rows=[each.removeprefix("a ").replace(" ", "\n") for each in watched],
+    size=1.2,
+)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# What most of the squared error is about comes first: the background, which fills most of every picture. Then a blob
+# somewhere, then its colour, which is the same over many cells. The shape is decided by a few cells at the edge, and
+# comes last. Large models learn in the same order, only that their "last" is hands and letters.
+#
+# </details>
+#
+# ## Does it listen?
+#
+# Looking is not measuring. Sticker World has an exact checker: it finds the things in a picture and says which of
+# the words were right. Every prompt that was taught, two pictures each, with and without guidance:
+
+# %%
+from minisd.world.checker import check
+
+
+def share(prompts, scale, seed=10):
+    """How often the colour is right, and how often colour and shape."""
+    verdicts = [check(image, prompt) for image, prompt in zip(draw(prompts, seed, scale), prompts, strict=True)]
+    return [sum(getattr(v, name) for v in verdicts) / len(verdicts) for name in ("colour", "object")]
+
+
+measured = {scale: share(taught * 2, scale) for scale in (0.0, 1.0, 3.0)}
+for scale, (colour, both) in measured.items():
+    print(f"guidance {scale:g}: colour right {colour:4.0%}, colour and shape {both:4.0%}")
+print(f"by chance: {1 / len(colours):.0%} and {1 / len(taught):.0%}")
+lesson.claim("with guidance, the colour is right in at least 60 %", measured[3.0][0] >= 0.6)
+lesson.claim("without any words (scale 0) it is far from that", measured[0.0][0] < measured[3.0][0] - 0.2)
+lesson.claim("shapes are harder than colours", measured[3.0][1] < measured[3.0][0])
+
+# %% [markdown]
+# The colours follow the words; the shapes do so less often: a minute has rounded corners. Compare the lines for
+# guidance 1 and 3: guidance sharpens what was learnt, and cannot add what was not.
+#
+# ## What the shipped model does differently
+#
+# The embedded model is this lesson with patience. The same parts and the same kind of loss, and then:
+#
+# - **time**: hours instead of a minute, and many times as many pictures; its
+#   [README](../minisd/assets/sticker/README.md) keeps the record;
+# - **the whole world**: two things, numbers, places, sizes and backgrounds, on pictures of twice the side, with
+#   captions worded from many templates;
+# - **weights for the timesteps**: each counts by the inverse of its usual loss, or the noisy end of the curve above
+#   would get all the attention;
+# - **a second loss** that tells attention which place belongs to which word, because on a CPU, learning that from
+#   pictures alone takes too long.
+#
+# And Stable Diffusion is the same once more, with a UNet of 859,520,964 parameters and the pictures of the internet.
+
+# %%
+count = sum(p.numel() for p in official.parameters())
+lesson.claim("859,520,964 parameters", count == 859_520_964)
+
+# %% [markdown]
+# ## Summary
+#
+# - Autoencoder and text encoder are frozen; the UNet alone is trained, on latents that are encoded once.
+# - A round of training: clean latents, random noise, random timestep, the words or (one in ten) none; squared error
+#   of $v$; a step of AdamW; a moving average that draws.
+# - First the background is learnt, then colours, then shapes. The loss has a floor that is not zero.
+# - What came out is a pipeline like any other: it can be guided, measured and saved.
+#
+# **Code**: [text_to_image.py](../minisd/training/text_to_image.py), the loop around it in
+# [trainer.py](../minisd/training/trainer.py); `minisd train` runs them.
+# **Next**: [14 · Inside the pipeline](14_inside_the_pipeline.ipynb).

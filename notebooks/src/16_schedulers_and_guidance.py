@@ -1,0 +1,418 @@
+# %% [markdown]
+# # 16 · Schedulers and guidance compared
+#
+# **You will** measure samplers and guidance scales instead of trusting your eyes: how far a picture is from the
+# many-step answer, how often it shows what was asked, with an interval; and judge how much a dozen pictures prove.
+#
+# **Needs** notebooks 06 (the samplers) and 08 (guidance).
+#
+# **Takes** 25 minutes to read, about a minute to run.
+
+# %% [markdown]
+# ## An exact judge
+#
+# "Sampler A looks better than B" is what most comparisons say, over four lucky pictures. Sticker World allows more: a
+# program can look at a picture and say whether it shows what the prompt asked for. It reads the prompt into an
+# *expectation*, finds the things in the picture, and compares.
+#
+# To be fair, every setting below draws **the same prompts from the same seeds**, so that all that differs is the
+# setting. The prompts are a dozen scenes of two things, which is hard enough for mistakes to happen.
+
+# %%
+import math
+from typing import NamedTuple
+
+import torch
+
+import weights_loader
+from minisd import lesson
+from minisd.evaluation.measures import interval, judge_prompts
+from minisd.evaluation.suites import examples
+from minisd.images import to_pil
+from minisd.schedulers import DDIM, PNDM, DPMSolverMultistep, EulerAncestral
+from minisd.world.captions import expectation
+from minisd.world.checker import check
+
+sd = weights_loader.load("sticker")
+usual = sd.scheduler
+prompts = [example.prompt for example in examples("two", 12, seed=0, words=sd.defaults.words)]
+
+
+class Run(NamedTuple):
+    latents: torch.Tensor
+    pictures: list
+    right: list  # of each picture, whether it is exactly what was asked
+
+
+def run(calls=8, scale=3.0, kind=DPMSolverMultistep, asked=prompts, **more):
+    """The same prompts from the same seeds, with so many calls of the UNet (guided ones count once)."""
+    steps = calls - 1 if kind is PNDM else calls  # PLMS asks once more than it steps
+    sampler = kind.in_place_of(usual)
+    assert len(sampler.grid(steps)) == calls
+    sd.scheduler = sampler
+    made = sd(asked, seed=0, num_inference_steps=steps, guidance_scale=scale, output_type="latent", **more)
+    sd.scheduler = usual
+    pictures = to_pil(sd.decode(made.images))
+    return Run(made.images, pictures, [check(p, a).exact for p, a in zip(pictures, asked, strict=True)])
+
+
+reference = run(calls=24)
+print("the first prompt is read as:", expectation(prompts[0]))
+for prompt, right in zip(prompts, reference.right, strict=True):
+    print("right" if right else "wrong", " ", prompt)
+lesson.pictures(
+    reference.pictures,
+    alt="Twelve pictures of two things each, labelled right or wrong by the checker.",
+    title="A dozen prompts, many steps, judged by the program",
+    columns=6,
+    labels=["right" if right else "wrong" for right in reference.right],
+)
+alike = judge_prompts(sd, prompts, seed=0, steps=6, guidance_scale=3.0).verdicts
+again = run(calls=6, kind=DDIM)
+lesson.claim("our `run` judges as the library's measure does", again.right == [v.exact for v in alike])
+
+# %% [markdown]
+# ## How much do twelve pictures prove?
+#
+# If 9 of 12 are right, the rate is 75 %. But another dozen might give 7, or all 12. The **95 % interval** says which
+# true rates are compatible with what we saw. For small counts the formula of Wilson is the one to use, because it stays
+# sensible when all or none are right:
+#
+# $$\frac{p + \frac{z^2}{2n} \pm z\sqrt{\frac{p(1-p)}{n} + \frac{z^2}{4n^2}}}{1 + \frac{z^2}{n}}, \qquad z = 1.96$$
+
+
+# %%
+def wilson(right, n, z=1.96):
+    p = right / n
+    middle = p + z**2 / (2 * n)
+    reach = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return max(0.0, (middle - reach) / (1 + z**2 / n)), min(1.0, (middle + reach) / (1 + z**2 / n))
+
+
+for right, n in ((9, 12), (12, 12), (75, 100), (750, 1000)):
+    low, high = wilson(right, n)
+    print(f"{right:4} of {n:4}: {100 * right / n:3.0f} %, interval {100 * low:3.0f} % to {100 * high:3.0f} %")
+theirs = interval(9 / 12, 12)
+lesson.claim("that is the library's interval", math.dist(wilson(9, 12), theirs) < 1e-9)
+low, high = wilson(9, 12)
+lesson.claim("9 of 12 leave more than 40 points of room", high - low > 0.4)
+narrow = wilson(900, 1200)
+lesson.claim("100 times the pictures make it about 10 times narrower", 8 < (high - low) / (narrow[1] - narrow[0]) < 12)
+
+# %% [markdown]
+# So a dozen pictures tell a broken setting from a good one, and nothing finer. There is one thing that helps for free:
+# the settings share prompts and seeds. Then we need not compare two rates; we can count the pictures that **changed
+# sides**. If a change repairs 6 and breaks none, that is strong evidence, whatever the rates are: were it pure chance,
+# like 6 coins that all fall on the same side, it would happen in 2 of 64 cases. (This is called a sign test.)
+
+
+# %%
+def changed(before, after):
+    """How many pictures became right, how many became wrong, and how probable so clear a result is by chance."""
+    gained = sum(b and not a for a, b in zip(before.right, after.right, strict=True))
+    lost = sum(a and not b for a, b in zip(before.right, after.right, strict=True))
+    n, most = gained + lost, max(gained, lost)
+    chance = min(1.0, 2 * sum(math.comb(n, k) for k in range(most, n + 1)) / 2**n)
+    return gained, lost, chance
+
+
+six = Run(None, [], [False] * 6), Run(None, [], [True] * 6)
+print("six repaired, none broken: chance", changed(*six)[2])
+lesson.claim("that is 2 of 64", changed(*six)[2] == 2 / 64)
+
+# %% [markdown]
+# ## Samplers and steps
+#
+# Four samplers, from very few calls of the UNet to a modest number. Two things are measured. The **distance** between
+# the latents and those of the reference, which took many calls: how well is the equation solved? And the **rate** of
+# right pictures: does it matter?
+#
+# **Predict, then run**: the ancestral sampler will never come near the reference (notebook 06). Will its pictures be
+# wrong more often?
+
+# %%
+calls = [3, 6, 12]
+kinds = {"DDIM": DDIM, "ancestral": EulerAncestral, "PLMS": PNDM, "DPM++ 2M": DPMSolverMultistep}
+runs = {name: [run(n, kind=kind) for n in calls] for name, kind in kinds.items()}
+
+
+def distance(one, other):
+    return float((one - other).square().mean().sqrt())
+
+
+def verdict(run):
+    """How many are right, with the interval, as text."""
+    low, high = wilson(sum(run.right), len(run.right))
+    return f"{sum(run.right):2}/{len(run.right)} ({100 * low:2.0f}-{100 * high:3.0f} %)"
+
+
+def bars(panel, places, runs, **style):
+    """Rates with their intervals."""
+    rates = [sum(each.right) / len(each.right) for each in runs]
+    ends = [wilson(sum(each.right), len(each.right)) for each in runs]
+    reach = [[abs(rate - end[side]) for rate, end in zip(rates, ends, strict=True)] for side in (0, 1)]
+    panel.errorbar(places, rates, yerr=reach, capsize=3, **style)
+    panel.set(ylabel="right, with 95 % interval", ylim=(-0.03, 1.03))
+
+
+stranger = distance(reference.latents, reference.latents.roll(1, 0))  # each prompt's against the next one's
+figure, (left, right) = lesson.axes(1, 2, width=4.0, height=3.2)
+for k, (name, marker) in enumerate(zip(kinds, "osD^", strict=True)):
+    far = [distance(each.latents, reference.latents) for each in runs[name]]
+    left.plot(calls, far, marker=marker, label=name)
+    bars(right, [n * (0.92 + 0.05 * k) for n in calls], runs[name], marker=marker, linewidth=1)
+    print(f"{name:10}", "   ".join(f"{d:.2f} away, {verdict(each)}" for d, each in zip(far, runs[name], strict=True)))
+left.axhline(stranger, color="#bbbbbb", linestyle="--", label="another picture")
+left.set(ylabel="distance to the reference", ylim=(0, None))
+for panel in (left, right):
+    panel.set(xscale="log", xlabel="calls of the UNet")
+    panel.set_xticks(calls, [str(n) for n in calls])
+    panel.minorticks_off()
+left.legend(fontsize=8)
+lesson.show(
+    figure,
+    alt="Left, the distances of DDIM and DPM++ fall, the others stay high. Right, rates rise, with wide bars.",
+    title="Left: how well the equation is solved. Right: how often the picture is right",
+)
+
+# %%
+last = {name: distance(each[-1].latents, reference.latents) for name, each in runs.items()}
+lesson.claim(
+    "with 12 calls the ancestral sampler is farther from the reference than DDIM and DPM++ 2M",
+    last["ancestral"] > max(last["DDIM"], last["DPM++ 2M"]),
+)
+first = distance(runs["DDIM"][0].latents, reference.latents)
+lesson.claim("DDIM comes nearer from 3 to 12 calls", last["DDIM"] < first)
+for name, each in runs.items():
+    gained, lost, chance = changed(each[0], each[-1])
+    print(f"{name:10} from 3 to 12 calls: {gained:2} repaired, {lost} broken; by chance {chance:.3f}")
+gained, lost, chance = changed(runs["DDIM"][-1], runs["DPM++ 2M"][-1])
+print(f"DDIM against DPM++ 2M at 12 calls: {gained} for DPM++ 2M, {lost} for DDIM; by chance {chance:.3f}")
+lesson.pictures(
+    [each.pictures[1] for name in kinds for each in runs[name]],
+    alt="Four rows of samplers, three columns: DDIM and DPM++ agree, the ancestral row differs, PLMS is spoilt.",
+    title=f"“{prompts[1]}”",
+    columns=len(calls),
+    labels=[f"{n} calls" for n in calls],
+    rows=list(kinds),
+    size=1.4,
+)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# The distance says that its picture is another one, about as far away as a stranger's, not that it is a worse one. In
+# the last column look whether its interval overlaps with DDIM's. So a distance to a reference is a good measure of *how
+# well an equation is solved*, and a bad one of *how good a picture is*.
+#
+# </details>
+#
+# What may be concluded? Where many pictures were repaired and hardly any broken, more calls help; where a few changed
+# sides either way, we do not know. PLMS with so few calls is another matter: it mixes predictions from far apart noise
+# levels (the end of notebook 06 shows it), and a gap as wide as that shows with a dozen pictures. But who ranks DDIM
+# and DPM++ by so few, where their intervals overlap, ranks chance.
+#
+# ## Guidance
+#
+# Now the sampler is fixed, and the scale changes. Beside the rate we look at how much the values of the latents deviate
+# within a picture: guidance goes beyond what the model predicts, and latents that deviate far more than those of real
+# pictures do are decoded into glaring colours.
+
+# %%
+scales = [0, 1, 2, 4, 8, 16]
+swept = {s: run(scale=s) for s in scales}
+
+
+def deviation(run):
+    """Of the latents' values within a picture, mean over the pictures: their contrast, so to say."""
+    return float(run.latents.std((1, 2, 3)).mean())
+
+
+for s, each in swept.items():
+    print(f"scale {s:2}: {verdict(each)} right, deviation {deviation(each):.2f}")
+figure, (left, right) = lesson.axes(1, 2, width=3.9, height=2.9)
+names = [str(s) for s in scales]
+bars(left, names, swept.values(), marker="o")
+left.set(xlabel="guidance scale")
+right.plot(names, [deviation(each) for each in swept.values()], marker="s", color=lesson.COLOURS[1])
+right.set(xlabel="guidance scale", ylabel="deviation of the latents")
+lesson.show(
+    figure,
+    alt="Left, the rate rises from scale 0 to 2 or so and falls towards 16. Right, the deviation rises with the scale.",
+    title="Too little guidance: the prompt is not followed. Too much: the picture is spoilt",
+)
+gained, lost, chance = changed(swept[0], swept[4])
+print(f"from scale 0 to 4: {gained} repaired, {lost} broken; by chance {chance:.4f}")
+lesson.claim("scale 4 follows the prompts more often than scale 0", gained > lost)
+gained, lost, chance = changed(swept[4], swept[16])
+print(f"from scale 4 to 16: {gained} repaired, {lost} broken; by chance {chance:.4f}")
+lesson.claim("with so few steps scale 16 is too much", lost > gained)
+
+# %% [markdown]
+# ### Guidance and steps, one noise
+#
+# **Predict, then run**: below is a grid from one and the same noise. Steps grow to the right, guidance downwards. In
+# which corner will the picture be worst?
+
+# %%
+asked, steps, rows = "a green triangle above a purple ring", [3, 8, 20], [1, 3, 8, 16]
+grid = [
+    sd(asked, seed=1, num_inference_steps=n, guidance_scale=s, progress=False).images[0] for s in rows for n in steps
+]
+lesson.pictures(
+    grid,
+    alt="Twelve pictures from one noise: more steps sharpen them, more guidance fits them to the prompt.",
+    title=f"“{asked}”, one noise",
+    columns=len(steps),
+    labels=[f"{n} steps" for n in steps],
+    rows=[f"guidance {s}" for s in rows],
+    size=1.3,
+)
+for s, k in zip(rows, range(0, len(grid), len(steps)), strict=True):
+    print(
+        f"guidance {s:2}: " + ", ".join("right" if check(p, asked).exact else "wrong" for p in grid[k : k + len(steps)])
+    )
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# Bottom left. Guidance makes each step go further, in a direction which was computed at the step's start; with few,
+# long steps it overshoots, and even the white ground takes on a colour. So the two settings belong together: **more
+# guidance needs more steps**. Top right is the opposite: well solved, but with words that count only once. (Where a
+# picture looks right to you and the checker says wrong: "above" must be the main direction between the two things.)
+#
+# </details>
+#
+# ### Guidance and seeds
+
+# %%
+seeds, rows = 6, [0, 1, 3, 8]
+grid = []
+for s in rows:
+    grid += sd(asked, seed=20, num_images_per_prompt=seeds, num_inference_steps=8, guidance_scale=s).images
+lesson.pictures(
+    grid,
+    alt="Four rows by guidance, six columns by seed: top anything at all, further down a green triangle above a ring.",
+    title="The seed decides where things are, guidance whether they are what was asked",
+    columns=seeds,
+    labels=[f"seed {20 + k}" for k in range(seeds)],
+    rows=[f"guidance {s}" for s in rows],
+)
+
+# %% [markdown]
+# ## Negative prompts
+#
+# Notebook 08 shows how a negative prompt works: it takes the place of the empty one. Here is how well. The prompt is
+# "a circle", its colour is left open. How often does a colour appear, without being forbidden, and when it is?
+
+# %%
+from minisd.evaluation.freedom import main_thing
+
+free = ["a circle"] * 12
+
+
+def things(negative):
+    made = run(scale=4.0, asked=free, negative_prompt=negative)
+    return [main_thing(check(picture, "a circle")) for picture in made.pictures]
+
+
+forbidden = ["red", "blue", "green"]
+plain = things("")
+usually = sum(thing is not None and thing.colour in forbidden for thing in plain)
+print(f"nothing forbidden: {usually} of 12 in one of the colours {', '.join(forbidden)}")
+shown, circles = 0, 0
+for colour in forbidden:
+    found = [thing for thing in things(colour) if thing is not None]
+    shown += sum(thing.colour == colour for thing in found)
+    circles += sum(thing.shape == "circle" for thing in found)
+    print(f"negative prompt {colour!r:9} {sum(thing.colour == colour for thing in found)} of 12 are {colour}")
+low, high = wilson(shown, 36)
+print(f"together: {shown} of 36 in the forbidden colour ({100 * low:.0f}-{100 * high:.0f} %), {circles} of 36 circles")
+lesson.claim("hardly any picture has the forbidden colour", shown <= 6)
+lesson.claim("and most are circles still", circles > 18)
+
+# %% [markdown]
+# ## When is guidance needed?
+#
+# Guidance doubles the cost of a step. Notebook 08 saw that the words change the prediction most at the beginning. So
+# perhaps it is enough to guide a part of the way. `guidance_scale` may be a function of the call's index, and a scale
+# of 1 is one call instead of two.
+#
+# **Predict, then run**: guidance in the first half only, or in the second half only. Which one follows the prompt?
+
+# %%
+planned = {
+    "all the way": swept[4],
+    "first half": run(scale=lambda i: 4.0 if i < 4 else 1.0),
+    "second half": run(scale=lambda i: 1.0 if i < 4 else 4.0),
+    "never": swept[1],
+}
+for name, each in planned.items():
+    apart = distance(each.latents, planned["all the way"].latents)
+    print(f"{name:12} {verdict(each)} right, {apart:.2f} away from all the way")
+lesson.pictures(
+    [picture for each in planned.values() for picture in each.pictures[:6]],
+    alt="Four rows of plans, six prompts: the first half only looks like all the way, the second half only like never.",
+    title="What happens early decides the picture",
+    columns=6,
+    rows=list(planned),
+)
+lesson.claim(
+    "the first half alone comes nearer to guidance all the way than the second half alone",
+    distance(planned["first half"].latents, planned["all the way"].latents)
+    < distance(planned["second half"].latents, planned["all the way"].latents),
+)
+
+# %% [markdown]
+# <details><summary>Answer</summary>
+#
+# The first half: its pictures are nearly those of guidance all the way. What is where, and what it is, is settled while
+# there is much noise; afterwards little more than edges are left to draw. So half of the second calls can be saved. The
+# rates of a dozen pictures would not have proved this, their intervals overlap; the distances show it.
+#
+# </details>
+#
+# ## Rescaling
+#
+# A large scale does not only push towards the prompt, it makes the whole prediction larger, and the picture gets too
+# much contrast. `guidance_rescale` gives the guided prediction back the deviation of the conditional one
+# (Lin et al. 2024). For one step, by hand:
+
+# %%
+from minisd import guidance
+
+u, c = torch.randn(2, 1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+guided = u + 8 * (c - u)
+rescaled = guided * c.std() / guided.std()
+print(f"deviation: conditional {c.std():.2f}, guided {guided.std():.2f}, rescaled {rescaled.std():.2f}")
+lesson.claim(
+    "that is the library's rescale", torch.allclose(rescaled, guidance.combine(u, c, 8, rescale=1.0), atol=1e-5)
+)
+
+strong = {0: swept[16], 0.7: run(scale=16, guidance_rescale=0.7)}
+for r, each in strong.items():
+    print(f"scale 16, rescale {r:3}: deviation {deviation(each):.2f}, {verdict(each)} right")
+print(f"scale  4, for comparison: deviation {deviation(swept[4]):.2f}, {verdict(swept[4])} right")
+lesson.pictures(
+    [picture for each in strong.values() for picture in each.pictures[:6]],
+    alt="Two rows of six pictures at guidance 16: above with too much contrast and dirt, below with less.",
+    title="Rescaling takes back contrast; it does not repair too much guidance",
+    columns=6,
+    rows=["rescale 0", "rescale 0.7"],
+)
+lesson.claim("rescaled latents deviate less", deviation(strong[0.7]) < deviation(strong[0]))
+
+# %% [markdown]
+# ## Summary
+#
+# - Same prompts, same seeds, an exact judge and an interval: then a comparison means something. With a dozen pictures
+#   it shows what is broken, not which of two good settings is better; count the pictures that changed sides.
+# - Deterministic samplers converge to one picture. The checker is content before the distance is small, and the
+#   ancestral sampler is right with pictures of its own.
+# - Guidance is needed, too much of it hurts, above all with few steps. It is needed most in the first half.
+# - Negative prompts avoid what they name. Rescaling takes back the contrast of a large scale.
+#
+# **Code**: [measures.py](../minisd/evaluation/measures.py) and [figures.py](../minisd/evaluation/figures.py) measure
+# the same with more pictures, the checker is [checker.py](../minisd/world/checker.py), the scales a step come from
+# [guidance.py](../minisd/guidance.py). **Next**:
+# [17 · Image to image, and DDIM inversion](17_image_to_image_and_inversion.ipynb).
