@@ -183,7 +183,7 @@ for s in scales:
 lesson.pictures(
     pictures,
     alt="Five rows of three circles by scale: other colours and other places at each scale, not bluer with each.",
-    title="Some guidance makes blue; more throws the circle elsewhere",
+    title="A little makes them bluer, more throws the circles elsewhere",
     size=1.4,
     columns=3,
     rows=[f"scale {s}" for s in scales],
