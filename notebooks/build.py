@@ -191,7 +191,7 @@ def gallery(source: Path) -> tuple[Path, bytes] | None:
     return path, base64.b64decode(pictures[GALLERY[source.name[:2]]])
 
 
-def hung(source: Path) -> list[str]:
+def gallery_problems(source: Path) -> list[str]:
     """Why the gallery does not show what a notebook does; nothing where it does."""
     try:
         shown = gallery(source)
@@ -210,7 +210,7 @@ def check(chosen: Sequence[Path], folder: Path = FOLDER) -> list[str]:
         wrong += stale(source)
         if path.exists():
             found = problems(path)
-            wrong += found if found else hung(source)
+            wrong += found if found else gallery_problems(source)
     known = {target(source) for source in sources(folder=folder)}
     return wrong + [f"{path.name} has no source" for path in sorted(folder.glob("*.ipynb")) if path not in known]
 

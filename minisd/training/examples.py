@@ -4,7 +4,7 @@ FOLDER/candy shows a thing that training never did, a pink star, and calls it <c
 at night, under a moon that no caption speaks of.
 """
 
-import sys
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,5 +58,8 @@ def write(folder: Path, lessons: list[tuple[Scene, str]]) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]) / "candy", candy())
-    write(Path(sys.argv[1]) / "night", night())
+    parser = argparse.ArgumentParser(prog="python -m minisd.training.examples", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    write(folder / "candy", candy())
+    write(folder / "night", night())

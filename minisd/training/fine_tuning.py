@@ -70,11 +70,10 @@ def train_embedding(
 ) -> Tensor:
     """Learn what `token` means in the captions, from the meaning of the word `like`; its vectors (n, width).
 
-    Continues the run at `path`, for `minutes` or `steps` in all. For models with one text encoder.
-    Raises InputError: the token exists, no caption has it, or `like` is no word.
+    Continues the run at `path`, for `minutes` or `steps` in all.
+    Raises InputError: the token exists, a caption lacks it, `like` is no word, or a model that is told more than text.
     """
-    if sd.text_encoder_2 is not None:
-        raise InputError("a word can be trained for models with one text encoder, SDXL has two.")
+    _check(sd)
     if not all(token in text for text in pictures.captions):
         without = next(text for text in pictures.captions if token not in text)
         raise InputError(f"the caption {without!r} does not have {token!r} in it, which is to be learned.")
@@ -107,12 +106,12 @@ def train_lora(
     steps: int | None = None,
     learning_rate: float = 2e-3,
 ) -> LowRankChanges:
-    """Learn how the pictures look, as changes of the UNet's attention layers; SDXL's UNet is told too much for it.
+    """Learn how the pictures look, as changes of the UNet's attention layers.
 
-    Continues the run at `path`, for `minutes` or `steps` in all. Raises InputError for SDXL.
+    Continues the run at `path`, for `minutes` or `steps` in all. Raises InputError for a model that is told more than
+    text.
     """
-    if sd.is_xl:
-        raise InputError("a LoRA can be trained for SD 1.x and 2.x, not for SDXL.")
+    _check(sd)
     unet = sd.unet.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -134,6 +133,13 @@ def train_lora(
 
     recipe = Recipe(minutes, steps, learning_rate, warmup_steps=20, weight_decay=0.0, ema_decay=0.98)
     return train(changes, loss, recipe, path, report)
+
+
+def _check(sd: StableDiffusion) -> None:
+    """A UNet that reads masks, depth or sizes would have to be given them in training, too."""
+    if sd.is_xl or sd.task != "text":
+        what = "SDXL" if sd.is_xl else f"a model for {sd.task}"
+        raise InputError(f"{what} cannot be fine-tuned here; take a text-to-image model of SD 1.x or 2.x.")
 
 
 def attention_weights(unet: nn.Module) -> list[str]:

@@ -258,3 +258,15 @@ def test_two_pictures_to_begin_with(tmp_path: Path, capsys: pytest.CaptureFixtur
     path = str(tmp_path / "a.png")
     assert run("a", "--image", path, "--upscale", path) == 2
     assert "were both given" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["bench"], ["verify"]])
+def test_help_names_only_defaults_that_say_something(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "(default: None)" not in said
+    assert "(default: False)" not in said
+    assert "(default: )" not in said
+    if not command:
+        assert "(default: sticker)" in said

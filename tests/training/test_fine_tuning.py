@@ -206,6 +206,11 @@ def test_bad_input(sd: StableDiffusion, tmp_path: Path) -> None:
         train_embedding(sd, learned("a cat"), "cat", "dog", 1, path, quiet, steps=1)  # a word that there is
     with pytest.raises(InputError):
         train_embedding(sd, learned(), WORD, "", 1, path, quiet, steps=1)
+    for other in (small_pipeline(in_channels=9), small_pipeline(in_channels=5)):
+        with pytest.raises(InputError, match="cannot be fine-tuned"):
+            train_lora(other, learned("a cat"), 1, path, quiet, steps=1)
+        with pytest.raises(InputError, match="cannot be fine-tuned"):
+            train_embedding(other, learned(), WORD, "cat", 1, path, quiet, steps=1)
     assert not path.exists()
 
 
