@@ -12,6 +12,7 @@ from minisd.diagnosis import diagnosis
 from minisd.errors import InputError, NumericalError
 from minisd.models import CLIPTextTransformer
 from minisd.models.unet import sinusoids
+from minisd.prompts import Said
 from minisd.tokenizer import Tokenizer
 from minisd.validation import real_number, whole_number
 
@@ -107,35 +108,58 @@ def size_count(parts: Sequence[TextPart], unet: UNetConfig) -> int:
 def condition(
     parts: Sequence[TextPart],
     unet: UNetConfig,
-    negative: Sequence[str],
-    prompts: Sequence[str],
+    negative: Said | None,
+    prompt: Said,
     micro: MicroConditioning,
     zero_empty: bool,
 ) -> Condition:
-    """What a UNet is told for negative prompts, whose rows come first, and prompts.
+    """What a UNet is told: the negative prompts, whose rows come first, if there is guidance; and the prompts.
 
     micro: nothing left open (`MicroConditioning.of`). zero_empty: an empty negative prompt is zeros to SDXL.
     """
-    text, pooled = encode(parts, [*negative, *prompts], is_xl=unet.pooled_width is not None)
+    sides = [prompt] if negative is None else [negative, prompt]
+    text, pooled = _encode_sides(parts, sides, is_xl=unet.pooled_width is not None)
     if pooled is None:
         return Condition(text)
-    if zero_empty:
-        silent = [row for row, prompt in enumerate(negative) if prompt == ""]
+    if zero_empty and negative is not None and negative.embeds is None:
+        texts = zip(negative.texts, negative.texts_2, strict=True)
+        silent = [row for row, both in enumerate(texts) if both == ("", "")]
         text[silent], pooled[silent] = 0, 0
     count = size_count(parts, unet)
-    numbers = [micro.numbers(count, negative=True)] * len(negative) + [micro.numbers(count)] * len(prompts)
+    numbers = [micro.numbers(count, negative=side is negative) for side in sides for _ in side.texts]
     return Condition(text, with_sizes(pooled, numbers, unet.size_embedding_width))
 
 
-def encode(parts: Sequence[TextPart], prompts: Sequence[str], is_xl: bool) -> tuple[Tensor, Tensor | None]:
+def _encode_sides(parts: Sequence[TextPart], sides: Sequence[Said], is_xl: bool) -> tuple[Tensor, Tensor | None]:
+    """As `encode`: states that are given as they are, and all texts read in one go."""
+    device = parts[0].encoder.token_embedding.weight.device
+    read = [side for side in sides if side.embeds is None]
+    rows: dict[int, tuple[Tensor, Tensor | None]] = {
+        id(side): (side.embeds.to(device), None if side.pooled is None else side.pooled.to(device))
+        for side in sides
+        if side.embeds is not None
+    }
+    if read:
+        texts = [text for side in read for text in side.texts], [text for side in read for text in side.texts_2]
+        states, pooled = encode(parts, texts[: len(parts)], is_xl)
+        start = 0
+        for side in read:
+            own = slice(start, start := start + len(side.texts))
+            rows[id(side)] = states[own], None if pooled is None else pooled[own]
+    pairs = [rows[id(side)] for side in sides]
+    vectors = [vector for _, vector in pairs if vector is not None]
+    return torch.cat([text for text, _ in pairs]), torch.cat(vectors) if vectors else None
+
+
+def encode(parts: Sequence[TextPart], texts: Sequence[Sequence[str]], is_xl: bool) -> tuple[Tensor, Tensor | None]:
     """Text states (B, L, width of all encoders) and, for SDXL, the last encoder's pooled text (B, P).
 
-    SD 1 and 2 read the states after the final norm; SDXL those before the last layer, as they are. Raises
-    NumericalError for NaN.
+    texts: B for each encoder, in the order of the parts. SD 1 and 2 read the states after the final norm; SDXL those
+    before the last layer, as they are. Raises NumericalError for NaN.
     """
     states, pooled = [], None
-    for tokenizer, encoder in parts:
-        ids = tokenizer(list(prompts)).to(encoder.token_embedding.weight.device)
+    for (tokenizer, encoder), own in zip(parts, texts, strict=True):
+        ids = tokenizer(list(own)).to(encoder.token_embedding.weight.device)
         if is_xl:
             early = encoder.before_last(encoder.embed(ids))
             states.append(early)

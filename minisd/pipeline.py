@@ -12,13 +12,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minisd import guidance, images, validation
-from minisd.conditioning import Condition, MicroConditioning, TextPart, check_widths, condition, encode
+from minisd.conditioning import Condition, MicroConditioning, TextPart, check_widths, condition, encode, pooled_width
 from minisd.diagnosis import diagnosis
 from minisd.errors import CallbackError, InputError, NumericalError
 from minisd.guidance import Guide, Loss, Scale
 from minisd.images import Picture
 from minisd.models import VAE, CLIPTextTransformer, UNet
 from minisd.noise import draw_noise
+from minisd.prompts import Listener, Texts
 from minisd.request import DEFAULTS, Asker, Defaults, Request, task_of
 from minisd.schedulers import Grid, NoiseSchedule, Scheduler
 from minisd.schedulers.base import Memory
@@ -110,8 +111,8 @@ class StableDiffusion:
     @torch.no_grad()
     def __call__(
         self,
-        prompt: str | Sequence[str] | None = None,
-        negative_prompt: str | Sequence[str] = "",
+        prompt: Texts | None = None,
+        negative_prompt: Texts = "",
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
@@ -130,8 +131,12 @@ class StableDiffusion:
         denoising_end: float | None = None,
         micro: MicroConditioning | None = None,
         guidance_rescale: float = 0.0,
+        prompt_2: Texts | None = None,
+        negative_prompt_2: Texts | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
         guide: Guide | Loss | None = None,
         callback: Callback | None = None,
         callback_steps: int = 1,
@@ -143,9 +148,10 @@ class StableDiffusion:
         height, width: pixels; by default what the model was trained at. num_inference_steps, guidance_scale: by
         default the model's. guidance_scale 1 is one UNet pass a step, anything else two (Ho & Salimans 2022); a
         sequence or a function of i gives each call its own. guidance_rescale, 0 to 1: see minisd.guidance.combine.
-        prompt_embeds, negative_prompt_embeds: text states (B, L, context_width) in place of the texts, as
-        `encode_prompt` or minisd.surgery make them. guide: a function (x0, i) -> loss, or a Guide with its settings,
-        see there.
+        prompt_2, negative_prompt_2: other texts for SDXL's second text encoder. prompt_embeds, negative_prompt_embeds:
+        text states (B, L, context_width) in place of the texts, as `encode_prompt` or minisd.surgery make them; SDXL
+        wants pooled_prompt_embeds, negative_pooled_prompt_embeds with them, as `encode_pooled` makes them.
+        guide: a function (x0, i) -> loss, or a Guide with its settings, see there.
         image: a picture to begin with (PIL, array in [0, 1], tensor in [-1, 1]; one, or one for each prompt), of which
         strength, 0 to 1, says how much is to change: 0.8 unless given, 1 with a mask. mask_image: white where to
         repaint. depth_map: for depth models, larger is nearer. noise_level: for upscalers, how much noise hides the
@@ -168,7 +174,8 @@ class StableDiffusion:
         request = self._asker().request(
             prompt, negative_prompt, height, width, num_inference_steps, guidance_scale, num_images_per_prompt,
             seed, generator, latents, eta, image, strength, mask_image, depth_map, noise_level,
-            denoising_start, denoising_end, micro, guidance_rescale, prompt_embeds, negative_prompt_embeds, guide,
+            denoising_start, denoising_end, micro, guidance_rescale, prompt_2, negative_prompt_2, prompt_embeds,
+            negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds, guide,
         )  # fmt: skip
         for step in tqdm(self._denoise(request), total=request.stop, disable=not progress):
             final = step.latents
@@ -185,8 +192,8 @@ class StableDiffusion:
 
     def denoise(
         self,
-        prompt: str | Sequence[str] | None = None,
-        negative_prompt: str | Sequence[str] = "",
+        prompt: Texts | None = None,
+        negative_prompt: Texts = "",
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
@@ -205,8 +212,12 @@ class StableDiffusion:
         denoising_end: float | None = None,
         micro: MicroConditioning | None = None,
         guidance_rescale: float = 0.0,
+        prompt_2: Texts | None = None,
+        negative_prompt_2: Texts | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
         guide: Guide | Loss | None = None,
     ) -> Iterator[DenoisingStep]:
         """The loop itself, as an iterator of steps: `break` stops it early, `step.x0` is the preview.
@@ -217,12 +228,21 @@ class StableDiffusion:
             self._asker().request(
                 prompt, negative_prompt, height, width, num_inference_steps, guidance_scale, num_images_per_prompt,
                 seed, generator, latents, eta, image, strength, mask_image, depth_map, noise_level,
-                denoising_start, denoising_end, micro, guidance_rescale, prompt_embeds, negative_prompt_embeds, guide,
+                denoising_start, denoising_end, micro, guidance_rescale, prompt_2, negative_prompt_2, prompt_embeds,
+                negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds, guide,
             )
         )  # fmt: skip
 
     def _asker(self) -> Asker:
-        return Asker(self.unet.config, self.vae.config, self.scheduler, self.defaults, self.tokenizer.max_length)
+        unet, parts = self.unet.config, self.text_parts
+        listener = Listener(
+            len(parts),
+            unet.context_width,
+            pooled_width(parts) if self.is_xl else None,
+            self.tokenizer.max_length,
+            self.defaults.words,
+        )
+        return Asker(unet, self.vae.config, self.scheduler, self.defaults, listener)
 
     @torch.no_grad()
     def _denoise(self, request: Request) -> Iterator[DenoisingStep]:
@@ -270,17 +290,9 @@ class StableDiffusion:
 
     def _condition(self, request: Request) -> Condition:
         """What the UNet is told; with guidance, the negative prompts' rows come first."""
-        sides = [(request.negative, request.negative_embeds)] if request.guided else []
-        sides += [(request.prompts, request.prompt_embeds)]
-        if any(embeds is not None for _, embeds in sides):  # SDXL never gets here: `check_embeds` has seen to it
-            given = [
-                self.encode_prompt(texts) if embeds is None else embeds.to(self.device, self.dtype)
-                for texts, embeds in sides
-            ]
-            return Condition(torch.cat(given))
-        negative = request.negative if request.guided else []
+        negative = request.negative if request.guided else None
         zero_empty = self.defaults.zero_empty_prompt
-        told = condition(self.text_parts, self.unet.config, negative, request.prompts, request.micro, zero_empty)
+        told = condition(self.text_parts, self.unet.config, negative, request.prompt, request.micro, zero_empty)
         return Condition(told.text.to(self.dtype), None if told.vector is None else told.vector.to(self.dtype))
 
     def _start(self, request: Request, randn: Randn) -> "_Start":
@@ -322,9 +334,32 @@ class StableDiffusion:
         return latents * self.vae.config.scaling_factor
 
     @torch.no_grad()
-    def encode_prompt(self, prompts: Sequence[str]) -> Tensor:
-        """Texts -> the states that condition the UNet: (B, 77, context_width). Raises NumericalError."""
-        return encode(self.text_parts, prompts, self.is_xl)[0].to(self.dtype)
+    def encode_prompt(self, prompts: Sequence[str], prompts_2: Sequence[str] | None = None) -> Tensor:
+        """Texts -> the states that condition the UNet: (B, 77, context_width).
+
+        prompts_2: other texts for SDXL's second encoder. Raises InputError, NumericalError.
+        """
+        return self._encode_texts(prompts, prompts_2)[0].to(self.dtype)
+
+    @torch.no_grad()
+    def encode_pooled(self, prompts: Sequence[str]) -> Tensor:
+        """Texts -> the pooled text (B, P) that SDXL hears beside the states. Raises InputError, NumericalError."""
+        if not self.is_xl:
+            raise InputError("only models of the SDXL family hear pooled text; this one needs encode_prompt alone.")
+        pooled = self._encode_texts(prompts, None)[1]
+        assert pooled is not None
+        return pooled.to(self.dtype)
+
+    def _encode_texts(self, prompts: Sequence[str], prompts_2: Sequence[str] | None) -> tuple[Tensor, Tensor | None]:
+        parts = self.text_parts
+        texts = [validation.prompts(prompts, "prompts")]
+        if len(parts) == 2:
+            texts.append(texts[0] if prompts_2 is None else validation.prompts(prompts_2, "prompts_2"))
+        elif prompts_2 is not None:
+            raise InputError("prompts_2 is for SDXL's second text encoder; this model has one.")
+        if len(texts[0]) != len(texts[-1]):
+            raise InputError(f"prompts_2 holds {len(texts[-1])} texts for {len(texts[0])} prompts; give as many.")
+        return encode(parts, texts, self.is_xl)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -15,6 +15,7 @@ from minisd.errors import InputError
 from minisd.guidance import Guide, Loss, Scale
 from minisd.images import Picture
 from minisd.noise import make_generators
+from minisd.prompts import Given, Listener, Said, Texts
 from minisd.schedulers import DDIM, Grid, Scheduler, validate_steps
 
 STRENGTH = 0.8
@@ -48,12 +49,11 @@ class Request:
     calls after which another model takes over. resumed: the latents are another model's, not unit noise.
     image: (B, 3, H, W) in [-1, 1]; mask: (B, 1, H, W), 1 where to repaint; depth: (B, 1, H, W), any units, larger is
     nearer. noise_level: of an upscaler's small picture, 0 for the others. guidance_scales: one for each call.
-    prompt_embeds, negative_embeds: (B, L, context_width) where texts are to be left aside.
     """
 
     task: str
-    prompts: list[str]
-    negative: list[str]
+    prompt: Said
+    negative: Said
     shape: tuple[int, int, int, int]
     guidance_scales: tuple[float, ...]
     scheduler: Scheduler
@@ -70,8 +70,6 @@ class Request:
     noise_level: int
     micro: MicroConditioning
     guidance_rescale: float
-    prompt_embeds: Tensor | None
-    negative_embeds: Tensor | None
     guide: Guide | None
 
     @property
@@ -96,18 +94,18 @@ class Asker:
     """Makes requests for one pipeline: its sizes, its sampler, its defaults."""
 
     def __init__(
-        self, unet: UNetConfig, vae: VAEConfig, scheduler: Scheduler, defaults: Defaults, max_length: int
+        self, unet: UNetConfig, vae: VAEConfig, scheduler: Scheduler, defaults: Defaults, listener: Listener
     ) -> None:
         self.unet, self.vae, self.scheduler, self.defaults = unet, vae, scheduler, defaults
-        self.max_length = max_length  # of a text, in tokens
+        self.listener = listener
         self.task = task_of(unet, vae)
         self.factor = vae.downscale  # pixels per latent cell
         self.smallest = 2 ** (len(unet.channels) - 1)  # latent cells along a side
 
     def request(
         self,
-        prompt: str | Sequence[str] | None,
-        negative_prompt: str | Sequence[str],
+        prompt: Texts | None,
+        negative_prompt: Texts,
         height: int | None,
         width: int | None,
         num_inference_steps: int | None,
@@ -126,19 +124,24 @@ class Asker:
         denoising_end: float | None,
         micro: MicroConditioning | None,
         guidance_rescale: float,
+        prompt_2: Texts | None,
+        negative_prompt_2: Texts | None,
         prompt_embeds: Tensor | None,
         negative_prompt_embeds: Tensor | None,
+        pooled_prompt_embeds: Tensor | None,
+        negative_pooled_prompt_embeds: Tensor | None,
         guide: Guide | Loss | None,
     ) -> Request:
         """The request for the arguments of a pipeline's call; raises InputError."""
         per_prompt = validation.whole_number(num_images_per_prompt, "num_images_per_prompt", 1, 10_000)
-        if prompt_embeds is not None:
-            if prompt is not None:
-                raise InputError("prompt and prompt_embeds were both given; give one of them.")
-            states = validation.text_states(prompt_embeds, "prompt_embeds", self.unet.context_width)
-            prompt = [""] * len(states)  # as many, not to be read
-        prompts, negative = self._texts(prompt, negative_prompt, per_prompt)
-        count = len(prompts)
+        said, unsaid = self.listener.hear(
+            Given("", prompt, prompt_2, prompt_embeds, pooled_prompt_embeds),
+            Given(
+                "negative_", negative_prompt, negative_prompt_2, negative_prompt_embeds, negative_pooled_prompt_embeds
+            ),
+            per_prompt,
+        )
+        count = len(said.texts)
         steps = self.defaults.num_inference_steps if num_inference_steps is None else num_inference_steps
         steps = validate_steps(steps, self.scheduler.schedule.num_train_timesteps)
 
@@ -169,64 +172,22 @@ class Asker:
             stop = scheduler.calls_before(steps, last) - scheduler.calls_before(steps, start)
         scales = guidance.scales(self.defaults.guidance_scale if guidance_scale is None else guidance_scale, len(grid))
         rescale = validation.real_number(guidance_rescale, "guidance_rescale", 0, 1)
-        self._check_embeds(prompt_embeds, negative_prompt_embeds, negative_prompt, any(each != 1 for each in scales))
+        if any(each != 1 for each in scales):
+            self.listener.check_lengths(said, unsaid)
 
-        def one_each(values: Tensor | None, name: str, kind: str = "pictures") -> Tensor | None:
-            if values is None:
-                return None
-            if len(values) not in (1, count // per_prompt, count):
-                raise InputError(f"{name} holds {len(values)} {kind} for {count}; give one, or one for each prompt.")
-            return values.repeat_interleave(count // len(values), 0)
+        def one_each(values: Tensor | None, name: str) -> Tensor | None:
+            return validation.one_each(values, name, "pictures", count, per_prompt)
 
         pixels = one_each(None if image is None else images.to_pixels(image, "image", size), "image")
         mask = one_each(None if mask_image is None else images.to_map(mask_image, "mask_image", size), "mask_image")
         depth = one_each(None if depth_map is None else images.to_map(depth_map, "depth_map"), "depth_map")
         return Request(
-            self.task, prompts, negative, (count, self.vae.latent_channels, h, w), scales, scheduler, grid, start,
+            self.task, said, unsaid, (count, self.vae.latent_channels, h, w), scales, scheduler, grid, start,
             stop, denoising_start is not None, generators, seeds, latents, pixels,
             None if mask is None else (mask >= 0.5).float(), depth, level,
             (micro or MicroConditioning()).of(h * self.factor, w * self.factor),
-            rescale, one_each(prompt_embeds, "prompt_embeds", "text states"),
-            one_each(negative_prompt_embeds, "negative_prompt_embeds", "text states"),
-            guide if guide is None or isinstance(guide, Guide) else Guide(guide),
+            rescale, guide if guide is None or isinstance(guide, Guide) else Guide(guide),
         )  # fmt: skip
-
-    def _texts(
-        self, prompt: str | Sequence[str] | None, negative_prompt: str | Sequence[str], per_prompt: int
-    ) -> tuple[list[str], list[str]]:
-        """Prompts and negative prompts, one for each picture."""
-        prompts = validation.prompts(prompt)
-        negative = validation.prompts(negative_prompt, "negative_prompt")
-        if isinstance(negative_prompt, str):
-            negative = negative * len(prompts)
-        if len(negative) != len(prompts):
-            raise InputError(f"there are {len(negative)} negative prompts for {len(prompts)} prompts; give as many.")
-        prompts, negative = ([text for text in texts for _ in range(per_prompt)] for texts in (prompts, negative))
-        foreign = validation.foreign_words([*prompts, *negative], self.defaults.words)
-        if foreign:
-            warnings.warn(
-                f"this model was never taught {', '.join(map(repr, foreign))}, so expect something else; "
-                f"it knows: {self.defaults.words}.",
-                stacklevel=5,
-            )
-        return prompts, negative
-
-    def _check_embeds(self, embeds: object, negative: object, negative_prompt: object, guided: bool) -> None:
-        """Text states in place of texts: of the UNet's width; with guidance both of one length, that of texts."""
-        if self.unet.pooled_width is not None and (embeds is not None or negative is not None):
-            raise InputError("prompt_embeds lack the pooled text that SDXL hears, too; give it the prompt.")
-        width, usual = self.unet.context_width, self.max_length
-        lengths = [
-            usual if states is None else validation.text_states(states, name, width).shape[1]
-            for states, name in ((embeds, "prompt_embeds"), (negative, "negative_prompt_embeds"))
-        ]
-        if negative is not None and negative_prompt != "":
-            raise InputError("negative_prompt and negative_prompt_embeds were both given; give one of them.")
-        if guided and lengths[0] != lengths[1]:
-            raise InputError(
-                f"the text states of the prompt are {lengths[0]} long, those of the negative prompt {lengths[1]}, "
-                "expected one length; give both as embeds, or neither."
-            )
 
     def _check_task(self, image: object, mask: object, depth: object, noise_level: object) -> int:
         """What was given against what the model reads; the noise level, of which only upscalers have one."""

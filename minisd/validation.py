@@ -68,6 +68,18 @@ def text_states(value: object, name: str, width: int) -> Tensor:
     return value
 
 
+def one_each(values: Tensor | None, name: str, kind: str, count: int, per_prompt: int) -> Tensor | None:
+    """A row for each of `count` pictures, of which `per_prompt` belong to a prompt: from one, one a prompt, or as many.
+
+    kind: what the rows are called. Raises InputError.
+    """
+    if values is None:
+        return None
+    if len(values) not in (1, count // per_prompt, count):
+        raise InputError(f"{name} holds {len(values)} {kind} for {count}; give one, or one for each prompt.")
+    return values.repeat_interleave(count // len(values), 0)
+
+
 def foreign_words(prompts: Sequence[str], known: str) -> list[str]:
     """The words of the prompts, each once, that are not among the known ones; none where no words are listed."""
     vocabulary = set(re.findall(r"\w+", known.lower()))

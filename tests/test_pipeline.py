@@ -358,7 +358,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("N15 generators", {"generator": [torch.Generator()] * 2}, "2 generators for 1"),
     ("generator of another kind", {"generator": [1]}, "torch.Generator"),
     ("seed and generator", {"seed": 1, "generator": torch.Generator()}, "one of them"),
-    ("P8 negatives", {"negative_prompt": ["a", "b"]}, "2 negative prompts for 1"),
+    ("P8 negatives", {"negative_prompt": ["a", "b"]}, "negative_prompt holds 2 texts for 1"),
     ("prompt None", {"prompt": None}, "prompt is NoneType"),
     ("prompt number", {"prompt": 3}, "prompt is int"),
     ("prompt bytes", {"prompt": b"cat"}, "prompt is bytes"),

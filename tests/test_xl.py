@@ -235,10 +235,96 @@ def test_sizes_are_not_for_sd1() -> None:
         small_pipeline().denoise("a cat", micro=MicroConditioning())
 
 
-def test_text_states_alone_do_not_do(base: tuple[Any, StableDiffusion]) -> None:
-    sd = base[1]
-    with pytest.raises(InputError, match="lack the pooled text"):
-        sd.denoise(None, prompt_embeds=sd.encode_prompt(["a cat"]))
+@pytest.mark.parametrize("guidance", [1.0, 6.0])
+@pytest.mark.parametrize("negative", [{}, {"negative_prompt": "blurry"}, {"negative_prompt_2": "ugly"}], ids=str)
+def test_two_texts(base: tuple[Any, StableDiffusion], guidance: float, negative: dict[str, str]) -> None:
+    """One for each text encoder; a list, one for all pictures. Silence is only where both are silent."""
+    oracle, sd = base
+    call = {"num_inference_steps": 2, "guidance_scale": guidance, "output_type": "latent"}
+    x = noise(4)
+    told = {"negative_prompt": [""] * 2, **{name: [text] * 2 for name, text in negative.items()}} if negative else {}
+    expected = oracle(
+        **PROMPTS, prompt_2=["a dog", "a cat"], num_images_per_prompt=2, **told, **SIZE, **call, latents=x.clone()
+    ).images
+    got = sd(**PROMPTS, prompt_2=["a dog", "a cat"], num_images_per_prompt=2, **negative, **call, latents=x).images
+    assert_close(got, expected)
+    assert (sd(**PROMPTS, num_images_per_prompt=2, **negative, **call, latents=x).images - got).abs().max() > 1e-2
+    if guidance > 1 and negative:
+        silent = sd(**PROMPTS, prompt_2=["a dog", "a cat"], num_images_per_prompt=2, **call, latents=x).images
+        assert (silent - got).abs().max() > 1e-2
+    one = sd(**PROMPTS, prompt_2="a dog", **call, latents=x[:2]).images
+    assert torch.equal(one, sd(**PROMPTS, prompt_2=["a dog", "a dog"], **call, latents=x[:2]).images)
+
+
+@pytest.mark.parametrize("kind", ["base", "refiner"])
+def test_text_states_with_pooled_text(request: pytest.FixtureRequest, kind: str) -> None:
+    """They are the prompt, bit for bit; each side may be given so, and zeros are no silence then."""
+    oracle, sd = request.getfixturevalue(kind)
+    texts = ["blurry", "ugly", *PROMPTS["prompt"]]
+    states, pooled = sd.encode_prompt(texts), sd.encode_pooled(texts)
+    assert states.shape == (4, 77, sd.unet.config.context_width)
+    assert pooled.shape == (4, 40)
+    call = {"latents": noise(), "num_inference_steps": 2, "guidance_scale": 4.0, "output_type": "latent"}
+    positive = {"prompt_embeds": states[2:], "pooled_prompt_embeds": pooled[2:]}
+    negative = {"negative_prompt_embeds": states[:2], "negative_pooled_prompt_embeds": pooled[:2]}
+    expected = sd(**PROMPTS, negative_prompt=texts[:2], **call).images
+    assert torch.equal(sd(**positive, **negative, **call).images, expected)
+    assert_close(sd(**positive, negative_prompt=texts[:2], **call).images, expected, 1e-5)
+    assert_close(sd(**PROMPTS, **negative, **call).images, expected, 1e-5)
+    assert_close(sd(**positive, **call).images, sd(**PROMPTS, **call).images, 1e-5)
+    unguided = call | {"guidance_scale": 1.0}
+    assert_close(sd(**positive, **unguided).images, sd(**PROMPTS, **unguided).images, 1e-5)
+    assert sd(**positive, num_images_per_prompt=2, **(call | {"latents": noise(4)})).images.shape[0] == 4
+    if kind == "base":
+        theirs = oracle(**positive, **negative, **SIZE, **(call | {"latents": noise()})).images
+        assert_close(expected, theirs)
+        two = sd.encode_prompt(PROMPTS["prompt"], ["a dog", "a cat"]), sd.encode_pooled(["a dog", "a cat"])
+        got = sd(prompt_embeds=two[0], pooled_prompt_embeds=two[1], **call).images
+        assert_close(got, sd(**PROMPTS, prompt_2=["a dog", "a cat"], **call).images, 1e-5)
+
+
+STATES, POOLED = torch.zeros(1, 77, 192), torch.zeros(1, 40)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"prompt_embeds": STATES}, "prompt_embeds came without pooled_prompt_embeds; SDXL hears both"),
+        ({"prompt": "a", "pooled_prompt_embeds": POOLED}, "^pooled_prompt_embeds came without prompt_embeds"),
+        ({"prompt": "a", "negative_prompt_embeds": STATES}, "came without negative_pooled_prompt_embeds"),
+        ({"prompt_embeds": STATES, "pooled_prompt_embeds": POOLED[:, 1:]}, r"is \(1, 39\), expected .*\(1, 40\)"),
+        ({"prompt_embeds": STATES, "pooled_prompt_embeds": POOLED.repeat(2, 1)}, r"is \(2, 40\)"),
+        ({"prompt_embeds": STATES, "pooled_prompt_embeds": POOLED / 0}, "expected finite"),
+        ({"prompt_embeds": STATES, "pooled_prompt_embeds": [1.0]}, "is list"),
+        ({"prompt_embeds": STATES, "pooled_prompt_embeds": POOLED, "prompt": "a"}, "prompt and prompt_embeds were"),
+        ({"prompt_embeds": STATES, "pooled_prompt_embeds": POOLED, "prompt_2": "a"}, "prompt_2 and prompt_embeds were"),
+        ({"prompt": "a", "prompt_2": ["b", "c"]}, "prompt_2 holds 2 texts for 1 prompts"),
+        ({"prompt": "a", "prompt_2": 3}, "prompt_2 is int"),
+        ({"prompt": ["a", "b"], "negative_prompt_2": ["c"]}, "negative_prompt_2 holds 1 texts for 2"),
+    ],
+)  # fmt: skip
+def test_bad_texts(base: tuple[Any, StableDiffusion], arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        base[1].denoise(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_families_hear_one_text_and_no_pooled_one(refiner: tuple[Any, StableDiffusion]) -> None:
+    plain = small_pipeline()
+    for sd in (plain, refiner[1]):
+        with pytest.raises(InputError, match="negative_prompt_2 is for SDXL's second text encoder"):
+            sd.denoise("a cat", negative_prompt_2="a dog")
+        with pytest.raises(InputError, match="prompts_2 is for SDXL's second"):
+            sd.encode_prompt(["a cat"], ["a dog"])
+    with pytest.raises(InputError, match="pooled_prompt_embeds is for SDXL"):
+        plain.denoise("a cat", pooled_prompt_embeds=POOLED)
+    with pytest.raises(InputError, match="only models of the SDXL family"):
+        plain.encode_pooled(["a cat"])
+
+
+def test_as_many_texts_for_both_encoders(base: tuple[Any, StableDiffusion]) -> None:
+    with pytest.raises(InputError, match="prompts_2 holds 1 texts for 2 prompts"):
+        base[1].encode_prompt(["a cat", "a dog"], ["a dog"])
 
 
 def test_the_autoencoder_runs_in_float32_where_float16_would_overflow(tmp_path: Path) -> None:

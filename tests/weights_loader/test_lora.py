@@ -35,10 +35,12 @@ from lora_files import (
 )
 from saved_models import Saved, noise, picture_of_oracle, picture_of_ours
 from small import oracle_text, oracle_unet, small_pipeline, text_like, unet_like
+from small_xl import oracle_xl
 from torch import Tensor, nn
 
 import weights_loader
 from minisd.adapters import Lora, LowRank
+from minisd.conditioning import TextPart
 from minisd.errors import FileFormatError, InputError, MinisdError, MismatchError, NumericalError
 from minisd.models import CLIPTextTransformer, UNet
 from minisd.pipeline import StableDiffusion
@@ -216,12 +218,9 @@ def sdxl() -> tuple[dict[str, nn.Module], SimpleNamespace]:
         "text_encoder": oracle_text("wide"),
         "text_encoder_2": oracle_text("sd2", projection=40),
     }
-    ours = SimpleNamespace(
-        unet=unet_like(theirs["unet"]),
-        text_encoder=text_like(theirs["text_encoder"]),
-        text_encoder_2=text_like(theirs["text_encoder_2"]),
-    )
-    return theirs, ours
+    texts = {name: text_like(encoder) for name, encoder in theirs.items() if name != "unet"}
+    parts = [TextPart(None, encoder) for encoder in texts.values()]
+    return theirs, SimpleNamespace(unet=unet_like(theirs["unet"]), **texts, text_parts=parts, is_xl=True)
 
 
 def sgm_names(unet: UNet) -> dict[str, str]:
@@ -254,6 +253,38 @@ def test_two_text_encoders_and_a_deep_unet(sdxl: Any, tmp_path: Path, names: str
     assert_close(outputs(networks(changed)), expected)
     lora.remove()
     assert same(bits(changed), bits(ours))
+
+
+@pytest.mark.parametrize("write", [write_kohya, write_peft])
+def test_the_refiner_has_the_second_text_encoder_alone(tmp_path: Path, write: Callable[[Changes, Path], Path]) -> None:
+    """Files call it the second, and a picture to refine comes out as the reference's."""
+    oracle = oracle_xl(tmp_path, "refiner")
+    oracle.save_pretrained(tmp_path / "model")
+    sd = weights_loader.load(tmp_path / "model")
+    theirs = {"unet": oracle.unet, "text_encoder_2": oracle.text_encoder_2}
+    changes = draw(theirs, is_attention)
+    call = {"prompt": "a cat", "strength": 0.5, "num_inference_steps": 4, "guidance_scale": 3.0}
+    picture = torch.linspace(-1, 1, 3 * 24 * 32).reshape(1, 3, 24, 32)
+
+    def draws() -> tuple[Tensor, Tensor]:
+        seeded = torch.Generator().manual_seed(5)
+        expected = oracle(image=(picture + 1) / 2, generator=seeded, output_type="latent", **call).images
+        return sd(image=picture, seed=5, output_type="latent", **call).images, expected
+
+    plain, _ = draws()
+    before = bits(sd)
+    lora = weights_loader.load_lora(sd, write(changes, tmp_path / "lora.safetensors"))
+    hooks = apply(theirs, changes, 1.0)
+    got, expected = draws()
+    for hook in hooks:
+        hook.remove()
+    assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert (got - plain).abs().max() > 0.05 * plain.abs().max()
+    lora.remove()
+    assert same(bits(sd), before)
+    alone = save({f"lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_{half}.weight": noise(768, 768)
+                  for half in HALVES}, tmp_path / "alone.safetensors")  # fmt: skip
+    refuse(sd, alone, MismatchError, "LoRA for SD 1.x .*768.*the model is for models with text vectors of 128")
 
 
 def test_the_reference_loads_the_same(sd1: Saved, tmp_path: Path) -> None:

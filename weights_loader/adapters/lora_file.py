@@ -146,7 +146,8 @@ def _check_numbering(metadata: Mapping[str, str], path: Path) -> None:
 
 def _check_family(names: Mapping[str, str], shapes: Shapes, networks: Mapping[str, nn.Module], path: Path) -> None:
     """The widths that the LoRA reads against the model's: to say which model it is for, not only which keys differ."""
-    unet, text = networks["unet"], networks["text_encoder"]
+    unet = networks["unet"]
+    text = networks.get("text_encoder", networks.get("text_encoder_2"))  # SDXL's refiner has the second alone
     assert isinstance(unet, UNet)
     assert isinstance(text, CLIPTextTransformer)
     has = family_of_width(unet.config.context_width)
