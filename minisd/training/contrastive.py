@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from minisd.models import CLIP, CLIPTextTransformer
 from minisd.tokenizer import Tokenizer
 from minisd.training.lessons import UNSEEN, sample_lesson
 from minisd.training.negatives import caption_and_negatives, could_both_be_true
-from minisd.training.reading import OF_A_THING, QUESTIONS, answers
+from minisd.training.reading import OF_A_NOUN, OF_A_THING, QUESTIONS, answers
 from minisd.training.trainer import Recipe, train
 from minisd.world.captions import NAMED_SIZES, Expectation, describe, expectation, expectation_of
 from minisd.world.render import render
@@ -37,8 +38,11 @@ IMAGE_CONFIG = CLIPImageConfig(
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
 )
+SIDE = IMAGE_CONFIG.image_size // IMAGE_CONFIG.patch_size  # patches along it
 NEGATIVES = 3  # untrue captions of each picture's own
-SEEING = 0.1  # weight of the answers, which are summed over the questions
+SEEING = 0.3  # weight of the answers, which are summed over the questions
+SLOWEST = 1 / 8  # positions begin as waves of 1 radian a patch down to this many ...
+AMPLITUDE = 0.7  # ... about as large as what a patch shows
 MAX_SCALE = math.log(100)  # Radford et al. 2021, section 2.5
 
 
@@ -47,36 +51,71 @@ def new_clip(text_encoder: CLIPTextTransformer, seed: int = 0) -> CLIP:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         clip = CLIP(replace(text_encoder.config, projection_width=IMAGE_CONFIG.projection_width), IMAGE_CONFIG)
-        nn.init.normal_(clip.image_encoder.position_embedding.weight, std=0.1)
     projection = {"text_projection.weight": clip.text_encoder.text_projection.weight}
     clip.text_encoder.load_state_dict(text_encoder.state_dict() | projection)
     clip.text_encoder.requires_grad_(False).text_projection.requires_grad_(True)
+    with torch.no_grad():
+        positions = clip.image_encoder.position_embedding.weight
+        positions[0] = 0
+        positions[1:] = plane_waves(SIDE, IMAGE_CONFIG.width)
     return clip
 
 
+def plane_waves(side: int, width: int) -> Tensor:
+    """Where each patch of a grid is, as sines and cosines along y and along x: (side * side, width).
+
+    Neighbours begin alike, so attention can look around from the first step on; positions drawn at random have to
+    learn it before any shape can be seen (1,000 steps later it still was not).
+    """
+    waves = torch.exp(torch.linspace(0, math.log(SLOWEST), width // 4))
+    angles = torch.arange(side)[:, None] * waves
+    along = torch.cat([angles.sin(), angles.cos()], 1) * AMPLITUDE
+    y, x = along[:, None].expand(-1, side, -1), along[None].expand(side, -1, -1)
+    return torch.cat([y, x], 2).flatten(0, 1)
+
+
+class Seen(NamedTuple):
+    """What scenes show: answers (B, questions); for each of N things row and patch (N, 2) and attributes (N, 3).
+
+    All int64. Patches are counted as image states are, where the class token is 0.
+    """
+
+    answers: Tensor
+    at: Tensor
+    attributes: Tensor
+
+
 class Seer(nn.Module):
-    """CLIP and the linear layer that answers, from the state that its image half is read at, what a picture shows."""
+    """CLIP and the linear layers that answer, from the states of its image half, what a picture shows: all of it from
+    the class token's, what a thing is from the patch in its middle. A reader for pictures, see `reading.Reader`.
+    """
 
     def __init__(self, clip: CLIP) -> None:
         super().__init__()
         self.clip = clip
-        self.answer = nn.Linear(clip.image_encoder.config.width, sum(map(len, QUESTIONS.values())))
+        width = clip.image_encoder.config.width
+        self.answer = nn.Linear(width, sum(map(len, QUESTIONS.values())))
+        self.of_thing = nn.Linear(width, sum(len(OF_A_THING[name]) for name in OF_A_NOUN))
 
-    def loss(self, states: Tensor, right: Tensor) -> Tensor:
-        """Cross-entropy, summed over the questions: image states (B, 1 + N, width), answers (B, questions) -> ()."""
-        logits = self.answer(self.clip.image_encoder.post_norm(states[:, 0])).float()
-        each = logits.split([len(possible) for possible in QUESTIONS.values()], dim=1)
-        return torch.stack([F.cross_entropy(a, right[:, i]) for i, a in enumerate(each)]).sum()
+    def loss(self, states: Tensor, right: Seen) -> Tensor:
+        """Cross-entropy, summed over the questions: image states (B, 1 + N, width) -> ()."""
+        whole = self.answer(self.clip.image_encoder.post_norm(states[:, 0])).float()
+        things = self.of_thing(states[right.at[:, 0], right.at[:, 1]]).float()
+        asked = zip(whole.split([len(possible) for possible in QUESTIONS.values()], 1), right.answers.T, strict=True)
+        more = zip(things.split([len(OF_A_THING[name]) for name in OF_A_NOUN], 1), right.attributes.T, strict=True)
+        return torch.stack([F.cross_entropy(logits, answer) for logits, answer in (*asked, *more)]).sum()
 
 
-def seen(scenes: list[Scene]) -> Tensor:
-    """The right answers to what scenes show, (B, questions); a size without a name is none."""
-    rows = []
-    for scene in scenes:
+def seen(scenes: list[Scene], side: int) -> Seen:
+    """What scenes show, in side x side patches; a size without a name is none."""
+    rows, at, attributes = [], [], []
+    for row, scene in enumerate(scenes):
         whole = expectation_of(scene)
         named = tuple(replace(t, size=t.size if t.size in OF_A_THING["size"] else None) for t in whole.things)
         rows.append(answers(replace(whole, things=named)))
-    return torch.tensor(rows)
+        at += [(row, 1 + int(thing.y * side) * side + int(thing.x * side)) for thing in scene.things]
+        attributes += [[OF_A_THING[name].index(getattr(thing, name)) for name in OF_A_NOUN] for thing in named]
+    return Seen(torch.tensor(rows), torch.tensor(at), torch.tensor(attributes))
 
 
 def contrast(clip: CLIP, images: Tensor, ids: Tensor, also_true: Tensor) -> Tensor:
@@ -132,7 +171,7 @@ def train_clip(
         pixels = render(scenes, IMAGE_CONFIG.image_size, device)
         states = clip.image_encoder(pixels)
         images = F.normalize(clip.image_encoder.pool(states), dim=-1)
-        seeing = seer.loss(states, seen(scenes).to(device))
+        seeing = seer.loss(states, Seen(*(each.to(device) for each in seen(scenes, SIDE))))
         return contrast(clip, images, ids.to(device), also_true.to(device)) + SEEING * seeing
 
     recipe = Recipe(minutes, steps, learning_rate=1e-3, warmup_steps=50, bfloat16=True)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from minisd.models import CLIP, CLIPTextTransformer
 from minisd.tokenizer import Tokenizer
@@ -27,7 +28,7 @@ from minisd.training.contrastive import (
 )
 from minisd.training.lessons import lessons, new_tokenizer
 from minisd.training.negatives import caption_and_negatives, could_both_be_true, hard_negatives
-from minisd.training.reading import QUESTIONS, Reader
+from minisd.training.reading import OF_A_NOUN, OF_A_THING, QUESTIONS, Reader
 from minisd.training.text_to_image import text_config
 from minisd.world.captions import Expectation, expectation, expectation_of, mention
 from minisd.world.checker import judge
@@ -206,7 +207,7 @@ def test_the_loss_is_infonce_with_negatives_of_ones_own() -> None:
 
 def test_what_is_seen_answers_the_questions() -> None:
     """The answers, read back, are what the scene shows: of two things the left or upper one is the first."""
-    for scene, row in zip(SCENES, seen(SCENES).tolist(), strict=True):
+    for scene, row in zip(SCENES, seen(SCENES, 8).answers.tolist(), strict=True):
         told = {question: possible[i] for i, (question, possible) in zip(row, QUESTIONS.items(), strict=True)}
         assert told["number"] == len(scene.things)
         assert told["background"] == scene.background
@@ -223,6 +224,32 @@ def test_what_is_seen_answers_the_questions() -> None:
             assert told["relation"] in (scene.relation, INVERSE[scene.relation])
 
 
+def test_each_thing_is_asked_about_where_it_is() -> None:
+    """The centre of its patch is closer to it than half a patch, and the attributes are its own."""
+    shown = seen(SCENES, 8)
+    things = [(row, thing) for row, scene in enumerate(SCENES) for thing in scene.things]
+    assert len(things) == len(shown.at) == len(shown.attributes)
+    for (row, thing), (at, patch), numbers in zip(things, shown.at.tolist(), shown.attributes.tolist(), strict=True):
+        y, x = divmod(patch - 1, 8)
+        assert at == row
+        assert max(abs((x + 0.5) / 8 - thing.x), abs((y + 0.5) / 8 - thing.y)) <= 1 / 16 + 1e-6
+        shape, colour, size = (OF_A_THING[name][i] for name, i in zip(OF_A_NOUN, numbers, strict=True))
+        assert (shape, colour) == (thing.shape, thing.colour)
+        assert size == (None if thing.size == "medium" else thing.size)
+
+
+def test_positions_begin_as_waves_in_which_neighbours_are_alike() -> None:
+    positions = new_clip(text_encoder()).image_encoder.position_embedding.weight.detach()
+    assert torch.equal(positions[0], torch.zeros(128))
+    grid = positions[1:].view(8, 8, 128)
+    likeness = torch.nn.functional.cosine_similarity(grid[3, 3], grid, dim=2)
+    assert likeness[3, 3] == likeness.max()
+    assert torch.allclose(likeness[2:5, 3], likeness[3, 2:5])
+    for near, far in (((3, 4), (3, 5)), ((2, 3), (1, 3)), ((3, 5), (3, 7)), ((4, 4), (7, 7))):
+        assert likeness[near] > likeness[far] + 0.02
+    assert len(positions.unique(dim=0)) == 65
+
+
 def test_both_losses_are_trained_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     monkeypatch.setattr(
@@ -236,11 +263,14 @@ def test_both_losses_are_trained_with(tmp_path: Path, monkeypatch: pytest.Monkey
         got = loss(torch.Generator().manual_seed(2), 0.0).item()
         scenes, ids, also_true = draw_batch(tokenizer(), 6, torch.Generator().manual_seed(2))
         clip, pixels = seer.clip, render(scenes, IMAGE_CONFIG.image_size)
-        state = clip.image_encoder.post_norm(clip.image_encoder(pixels)[:, 0])
-        logits = (state @ seer.answer.weight.T + seer.answer.bias).split([len(p) for p in QUESTIONS.values()], 1)
-        right = seen(scenes)
-        answering = sum(torch.nn.functional.cross_entropy(a, right[:, i]).item() for i, a in enumerate(logits))
-        expected = contrast(clip, clip.embed_images(pixels), ids, also_true).item() + 0.1 * answering
+        states, right = clip.image_encoder(pixels), seen(scenes, 8)
+        class_token = clip.image_encoder.post_norm(states[:, 0])
+        logits = (class_token @ seer.answer.weight.T + seer.answer.bias).split([len(p) for p in QUESTIONS.values()], 1)
+        answering = sum(cross_entropy(a, right.answers[:, i]).item() for i, a in enumerate(logits))
+        middles = torch.stack([states[row, patch] for row, patch in right.at.tolist()])
+        each = (middles @ seer.of_thing.weight.T + seer.of_thing.bias).split([len(OF_A_THING[n]) for n in OF_A_NOUN], 1)
+        answering += sum(cross_entropy(a, right.attributes[:, i]).item() for i, a in enumerate(each))
+        expected = contrast(clip, clip.embed_images(pixels), ids, also_true).item() + 0.3 * answering
     assert got == pytest.approx(expected, rel=1e-5)
 
 
@@ -264,7 +294,7 @@ def test_a_few_steps_lower_the_loss_and_leave_the_text_half_alone(tmp_path: Path
     encoder = text_encoder(seed=3)  # not that of a fresh CLIP
     before = {name: weight.clone() for name, weight in encoder.state_dict().items()}
     lines: list[str] = []
-    clip = train_clip(encoder, tokenizer(), 0, tmp_path / "clip.pt", lines.append, batch=8, steps=60)
+    clip = train_clip(encoder, tokenizer(), 0, tmp_path / "clip.pt", lines.append, batch=8, steps=100)
     assert "%" in lines[-1]
     assert not clip.training
     start = new_clip(encoder)

@@ -116,4 +116,5 @@ def test_lessons_are_seeded_and_never_what_is_held_out(seed: int) -> None:
     assert scenes == lessons(300, seed)
     assert scenes != lessons(300, seed + 10)
     assert not any(map(held_out, scenes))
-    assert sum(scene.relation is not None for scene in scenes) / 300 == pytest.approx(0.6, abs=0.08)
+    assert sum(scene.relation is not None for scene in scenes) / 300 == pytest.approx(0.49, abs=0.08)
+    assert sum(scene.alike for scene in scenes) / 300 == pytest.approx(0.36, abs=0.08)
