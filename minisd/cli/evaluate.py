@@ -14,16 +14,23 @@ from minisd.cli.parser import Parser, whole
 from minisd.errors import InputError, OutputError
 from minisd.evaluation import free_attributes, judge_prompts, measure_task, pointing, rates, reconstruction, round_trip
 from minisd.evaluation.adapters import at_night, composed
-from minisd.evaluation.measures import GATE, Judged, Reconstruction
+from minisd.evaluation.distances import distances
+from minisd.evaluation.measures import GATE, Judged, Rate, Reconstruction
 from minisd.evaluation.suites import LARGEST_SEED, SUITES, examples
 from minisd.evaluation.tasks import Figures
+from minisd.models import CLIP
 from minisd.pipeline import StableDiffusion
+from minisd.tokenizer import Tokenizer
+from minisd.training.lessons import UNSEEN
+from minisd.training.retrieval import hard_negative_accuracy, retrieval
 from minisd.writing import check_target, write_json
 from weights_loader.sources import EMBEDDED, EMBEDDED_VARIANTS
 
 FIGURES = ("convergence", "guidance_sweep", "sampler_comparison", "negative_prompts")
 POINTING = ("single", "two")  # the suites whose nouns are looked up in heat maps
 SHEET = 64  # pictures, in eight columns
+SCENES = 1000  # among which CLIP finds the right one
+SETS = 5  # times the count are the pictures of which distances between sets are taken
 
 
 def add_arguments(parser: Parser) -> None:
@@ -39,6 +46,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--pointing", action="store_true", help="also measure whether heat maps of nouns hit the things"
     )
+    parser.add_argument("--clip", action="store_true", help="also measure its CLIP, and pictures as CLIP sees them")
     parser.add_argument("--inversion", action="store_true", help="also measure DDIM inversion, there and back")
     parser.add_argument("--tasks", metavar="JSON", type=Path, help="measure instead variants and adapters of sticker")
     parser.add_argument("--pictures", metavar="FOLDER", type=Path, help="draw instead the README's pictures of sticker")
@@ -56,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     names = _chosen(args.suites)
     _check_targets(args)
     sd = weights_loader.load(args.model)
+    clip = weights_loader.load_clip(args.model) if args.clip else None
 
     table: dict[str, Any] = {}
     judged: dict[str, Judged] = {}
@@ -71,10 +80,12 @@ def run(args: argparse.Namespace) -> int:
     quality = reconstruction(sd.vae, count, seed)
     print(_describe(quality))
     freedom = free_attributes(sd, count, seed, args.steps, label="free attributes")
-    for prompt, distances in freedom.items():
-        parts = [f"{k} {each['distance']:.3f} ({each['chance']:.3f} by chance)" for k, each in distances.items()]
+    for prompt, free in freedom.items():
+        parts = [f"{k} {each['distance']:.3f} ({each['chance']:.3f} by chance)" for k, each in free.items()]
         print(f'free in "{prompt}": {", ".join(parts)}')
     heat = {name: _point(sd, name, count, seed, args.steps) for name in POINTING} if args.pointing else {}
+
+    looked = {} if clip is None else _look(sd, *clip, count, seed, args.steps)
 
     inverted = {}
     for refine in (0, 2) if args.inversion else ():
@@ -91,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
         steps = sd.defaults.num_inference_steps if args.steps is None else args.steps
         content = {"prompts a suite": count, "seed": seed, "steps": steps}
         content |= table | {"autoencoder": autoencoder, "free attributes": freedom}
-        content |= {name: each for name, each in (("pointing", heat), ("inversion", inverted)) if each}
+        more = {"pointing": heat, "clip": looked, "inversion": inverted}
+        content |= {name: each for name, each in more.items() if each}
         write_json(content, args.json, args.overwrite)
     if args.sheet is not None:
         images.save(contact_sheet(judged), args.sheet, overwrite=args.overwrite)
@@ -144,6 +156,25 @@ def _point(sd: StableDiffusion, name: str, count: int, seed: int, steps: int | N
         return {}
     print(f"{name:17} pointing   {_share(rate.as_json())} things ({100 * chance:.1f} % by chance)", flush=True)
     return rate.as_json() | {"chance": chance}
+
+
+def _look(
+    sd: StableDiffusion, clip: CLIP, tokenizer: Tokenizer, count: int, seed: int, steps: int | None
+) -> dict[str, Any]:
+    """What CLIP recognises, and how far pictures are from the world in its eyes, printed."""
+    shares = retrieval(clip, tokenizer, SCENES, UNSEEN + seed)
+    shares["hard negatives"] = hard_negative_accuracy(clip, tokenizer, SCENES, UNSEEN + seed)
+    found = {name: Rate(round(share * SCENES), SCENES).as_json() for name, share in shares.items()}
+    for name, rate in found.items():
+        print(f"{'clip':17} {name:15} {_share(rate)}")
+    far = distances(sd, clip, SETS * count, seed, steps, label="distances")
+    for name, each in far.items():
+        print(
+            f"{'distance':17} {name:15} Frechet {each.frechet:.3f}, MMD {each.mmd:.5f}, {SETS * count} pictures",
+            flush=True,
+        )
+    pictures = {name: each._asdict() for name, each in far.items()}
+    return found | {"distances": pictures, "pictures": SETS * count}
 
 
 def _chosen(text: str | None) -> list[str]:

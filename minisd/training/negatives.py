@@ -32,6 +32,8 @@ ATTRIBUTES: dict[str, Sequence[Any]] = {
     "position": list(POSITION_WORDS),
 }
 
+NEGATIVES = 3  # untrue captions of each picture's own, in training and when it is measured
+
 
 def could_both_be_true(first: Expectation, second: Expectation) -> bool:
     """Whether one picture could show both: of two things or of several alike, in either order, no attribute differs."""
@@ -99,7 +101,7 @@ def _shuffled(values: list, generator: torch.Generator) -> list:
     return [values[i] for i in torch.randperm(len(values), generator=generator).tolist()]
 
 
-def caption_and_negatives(scene: Scene, generator: torch.Generator, count: int = 3) -> tuple[str, list[str]]:
+def caption_and_negatives(scene: Scene, generator: torch.Generator, count: int = NEGATIVES) -> tuple[str, list[str]]:
     """A true caption of a scene and `count` untrue ones, worded alike as far as can be.
 
     A template may leave out what would make a negative untrue, so each is read back.

@@ -38,6 +38,21 @@ def test_rates_of_the_embedded_model(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert all(word in printed for word in ("autoencoder: ", 'free in "a shape"', "pointing", "refine 0"))
 
 
+def test_clip_and_distances(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minisd.cli.evaluate.SCENES", 30)
+    path = tmp_path / "rates.json"
+    assert main(["eval", "--count", "2", "--suites", "single", "--steps", "1", "--clip", "--json", str(path)]) == 0
+    looked = json.loads(path.read_text())["clip"]
+    assert looked["hard negatives"]["count"] == looked["text to image"]["count"] == 30
+    assert looked["text to image"]["rate"] > 0.5
+    assert looked["pictures"] == 10
+    assert looked["distances"]["drawn"]["frechet"] > looked["distances"]["autoencoder"]["frechet"]  # of one step
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("hard negatives", "image to text", "Frechet", "10 pictures"))
+
+
 def test_suites_of_words_never_taught_are_left_out(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

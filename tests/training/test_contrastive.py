@@ -13,22 +13,13 @@ from torch.nn.functional import cross_entropy
 from minisd.models import CLIP, CLIPTextTransformer
 from minisd.tokenizer import Tokenizer
 from minisd.training import contrastive
-from minisd.training.contrastive import (
-    IMAGE_CONFIG,
-    NEGATIVES,
-    contrast,
-    distinct_scenes,
-    draw_batch,
-    full_caption,
-    hard_negative_accuracy,
-    new_clip,
-    retrieval,
-    seen,
-    train_clip,
-)
+from minisd.training import retrieval as measures
+from minisd.training.contrastive import IMAGE_CONFIG, contrast, draw_batch, new_clip, train_clip
 from minisd.training.lessons import lessons, new_tokenizer
-from minisd.training.negatives import caption_and_negatives, could_both_be_true, hard_negatives
+from minisd.training.negatives import NEGATIVES, caption_and_negatives, could_both_be_true, hard_negatives
 from minisd.training.reading import OF_A_NOUN, OF_A_THING, QUESTIONS, Reader
+from minisd.training.retrieval import distinct_scenes, full_caption, hard_negative_accuracy, retrieval
+from minisd.training.seeing import seen
 from minisd.training.text_to_image import text_config
 from minisd.world.captions import Expectation, expectation, expectation_of, mention
 from minisd.world.checker import judge
@@ -360,19 +351,19 @@ def test_a_caption_that_is_true_of_two_scenes_is_not_distinct(
     things = [Thing("circle", "red", size, 0.5, 0.5, SIZES[size][0]) for size in order]
     scenes = [Scene((each,)) for each in (*things, Thing("star", "blue", "large", 0.5, 0.5, 0.19))]
     rest = iter(scenes)
-    monkeypatch.setattr(contrastive, "sample_lesson", lambda generator: next(rest))
+    monkeypatch.setattr(measures, "sample_lesson", lambda generator: next(rest))
     assert distinct_scenes(2, seed=0)[0] == [scenes[0], scenes[2]]
 
 
 def test_retrieval_tells_the_two_ways_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     clip = new_clip(text_encoder())
-    monkeypatch.setattr(contrastive, "_embed_scenes", lambda clip, scenes: torch.eye(20))
-    monkeypatch.setattr(contrastive, "_embed_captions", lambda clip, tokenizer, captions: torch.eye(20))
+    monkeypatch.setattr(measures, "embed_scenes", lambda clip, scenes: torch.eye(20))
+    monkeypatch.setattr(measures, "embed_captions", lambda clip, tokenizer, captions: torch.eye(20))
     assert retrieval(clip, tokenizer(), 20, seed=1) == {"text to image": 1.0, "image to text": 1.0}
     texts = torch.eye(20)
     texts[0] = 2  # the text that every picture takes for its own, though each text finds its picture
     texts[0, 0] = 3
-    monkeypatch.setattr(contrastive, "_embed_captions", lambda clip, tokenizer, captions: texts)
+    monkeypatch.setattr(measures, "embed_captions", lambda clip, tokenizer, captions: texts)
     result = retrieval(clip, tokenizer(), 20, seed=1)
     assert result == {"text to image": 1.0, "image to text": pytest.approx(1 / 20)}
 
@@ -390,8 +381,8 @@ def test_hard_negative_accuracy_of_one_who_knows(monkeypatch: pytest.MonkeyPatch
         right = [judge(*each, expectation(text)).exact for each, text in zip(found, captions, strict=True)]
         return sign * torch.tensor(right).float()[:, None]
 
-    monkeypatch.setattr(contrastive, "_embed_scenes", scenes_as_ones)
-    monkeypatch.setattr(contrastive, "_embed_captions", truth)
+    monkeypatch.setattr(measures, "embed_scenes", scenes_as_ones)
+    monkeypatch.setattr(measures, "embed_captions", truth)
     accuracy = hard_negative_accuracy(new_clip(text_encoder()), tokenizer(), 40, seed=2)
     assert accuracy == (1.0 if sign == 1 else 0.0)
 
