@@ -1,17 +1,14 @@
 """Stable Diffusion: encode the prompt, denoise step by step, decode the picture. Every task is this one loop."""
 
-import copy
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from minisd import guidance, images, validation
+from minisd import autoencoding, guidance, images, validation
 from minisd.conditioning import Condition, MicroConditioning, TextPart, check_widths, condition, encode, pooled_width
 from minisd.diagnosis import diagnosis
 from minisd.errors import CallbackError, InputError, NumericalError
@@ -23,11 +20,11 @@ from minisd.prompts import Listener, Texts
 from minisd.request import DEFAULTS, Asker, Defaults, Request, task_of
 from minisd.schedulers import Grid, NoiseSchedule, Scheduler
 from minisd.schedulers.base import Memory
+from minisd.start import Start, begin
 from minisd.tokenizer import Tokenizer
 
 Callback = Callable[[int, Tensor, Tensor], Any]
 OutputType = Literal["pil", "np", "pt", "latent"]
-Randn = Callable[[Sequence[int]], Tensor]
 LOW_RES = NoiseSchedule(beta_start=0.0001, beta_end=0.02)  # how the x4 upscaler's small picture is noised
 
 
@@ -252,7 +249,7 @@ class StableDiffusion:
         def randn(shape: Sequence[int] = request.shape) -> Tensor:
             return draw_noise(shape, request.generators).to(self.device)
 
-        start = self._start(request, randn)
+        start = begin(request, self.vae, self.low_res, self.device, randn)
         x, memory = start.x, None
         for i, t in enumerate(grid.timesteps[: request.stop]):
             if guide is None or i % guide.every:
@@ -274,7 +271,7 @@ class StableDiffusion:
                 )
             yield DenoisingStep(i, t, x, x0)
 
-    def _predict(self, request: Request, start: "_Start", told: Condition, i: int, x: Tensor) -> Tensor:
+    def _predict(self, request: Request, start: Start, told: Condition, i: int, x: Tensor) -> Tensor:
         """The model's output at call i for x (B, C, h, w), guided unless this call's scale is 1."""
         scale = request.guidance_scales[i]
         if scale == 1:  # the rows of the prompts alone, which come last
@@ -294,44 +291,6 @@ class StableDiffusion:
         zero_empty = self.defaults.zero_empty_prompt
         told = condition(self.text_parts, self.unet.config, negative, request.prompt, request.micro, zero_empty)
         return Condition(told.text.to(self.dtype), None if told.vector is None else told.vector.to(self.dtype))
-
-    def _start(self, request: Request, randn: Randn) -> "_Start":
-        """What a task brings into the loop. Noise is drawn in the reference's order, so that seeds mean the same."""
-        image, mask, depth = (
-            None if each is None else each.to(self.device) for each in (request.image, request.mask, request.depth)
-        )
-        cells = request.shape[2:]
-        picture, kept, noise_level, beside = None, None, None, []
-
-        if image is not None and request.task == "upscaling":
-            noise_level = torch.full((1,), request.noise_level, device=self.device)
-            beside = [self.low_res.add_noise(image, randn(image.shape), request.noise_level)]
-        elif image is not None and (request.task != "inpainting" or request.start > 0):
-            picture = self._sample_latents(image, randn)
-        noise = randn(request.shape) if request.latents is None else request.latents.to(self.device, torch.float32)
-        if image is not None and mask is not None:
-            small_mask = F.interpolate(mask, size=cells)
-            if request.task == "inpainting":
-                beside = [small_mask, self._sample_latents(image * (1 - mask), randn)]
-            else:
-                kept = small_mask
-        if depth is not None:
-            beside = [to_unit_range(F.interpolate(depth, size=cells, mode="bicubic"))]
-
-        if request.resumed:
-            x = noise
-        elif picture is None or (mask is not None and request.start == 0):
-            x = noise * request.grid.init_noise_sigma
-        else:
-            x = request.scheduler.add_noise(request.grid, 0, picture, noise)
-        return _Start(x, noise, beside, noise_level, picture, kept)
-
-    def _sample_latents(self, pixels: Tensor, randn: Randn) -> Tensor:
-        """As `encode`, the noise from a function."""
-        vae = _without_overflow(self.vae)
-        gauss = vae.encode(pixels.to(vae.from_latents.weight.dtype))
-        latents = gauss.mean.float() + gauss.std.float() * randn(gauss.mean.shape)
-        return latents * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def encode_prompt(self, prompts: Sequence[str], prompts_2: Sequence[str] | None = None) -> Tensor:
@@ -364,9 +323,7 @@ class StableDiffusion:
     @torch.no_grad()
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Pixels (B, 3, H, W) in [-1, 1] -> latents (B, C, h, w) as the UNet knows them: of about unit variance."""
-        vae = _without_overflow(self.vae)
-        moments = vae.encode(pixels.to(vae.from_latents.weight.dtype))
-        return moments.sample(generator) * vae.config.scaling_factor
+        return autoencoding.encode(self.vae, pixels, lambda shape: torch.randn(shape, generator=generator))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -374,47 +331,9 @@ class StableDiffusion:
 
         Raises NumericalError when pixels are not finite; half precision is tried once more in float32 before.
         """
-        weight = self.vae.from_latents.weight
-        raw = (latents / self.vae.config.scaling_factor).to(weight.device)
-        pixels = _decode_each(_without_overflow(self.vae), raw)
-        if not torch.isfinite(pixels).all() and weight.dtype != torch.float32:
-            warnings.warn(f"the decoder overflowed in {weight.dtype}; decoding again in float32", stacklevel=2)
-            pixels = _decode_each(copy.deepcopy(self.vae).float(), raw)
-        if not torch.isfinite(pixels).all():
-            raise NumericalError(f"the decoded pixels are not finite: {diagnosis(self.vae)}.")
-        return pixels.clamp(-1, 1)
-
-
-class _Start(NamedTuple):
-    """Where the loop begins, all (B, ...): x, the noise in it, what the UNet reads beside it; the noise level of the
-    small picture (upscaling), the latents of the picture given, and where x is to be kept instead of them, 0..1.
-    """
-
-    x: Tensor
-    noise: Tensor
-    beside: list[Tensor]
-    noise_level: Tensor | None
-    picture: Tensor | None
-    kept: Tensor | None
+        return autoencoding.decode(self.vae, latents)
 
 
 def _x0(scheduler: Scheduler, grid: Grid, i: int, memory: Memory | None, x: Tensor, output: Tensor) -> Tensor:
     """The clean picture as call i predicts it: of a step whose noise, if any, does not count."""
     return scheduler.step(grid, i, x, output, memory, partial(torch.zeros_like, x)).x0
-
-
-def to_unit_range(depth: Tensor) -> Tensor:
-    """Each (1, h, w) of a batch stretched to -1..1."""
-    low, high = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
-    return 2 * (depth - low) / (high - low).clamp(min=1e-6) - 1
-
-
-def _without_overflow(vae: VAE) -> VAE:
-    """SDXL's autoencoder overflows in float16: of it a float32 copy."""
-    half = vae.from_latents.weight.dtype == torch.float16
-    return copy.deepcopy(vae).float() if half and vae.config.force_upcast else vae
-
-
-def _decode_each(vae: VAE, raw: Tensor) -> Tensor:
-    dtype = vae.from_latents.weight.dtype
-    return torch.cat([vae.decode(z[None].to(dtype)).float() for z in raw])

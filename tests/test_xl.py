@@ -12,6 +12,7 @@ from small import small_pipeline
 from small_xl import oracle_xl
 
 import weights_loader
+from minisd.autoencoding import encode
 from minisd.conditioning import MicroConditioning
 from minisd.errors import InputError
 from minisd.pipeline import StableDiffusion
@@ -332,9 +333,9 @@ def test_the_autoencoder_runs_in_float32_where_float16_would_overflow(tmp_path: 
     with torch.no_grad():
         for weights in sd.vae.parameters():
             weights.copy_(weights.half())
-    expected = sd._sample_latents(picture(), torch.zeros)
+    expected = encode(sd.vae, picture(), torch.zeros)
     decoded = sd.decode(expected)
     sd.vae.half()
-    assert torch.equal(sd._sample_latents(picture(), torch.zeros), expected)
+    assert torch.equal(encode(sd.vae, picture(), torch.zeros), expected)
     assert torch.equal(sd.decode(expected), decoded)
     assert sd.vae.from_latents.weight.dtype == torch.float16

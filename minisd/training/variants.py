@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from minisd.models import VAE
-from minisd.pipeline import StableDiffusion, to_unit_range
+from minisd.pipeline import StableDiffusion
+from minisd.start import to_unit_range
 from minisd.training.lessons import SHORT, lessons
 from minisd.training.text_to_image import NO_CAPTION, SCHEDULE, expected_loss, latent_pool, sample_timesteps
 from minisd.training.trainer import Recipe, train
