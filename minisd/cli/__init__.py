@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from minisd.cli import bench, convert, evaluate, generate, inspect, train, verify
 from minisd.cli.parser import Parser
@@ -23,7 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, or the error's own, with one line on stderr."""
     argv = list(sys.argv[1:] if argv is None else argv)
     command = COMMANDS.get(argv[0]) if argv else None
-    parser = Parser(prog=f"minisd {argv[0]}" if command else "minisd", description=(command or generate).__doc__)
+    meant = [] if command or not argv else get_close_matches(argv[0], COMMANDS, n=1)
+    parser = Parser(
+        prog=f"minisd {argv[0]}" if command else "minisd",
+        description=(command or generate).__doc__,
+        hint=f" (did you mean `minisd {meant[0]}`?)" if meant else "",
+    )
     if command is None:
         parser.epilog = f"Other commands: {', '.join(f'minisd {name} --help' for name in COMMANDS)}."
     (command or generate).add_arguments(parser)

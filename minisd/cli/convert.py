@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 import weights_loader
+from minisd.cli.generate import PREDICTION_TYPES
 from minisd.cli.parser import Parser
 
 
@@ -14,7 +15,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("source", help="name, hub id, folder or file")
     parser.add_argument("target", type=Path, help="a folder, or a file that ends in .safetensors")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="convert the weights too")
-    parser.add_argument("--prediction-type", choices=("epsilon", "v_prediction", "sample"), help="of an SD 2.x file")
+    parser.add_argument("--prediction-type", choices=PREDICTION_TYPES, help="of an SD 2.x file")
     parser.add_argument("--tokenizer", type=Path, help="for a single file: the folder of its vocabulary")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
 

@@ -37,6 +37,7 @@ from minisd.schedulers import (
 from weights_loader.sources import EMBEDDED
 
 DTYPES = ("float32", "bfloat16", "float16")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 SAMPLERS: dict[str, tuple[type[Scheduler], dict[str, object]]] = {
     "ddim": (DDIM, {}),
     "ddpm": (DDPM, {}),
@@ -86,6 +87,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--scale", type=whole, default=1, help="enlarge the picture, in whole pixels")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="what to compute in")
+    parser.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="for a single file: where its vocabulary is")
+    parser.add_argument("--prediction-type", choices=PREDICTION_TYPES, help="of a single file that does not tell")
     parser.add_argument("--variant", help="which weight files of a folder or repository, such as fp16")
     parser.add_argument("--offline", action="store_true", default=None, help="never connect; use the hub's cache")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -121,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         offline=args.offline,
         progress=not args.quiet,
     )
-    sd = load(model)
+    sd = load(model, prediction_type=args.prediction_type, tokenizer=args.tokenizer)
     refiner = None if args.refiner is None else load(args.refiner)
     for path, token in embeddings:
         words = weights_loader.load_embedding(sd, path, token)

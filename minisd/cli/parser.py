@@ -17,12 +17,14 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """A parser that raises InputError where argparse would print its usage and exit."""
 
-    def __init__(self, **options: str | None) -> None:
+    def __init__(self, hint: str = "", **options: str | None) -> None:
+        """hint: what to say behind each mistake."""
+        self.hint = hint
         super().__init__(allow_abbrev=False, formatter_class=_Formatter, **options)  # type: ignore[arg-type]
 
     def error(self, message: str) -> NoReturn:
         """What argparse calls on a mistake."""
-        raise InputError(f"{message}; see `{self.prog} --help`")
+        raise InputError(f"{message}; see `{self.prog} --help`{self.hint}")
 
 
 def whole(text: str) -> int:

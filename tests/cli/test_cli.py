@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from small import small_pipeline
@@ -183,6 +184,33 @@ def test_strict_prompt_refuses_what_would_be_cut(model: str, tmp_path: Path, cap
     assert run(prompt, "--model", model, "--strict-prompt", "-o", target) == 2
     assert run(prompt, "--model", model, "--steps", "1", "-o", target) == 0
     assert "note: the prompt has more than" in capsys.readouterr().err
+
+
+def test_a_mistyped_command_is_guessed(capsys: pytest.CaptureFixture) -> None:
+    """`trian` alone would be a prompt; with what only a command takes, it is a mistake."""
+    assert main(["trian", "vae", "runs/mine"]) == 2
+    assert "did you mean `minisd train`?" in capsys.readouterr().err
+    assert main(["a red cat", "vae"]) == 2
+    assert "did you mean" not in capsys.readouterr().err
+    assert main(["train", "vea", "runs/mine"]) == 2
+    assert "did you mean `minisd" not in capsys.readouterr().err
+
+
+def test_a_single_file_with_a_vocabulary_elsewhere(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The same picture as from the folder; and another one where the file is said to predict something else."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    single, target = tmp_path / "single.safetensors", tmp_path / "a.png"
+    assert main(["convert", model, str(single)]) == 0
+    common = ("a cat", "--steps", "2", "--seed", "5", "--sampler", "ddim", "-o", str(target), "--overwrite")
+    assert run(*common, "--model", model) == 0
+    expected = Image.open(target).tobytes()
+    with_vocabulary = ("--model", str(single), "--tokenizer", f"{model}/tokenizer")
+    assert run(*common, *with_vocabulary) == 0
+    assert np.abs(np.frombuffer(Image.open(target).tobytes(), np.uint8).astype(int) - list(expected)).max() <= 1
+    assert run(*common, *with_vocabulary, "--prediction-type", "sample") == 0
+    assert Image.open(target).tobytes() != expected
 
 
 def test_inspect_and_convert(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
