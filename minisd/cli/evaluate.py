@@ -14,6 +14,7 @@ from minisd.cli.parser import Parser, whole
 from minisd.errors import InputError, OutputError
 from minisd.evaluation import free_attributes, judge_prompts, measure_task, pointing, rates, reconstruction, round_trip
 from minisd.evaluation.adapters import at_night, composed
+from minisd.evaluation.choosing import best_of
 from minisd.evaluation.distances import distances
 from minisd.evaluation.measures import GATE, Judged, Rate, Reconstruction
 from minisd.evaluation.suites import LARGEST_SEED, SUITES, examples
@@ -30,6 +31,7 @@ FIGURES = ("convergence", "guidance_sweep", "sampler_comparison", "negative_prom
 POINTING = ("single", "two")  # the suites whose nouns are looked up in heat maps
 SHEET = 64  # pictures, in eight columns
 SCENES = 1000  # among which CLIP finds the right one
+CHOSEN, OF = ("count", "held-out template"), 4  # suites in which CLIP chooses one of so many pictures
 SETS = 5  # times the count are the pictures of which distances between sets are taken
 
 
@@ -173,8 +175,17 @@ def _look(
             f"{'distance':17} {name:15} Frechet {each.frechet:.3f}, MMD {each.mmd:.5f}, {SETS * count} pictures",
             flush=True,
         )
-    pictures = {name: each._asdict() for name, each in far.items()}
-    return found | {"distances": pictures, "pictures": SETS * count}
+    looked = found | {"distances": {name: each._asdict() for name, each in far.items()}, "pictures": SETS * count}
+    for name in CHOSEN:
+        prompts = [example.prompt for example in examples(name, max(1, count // 2), seed, sd.defaults.words)]
+        if not prompts:
+            continue
+        choice = best_of(sd, clip, tokenizer, prompts, OF, seed, steps, label=f"best of {OF}, {name}")
+        rates_of = {k: getattr(choice, k).as_json() for k in ("first", "chosen", "any")}
+        for k, rate in rates_of.items():
+            print(f"{name:17} {f'{k} of {OF}':15} {_share(rate)}", flush=True)
+        looked[f"best of {OF}, {name}"] = rates_of | {"auc": choice.auc}
+    return looked
 
 
 def _chosen(text: str | None) -> list[str]:

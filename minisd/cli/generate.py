@@ -21,6 +21,7 @@ from minisd.callbacks import Film
 from minisd.cli.parser import Parser, real, whole
 from minisd.errors import InputError, OutputError
 from minisd.pipeline import DenoisingStep
+from minisd.ranking import best, likeness
 from minisd.schedulers import (
     DDIM,
     DDPM,
@@ -34,7 +35,7 @@ from minisd.schedulers import (
     Scheduler,
     UniPC,
 )
-from weights_loader.sources import EMBEDDED
+from weights_loader.sources import EMBEDDED, EMBEDDED_VARIANTS
 
 DTYPES = ("float32", "bfloat16", "float16")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -72,6 +73,12 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--guidance", type=real, help="guidance scale, 1 for none (default: the model's)")
     parser.add_argument("--seed", type=whole, help="of the first picture (default: drawn, and reported)")
     parser.add_argument("--count", type=whole, default=1, help="pictures to draw")
+    parser.add_argument(
+        "--best-of", type=whole, default=1, metavar="N", help="draw N for each, keep what CLIP likes best"
+    )
+    parser.add_argument(
+        "--clip", metavar="MODEL", help="the CLIP of --best-of: name, hub id, folder (default: the model's)"
+    )
     parser.add_argument("--height", type=whole, help="pixels (default: the model's)")
     parser.add_argument("--width", type=whole, help="pixels (default: the model's)")
     parser.add_argument("--eta", type=real, default=0.0, help="noise that DDIM adds at each step, 0..1")
@@ -99,6 +106,9 @@ def run(args: argparse.Namespace) -> int:
     """Check everything, draw, save; says where, how long and which seed."""
     prompt = read_prompt(args.prompt)
     count = validation.whole_number(args.count, "count", 1, 10_000)
+    tries = validation.whole_number(args.best_of, "best-of", 1, 1000)
+    if args.film and tries > 1:
+        raise InputError("--film would show all that --best-of draws; leave one of them out.")
     scale = validation.whole_number(args.scale, "scale", 1, 64)
     targets = [_numbered(args.output, k, count) for k in range(count)] if args.output else None
     for target in [*(targets or []), *([args.film] if args.film else [])]:
@@ -126,6 +136,10 @@ def run(args: argparse.Namespace) -> int:
     )
     sd = load(model, prediction_type=args.prediction_type, tokenizer=args.tokenizer)
     refiner = None if args.refiner is None else load(args.refiner)
+    clip = None
+    if tries > 1:
+        of_the_model = EMBEDDED if model in EMBEDDED_VARIANTS else model
+        clip = weights_loader.load_clip(args.clip or of_the_model, device=args.device)
     for path, token in embeddings:
         words = weights_loader.load_embedding(sd, path, token)
         _print(f"{path}  adds {' '.join(words)}")
@@ -140,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"the prompt is too long, {lost!r} would be lost; shorten it.")
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     total = sd.defaults.num_inference_steps if args.steps is None else args.steps
-    common = {"num_inference_steps": total, "guidance_scale": args.guidance, "num_images_per_prompt": count}
+    common = {"num_inference_steps": total, "guidance_scale": args.guidance, "num_images_per_prompt": count * tries}
     steps = sd.denoise(
         prompt,
         args.negative,
@@ -157,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
         **common,
     )
     if refiner is not None:
-        generators = [torch.Generator().manual_seed(seed + k) for k in range(count)]
+        generators = [torch.Generator().manual_seed(seed + k) for k in range(count * tries)]
         finish = partial(refiner.denoise, prompt, args.negative, generator=generators, **common)
         steps = _handed_over(steps, partial(finish, denoising_start=args.handover))
     film = Film(sd, every=max(1, total // 8))
@@ -168,21 +182,27 @@ def run(args: argparse.Namespace) -> int:
     )  # with a picture they depend on the strength
     for step in tqdm(steps, total=calls, disable=silent):
         latents = step.latents
-    pictures = [_enlarged(picture, scale) for picture in images.to_pil((refiner or sd).decode(latents))]
+    pixels = (refiner or sd).decode(latents)
+    kept = list(range(count))
+    if clip is not None:
+        kept = best(likeness(*clip, pixels, [prompt] * len(pixels)), tries)
+    pictures = [_enlarged(picture, scale) for picture in images.to_pil(pixels[kept])]
     seconds = time.perf_counter() - loaded
 
     guidance = sd.defaults.guidance_scale if args.guidance is None else args.guidance
     for k, picture in enumerate(pictures):
+        own = seed + kept[k]
         settings = {
-            "prompt": prompt, "negative_prompt": args.negative, "seed": seed + k, "steps": total,
+            "prompt": prompt, "negative_prompt": args.negative, "seed": own, "steps": total,
             "guidance_scale": guidance, "model": model, "sampler": type(sd.scheduler).__name__,
             "software": "minisd", **({"loras": args.lora} if args.lora else {}),
             **({"refiner": args.refiner, "handover": args.handover} if refiner else {}),
             **({"embeddings": args.embedding} if args.embedding else {}),
+            **({"best_of": tries} if tries > 1 else {}),
         }  # fmt: skip
         target = targets[k] if targets else images.free_name(Path(), file_stem(prompt))
         path = _save(picture, target, args.overwrite, settings)
-        _print(f"{path}  {picture.width} x {picture.height}, seed {seed + k}, {total} steps, guidance {guidance:g}")
+        _print(f"{path}  {picture.width} x {picture.height}, seed {own}, {total} steps, guidance {guidance:g}")
     if args.film:
         if args.film.suffix.lower() == ".gif":
             film.gif(args.film, overwrite=args.overwrite)

@@ -1,6 +1,7 @@
 """Train what another task changes of a UNet, which itself stays as it is."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +14,11 @@ from torch.func import functional_call
 from minisd.models import VAE
 from minisd.pipeline import StableDiffusion
 from minisd.start import to_unit_range
-from minisd.training.lessons import SHORT, lessons
+from minisd.training.lessons import SHORT, lessons, sample_lesson
 from minisd.training.text_to_image import NO_CAPTION, SCHEDULE, expected_loss, latent_pool, sample_timesteps
 from minisd.training.trainer import Recipe, train
 from minisd.variants import NOISE_LEVELS, Variant, blank
-from minisd.world.captions import caption
+from minisd.world.captions import describe, mention
 from minisd.world.render import depth, masks, render
 from minisd.world.scene import Scene
 
@@ -53,7 +54,8 @@ def train_variant(
     frozen = blank(unet, task).requires_grad_(False)
     rest = unet.state_dict()
     seed = 1 + (dist.get_rank() if dist.is_initialized() else 0)
-    lesson = make_pool(sd.vae, task, lessons(pool, seed), torch.Generator().manual_seed(seed))
+    scenes = _pairs(pool, seed) if task == "depth" else lessons(pool, seed)
+    lesson = make_pool(sd.vae, task, scenes, torch.Generator().manual_seed(seed))
     report(f"{pool} scenes encoded for {task}")
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
@@ -64,7 +66,7 @@ def train_variant(
             noise_level = torch.randint(NOISE_LEVELS, (batch,), generator=generator)
             given = sd.low_res.add_noise(given, torch.randn(given.shape, generator=generator), noise_level)
         dropped = (torch.rand(batch, generator=generator) < NO_CAPTION).tolist()
-        captions = [caption(lesson.scenes[row], generator) for row in rows.tolist()]
+        captions = [_caption(lesson.scenes[row], task, generator) for row in rows.tolist()]
         ids = sd.tokenizer(["" if drop else text for drop, text in zip(dropped, captions, strict=True)])
         ids = ids[:, :SHORT] if progress < 0.7 else ids
         with torch.no_grad():
@@ -79,6 +81,26 @@ def train_variant(
 
     recipe = Recipe(minutes, steps, learning_rate=2e-3, warmup_steps=100, bfloat16=True)
     return train(variant, loss, recipe, path, report)
+
+
+def _pairs(count: int, seed: int) -> list[Scene]:
+    """Scenes of two unlike things: with their depth given, which of them is which is all that is left to find out."""
+    generator = torch.Generator().manual_seed(seed)
+    scenes: list[Scene] = []
+    while len(scenes) < count:
+        scene = sample_lesson(generator)
+        if scene.relation is not None:
+            scenes.append(scene)
+    return scenes
+
+
+def _caption(scene: Scene, task: str, generator: torch.Generator) -> str:
+    """A true one; half of those for a depth map leave out how things stand: shapes alone must tell them apart."""
+    wanted = mention(scene, generator)
+    if task == "depth" and torch.rand((), generator=generator) < 0.5:
+        things = tuple(replace(thing, position=None) for thing in wanted.things)
+        wanted = replace(wanted, relation=None, things=things)
+    return describe(wanted, generator)
 
 
 def make_pool(vae: VAE, task: str, scenes: Sequence[Scene], generator: torch.Generator) -> Pool:

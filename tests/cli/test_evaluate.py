@@ -49,8 +49,12 @@ def test_clip_and_distances(
     assert looked["text to image"]["rate"] > 0.5
     assert looked["pictures"] == 10
     assert looked["distances"]["drawn"]["frechet"] > looked["distances"]["autoencoder"]["frechet"]  # of one step
+    choice = looked["best of 4, count"]
+    assert choice["any"]["count"] == choice["first"]["count"] == 1
+    assert choice["any"]["rate"] >= choice["chosen"]["rate"]
+    assert 0 <= choice["auc"] <= 1
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("hard negatives", "image to text", "Frechet", "10 pictures"))
+    assert all(word in printed for word in ("hard negatives", "chosen of 4", "image to text", "Frechet", "10 pictures"))
 
 
 def test_suites_of_words_never_taught_are_left_out(
