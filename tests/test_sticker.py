@@ -9,11 +9,14 @@ import pytest
 import torch
 
 import weights_loader
-from minisd.images import from_pil
+from minisd.images import from_pil, to_pil
 from minisd.pipeline import StableDiffusion
+from minisd.training.lessons import lessons
+from minisd.training.retrieval import hard_negative_accuracy, retrieval
 from minisd.world.captions import WORDS
 from minisd.world.checker import check
 from minisd.world.palette import COLOURS
+from minisd.world.render import render
 from minisd.world.shapes import THINGS
 from minisd.world.splits import PAIRS
 from weights_loader.sources import resolve
@@ -81,3 +84,38 @@ def test_stock_diffusers_draws_the_same_picture(sd: StableDiffusion, tmp_path: P
     theirs = oracle("a red circle above a blue square", **arguments).images
     ours = sd("a red circle above a blue square", **arguments).images
     assert (theirs - ours).abs().max() <= 1e-4 * theirs.abs().max()
+
+
+def test_its_clip_recognises_scenes(sd: StableDiffusion) -> None:
+    """As well as the card says, but for what fewer scenes leave to chance; and it reads as the pipeline does."""
+    card = json.loads((resolve("sticker") / "results.json").read_text())["clip"]
+    clip, tokenizer = weights_loader.load_clip("sticker")
+    assert tokenizer.vocab == sd.tokenizer.vocab
+    with torch.no_grad():
+        ids = tokenizer(["a red circle above a blue square"])
+        assert torch.equal(clip.text_encoder(ids), sd.text_encoder(ids))
+    found = retrieval(clip, tokenizer, 200)
+    for way in ("text to image", "image to text"):
+        assert found[way] >= card[way]["rate"] - 0.05  # among fewer it is easier
+    assert hard_negative_accuracy(clip, tokenizer, 300) >= card["hard negatives"]["rate"] - 0.05
+    assert min(found.values()) > 0.8
+    pixels = from_pil(sd("a large red star", seed=1).images[0])
+    with torch.no_grad():
+        likeness = clip(
+            pixels, tokenizer(["a large red star", "a large red ring", "a large blue star", "a small red star"])
+        )
+    assert likeness[0].argmax() == 0
+
+
+def test_transformers_sees_the_same() -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = resolve("sticker") / "clip"
+    theirs = transformers.CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+    processor = transformers.CLIPImageProcessor.from_pretrained(folder)
+    clip, tokenizer = weights_loader.load_clip("sticker")
+    pictures = to_pil(render(lessons(3, seed=4), 64))
+    ids = tokenizer(["a red circle", "a blue square left of a red star"])
+    with torch.no_grad():
+        expected = theirs(input_ids=ids, pixel_values=processor(pictures, return_tensors="pt")["pixel_values"])
+        got = clip(torch.cat([from_pil(picture) for picture in pictures]), ids)
+    assert (got - expected.logits_per_image).abs().max() <= 1e-4 * got.abs().max()
