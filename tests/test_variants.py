@@ -10,10 +10,11 @@ from torch import Tensor
 import weights_loader
 from minisd.errors import InputError, MismatchError
 from minisd.pipeline import StableDiffusion
+from minisd.training import variants
 from minisd.training.lessons import lessons
 from minisd.training.variants import holes, make_pool, train_variant
 from minisd.variants import CHANNELS, RANK, Variant, variant_from, varied
-from minisd.world.captions import caption
+from minisd.world.captions import caption, expectation
 from minisd.world.render import depth, masks, render
 from weights_loader.sources import EMBEDDED_VARIANTS
 
@@ -154,3 +155,16 @@ def test_captions_are_true_of_the_pool(sd: StableDiffusion) -> None:
     pool = make_pool(sd.vae, "depth", lessons(3, 1), torch.Generator())
     assert len(pool.scenes) == len(pool.latents) == len(pool.given) == 3
     assert all(caption(scene, torch.Generator().manual_seed(0)) for scene in pool.scenes)
+
+
+def test_depth_is_learned_from_pairs_whose_captions_often_leave_out_how_they_stand() -> None:
+    scenes = variants._pairs(60, seed=3)
+    assert all(scene.relation is not None for scene in scenes)
+    assert len(scenes) == 60
+    generator = torch.Generator().manual_seed(0)
+    shares = {
+        task: sum(expectation(variants._caption(scene, task, generator)).relation is not None for scene in scenes) / 60
+        for task in ("depth", "upscaling")
+    }
+    assert shares["depth"] < 0.7 * shares["upscaling"]
+    assert shares["depth"] > 0.1
