@@ -1,0 +1,42 @@
+"""Where two things overlap so that both are seen for what they are."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from minisd.world.shapes import extent, sdf
+
+HIDDEN = (0.15, 0.33)  # share of the area of the thing behind that is hidden
+TRIES = 64  # at once
+GRID = 48  # points across the thing behind, at which what is hidden is measured
+
+
+def overlapping_places(
+    behind: str, radius: float, front: str, radius2: float, border: float, generator: torch.Generator
+) -> list[tuple[float, float]]:
+    """The centroids of a thing and of one in front of it, both inside the canvas, `border` from its edge."""
+    ours = torch.tensor(extent(behind)).view(2, 2) * radius  # before and after, along x and y
+    theirs = torch.tensor(extent(front)).view(2, 2) * radius2
+    while True:
+        u = torch.rand(TRIES, 4, generator=generator)
+        angle = 2 * math.pi * u[:, 0]
+        offset = torch.stack([angle.cos(), angle.sin()], 1) * (radius + radius2) * (0.2 + u[:, 1:2])
+        low = torch.maximum(ours[:, 0], theirs[:, 0] - offset) + border
+        high = 1 - torch.maximum(ours[:, 1], theirs[:, 1] + offset) - border
+        share = hidden_share(behind, radius, front, radius2, offset)
+        fits = (high >= low).all(1) & (share >= HIDDEN[0]) & (share <= HIDDEN[1])
+        if fits.any():
+            k = int(fits.int().argmax())
+            place = low[k] + (high[k] - low[k]) * u[k, 2:]
+            return [tuple(place.tolist()), tuple((place + offset[k]).tolist())]
+
+
+def hidden_share(behind: str, radius: float, front: str, radius2: float, offset: Tensor) -> Tensor:
+    """The share of a thing's area that one in front hides, whose centroid is `offset` (N, 2) from its own: (N,)."""
+    axis = torch.linspace(-2.2, 2.2, GRID)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    inside = sdf(behind, x, y) < 0
+    x, y = x[inside], y[inside]
+    covered = sdf(front, (x * radius - offset[:, :1]) / radius2, (y * radius - offset[:, 1:]) / radius2) < 0
+    return covered.float().mean(1)
