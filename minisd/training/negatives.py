@@ -13,6 +13,7 @@ import torch
 
 from minisd.world.captions import (
     NAMED_SIZES,
+    NAMED_STYLES,
     NUMBERS,
     POSITION_WORDS,
     Expectation,
@@ -30,6 +31,7 @@ ATTRIBUTES: dict[str, Sequence[Any]] = {
     "colour": list(COLOURS),
     "size": NAMED_SIZES,
     "position": list(POSITION_WORDS),
+    "style": NAMED_STYLES,
 }
 
 NEGATIVES = 3  # untrue captions of each picture's own, in training and when it is measured
@@ -67,6 +69,8 @@ def hard_negatives(wanted: Expectation, generator: torch.Generator) -> list[Expe
     if relation is not None:
         swapped.insert(1, replace(wanted, relation=INVERSE[relation]))
     kinds = [[_swapped(wanted, "shape")], [_swapped(wanted, "size")]]
+    if any(thing.style for thing in things):
+        kinds.append([_swapped(wanted, "style")])
     for thing in dict.fromkeys(things):
         for name, values in ATTRIBUTES.items():
             if getattr(thing, name) is not None:

@@ -5,23 +5,24 @@ what is said, `describe` words it, `expectation` reads it back.
 """
 
 import re
-from collections.abc import Container
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
 
 from minisd.errors import InputError
-from minisd.world.palette import BACKGROUNDS, COLOURS
-from minisd.world.scene import INVERSE, SIZES, Scene, position
-from minisd.world.shapes import THINGS
+from minisd.world import nouns
+from minisd.world.nouns import NAMED_SIZES, NAMED_STYLES, NOUN_VOCABULARY, NUMBERS, ThingExpectation
+from minisd.world.palette import BACKGROUNDS
+from minisd.world.scene import INVERSE, Scene, position
 
-NAMED_SIZES = [size for size in SIZES if size != "medium"]
 RELATION_WORDS: dict[str, list[str]] = {  # the first is the common one
     "left of": ["left of", "to the left of"],
     "right of": ["right of", "to the right of"],
     "above": ["above", "over"],
     "below": ["below", "under"],
+    "in front of": ["in front of"],
+    "behind": ["behind"],
 }
 POSITION_WORDS: dict[tuple[str, str], str] = {
     ("top", "left"): "in the top left",
@@ -34,7 +35,6 @@ POSITION_WORDS: dict[tuple[str, str], str] = {
     ("bottom", "middle"): "at the bottom",
     ("bottom", "right"): "in the bottom right",
 }
-NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5}
 # Templates with their weights; weight 0 is read, never written: a paraphrase held out. {a} and {b} are things,
 # {pos} and {pos_b} their places, {rel} is how a stands to b, {inv} how b stands to a, {many} several of a kind.
 ONE: dict[str, float] = {
@@ -63,28 +63,13 @@ SEVERAL: dict[str, float] = {"{many}": 5, "there are {many}": 1, "a picture of {
 BACKGROUND = "on a {bg} background"
 
 
-def _plural(noun: str) -> str:
-    return noun + ("es" if noun.endswith("s") else "s")
-
-
 _PHRASES = {phrase: name for name, phrases in RELATION_WORDS.items() for phrase in phrases}
 _PLACES = {phrase: place for place, phrase in POSITION_WORDS.items()}
 WORDS: list[str] = sorted(
-    {"an", "shape", *THINGS, *COLOURS, *BACKGROUNDS, *NAMED_SIZES}
+    {*NOUN_VOCABULARY, *BACKGROUNDS}
     | set(" ".join([*_PHRASES, *_PLACES]).split())
-    | {*NUMBERS, *map(_plural, ["shape", *THINGS])}
     | set(re.sub(r"\{\w+\}", "", " ".join([*ONE, *TWO, *SEVERAL, BACKGROUND])).split())
 )
-
-
-@dataclass(frozen=True)
-class ThingExpectation:
-    """What is asked of one thing; None: left open."""
-
-    shape: str | None = None
-    colour: str | None = None
-    size: str | None = None
-    position: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +88,8 @@ def expectation_of(scene: Scene) -> Expectation:
             thing.shape,
             thing.colour,
             thing.size,
-            None if scene.alike else position(thing.x, thing.y, clearance=0.03),
+            None if scene.alike or scene.overlapping else position(thing.x, thing.y, clearance=0.03),
+            thing.style,
         )
         for thing in scene.things
     )
@@ -111,12 +97,13 @@ def expectation_of(scene: Scene) -> Expectation:
 
 
 def mention(scene: Scene, rng: torch.Generator) -> Expectation:
-    """Leave out what a caption will not say: colours (p = .15), shapes (.1), sizes (.3; medium always).
+    """Leave out what a caption will not say: colours (p = .15), shapes (.1), sizes (.3; medium always), styles (.3; flat always).
 
     White backgrounds are named in one caption of five, others in six of seven: unnamed, it is likely white.
     Of several of a kind the same is said.
     """
-    draws = iter(torch.rand(1 + 3 * len(scene.things), generator=rng).tolist())
+    in_style = sum(thing.style in NAMED_STYLES for thing in scene.things)
+    draws = iter(torch.rand(1 + 3 * len(scene.things) + in_style, generator=rng).tolist())
     named = next(draws) < (0.2 if scene.background == "white" else 0.86)
     whole = expectation_of(scene)
     things = tuple(
@@ -125,6 +112,7 @@ def mention(scene: Scene, rng: torch.Generator) -> Expectation:
             shape=thing.shape if next(draws) >= 0.1 else None,
             colour=thing.colour if next(draws) >= 0.15 else None,
             size=thing.size if next(draws) >= 0.3 and thing.size in NAMED_SIZES else None,
+            style=thing.style if thing.style in NAMED_STYLES and next(draws) >= 0.3 else None,
         )
         for thing in (whole.things[:1] if scene.alike else whole.things)
     )
@@ -135,19 +123,19 @@ def mention(scene: Scene, rng: torch.Generator) -> Expectation:
 def describe(wanted: Expectation, rng: torch.Generator) -> str:
     """Word an expectation of one or two things, or of several alike; a template may leave out place or relation.
 
-    Raises InputError for another number of things, and for a medium size, which has no name.
+    A flat style is not said. Raises InputError for another number of things, and for a medium size, which has no name.
     """
     table = _table(wanted)
     if any(thing.size not in (None, *NAMED_SIZES) for thing in wanted.things):
         raise InputError(f"describe got a size without a name; use one of {', '.join(NAMED_SIZES)}, or None")
     u, v = torch.rand(2, generator=rng).tolist()
-    known = {name: _noun(thing) for name, thing in zip("ab", wanted.things, strict=False)}
-    known["many"] = _nouns(wanted.things[0], len(wanted.things))
+    variant = 0 if v < 0.7 else -1
+    known = {name: nouns.one(thing, variant) for name, thing in zip("ab", wanted.things, strict=False)}
+    known["many"] = nouns.several(wanted.things[0], len(wanted.things), variant)
     for name, thing in zip(("pos", "pos_b"), wanted.things, strict=False):
         if thing.position is not None:
             known[name] = POSITION_WORDS[thing.position]
     if wanted.relation is not None:
-        variant = 0 if v < 0.7 else -1
         known["rel"] = RELATION_WORDS[wanted.relation][variant]
         known["inv"] = RELATION_WORDS[INVERSE[wanted.relation]][variant]
     usable = {t: weight for t, weight in table.items() if set(re.findall(r"\{(\w+)\}", t)) <= set(known)}
@@ -164,16 +152,15 @@ def noun_places(text: str, wanted: Expectation) -> list[list[int]]:
     """
     words = text.split()
     if _table(wanted) is SEVERAL:
-        names = [_nouns(wanted.things[0], len(wanted.things)).split()]
+        called = [{nouns.several(wanted.things[0], len(wanted.things), variant) for variant in (0, -1)}]
     else:
-        names = [_noun(thing).split() for thing in wanted.things]
-    starts = [
-        [i for i in range(len(words)) if words[i : i + len(name)] == name and names.count(name) == 1] for name in names
-    ]
-    return [
-        [i + k for i in found for k, word in enumerate(name) if word not in ("a", "an")]
-        for found, name in zip(starts, names, strict=True)
-    ]
+        called = [{nouns.one(thing, variant) for variant in (0, -1)} for thing in wanted.things]
+    found: list[list[int]] = []
+    for names in called:
+        spans = [range(i, i + len(name.split())) for name in names for i in nouns.places(words, name)]
+        alone = called.count(names) == 1
+        found.append([i for span in spans for i in span if alone and words[i] not in ("a", "an")])
+    return found
 
 
 def _table(wanted: Expectation) -> dict[str, float]:
@@ -203,10 +190,10 @@ def expectation(prompt: str) -> Expectation:
         if found is None:
             continue
         said = found.groupdict()
-        things = [_read_noun(said[name]) for name in "ab" if name in said]
+        things = [nouns.read(said[name]) for name in "ab" if name in said]
         if "many" in said:
-            number, *noun = said["many"].split()
-            things = [_read_noun(" ".join(noun))] * NUMBERS[number]
+            number, noun = said["many"].split(maxsplit=1)
+            things = [nouns.read(noun)] * NUMBERS[number]
         for k, name in enumerate(("pos", "pos_b")):
             if name in said:
                 things[k] = replace(things[k], position=_PLACES[said[name]])
@@ -221,36 +208,12 @@ def expectation(prompt: str) -> Expectation:
     raise InputError(f"the checker cannot read {prompt!r}: {why}; write it like 'a red circle above a blue square'")
 
 
-def _noun(thing: ThingExpectation) -> str:
-    words = [word for word in (thing.size, thing.colour, thing.shape or "shape") if word is not None]
-    return " ".join(["an" if words[0][0] in "aeiou" else "a", *words])
-
-
-def _nouns(thing: ThingExpectation, count: int) -> str:
-    number = next((word for word, n in NUMBERS.items() if n == count), "")
-    words = [number, thing.size, thing.colour, _plural(thing.shape or "shape")]
-    return " ".join(word for word in words if word)
-
-
-def _read_noun(words: str) -> ThingExpectation:
-    words = " ".join(_SINGULAR.get(word, word) for word in words.split())
-    known: tuple[Container[str], ...] = (THINGS, COLOURS, SIZES)
-    shape, colour, size = (next((word for word in words.split() if word in n), None) for n in known)
-    return ThingExpectation(shape, colour, size)
-
-
 def _pattern(template: str) -> re.Pattern[str]:
-    def any_of(names: list[str]) -> str:
-        return "|".join(sorted(names, key=len, reverse=True))
-
-    adjectives = rf"(?:(?:{any_of(NAMED_SIZES)}) )?(?:(?:{any_of(list(COLOURS))}) )?"
-    noun = rf"(?:(?:an?|the) )?{adjectives}(?:{any_of(['shape', *THINGS])})"
-    holes = {"a": noun, "b": noun, "rel": any_of(list(_PHRASES)), "inv": any_of(list(_PHRASES))}
-    holes["pos"] = holes["pos_b"] = any_of(list(_PLACES))
-    holes["many"] = rf"(?:{any_of(list(NUMBERS))}) {adjectives}(?:{any_of(list(_SINGULAR))})"
+    holes = {"a": nouns.PATTERN, "b": nouns.PATTERN, "many": nouns.SEVERAL_PATTERN}
+    holes["rel"] = holes["inv"] = nouns.any_of(list(_PHRASES))
+    holes["pos"] = holes["pos_b"] = nouns.any_of(list(_PLACES))
     body = template.format_map({name: f"(?P<{name}>{options})" for name, options in holes.items()})
-    return re.compile(f"{body}(?: on an? (?P<bg>{any_of(list(BACKGROUNDS))}) background)?")
+    return re.compile(f"{body}(?: on an? (?P<bg>{nouns.any_of(list(BACKGROUNDS))}) background)?")
 
 
-_SINGULAR = {_plural(noun): noun for noun in ("shape", *THINGS)}
 _PATTERNS = [_pattern(template) for template in (*ONE, *TWO, *SEVERAL)]
