@@ -24,15 +24,16 @@ class Verdict:
     shape: bool
     colour: bool
     size: bool
+    style: bool
     position: bool
-    relation: bool
+    relation: bool  # where one thing is to the other, or which of the two is in front
     count: bool  # as many objects as asked for, each one of ours
     background: bool
 
     @property
     def exact(self) -> bool:
         """All of it is right, and nothing else is in the picture."""
-        parts = (self.object, self.size, self.position, self.relation, self.count, self.background)
+        parts = (self.object, self.size, self.style, self.position, self.relation, self.count, self.background)
         return all(parts)
 
 
@@ -65,20 +66,33 @@ def judge(found: tuple[Found, ...], background: str | None, wanted: Expectation)
         Verdict(found, background, *_compare(match, wanted), count=count, background=ground)
         for match in permutations(padded, len(wanted.things))
     )
-    return max(verdicts, key=lambda v: (v.exact, v.object + v.shape + v.colour + v.size + v.position + v.relation))
+    return max(verdicts, key=_right)
 
 
-def _compare(match: tuple[Found | None, ...], wanted: Expectation) -> tuple[bool, bool, bool, bool, bool, bool]:
-    """object, shape, colour, size, position, relation of one matching."""
+def _right(verdict: Verdict) -> tuple[bool, int]:
+    v = verdict
+    return v.exact, v.object + v.shape + v.colour + v.size + v.style + v.position + v.relation
+
+
+def _compare(match: tuple[Found | None, ...], wanted: Expectation) -> tuple[bool, bool, bool, bool, bool, bool, bool]:
+    """object, shape, colour, size, style, position, relation of one matching."""
     pairs = list(zip(match, wanted.things, strict=True))
     shape = all(f is not None and w.shape in (None, f.shape) for f, w in pairs)
     colour = all(f is not None and w.colour in (None, f.colour) for f, w in pairs)
     size = all(f is not None and w.size in (None, f.size) for f, w in pairs)
+    style = all(f is not None and w.style in (None, f.style) for f, w in pairs)
     place = all(f is not None and _is_at(f, w) for f, w in pairs)
     related = wanted.relation is None
     if len(match) == 2 and match[0] is not None and match[1] is not None:
-        related = related or relation(match[0].x, match[0].y, match[1].x, match[1].y) == wanted.relation
-    return shape and colour, shape, colour, size, place, related
+        related = related or _relation(match[0], match[1]) == wanted.relation
+    return shape and colour, shape, colour, size, style, place, related
+
+
+def _relation(first: Found, second: Found) -> str:
+    """How one thing stands to another; a place says nothing of two that overlap."""
+    if first.hidden or second.hidden:
+        return "behind" if first.hidden > second.hidden else "in front of"
+    return relation(first.x, first.y, second.x, second.y)
 
 
 def _is_at(found: Found, wanted: ThingExpectation) -> bool:

@@ -9,6 +9,7 @@ from minisd.world.shapes import extent, sdf
 
 HIDDEN = (0.15, 0.33)  # share of the area of the thing behind that is hidden
 TRIES = 64  # at once
+HOLE = 0.49  # radius of a ring's hole; half of it must be seen, or else a disc could be behind
 GRID = 48  # points across the thing behind, at which what is hidden is measured
 
 
@@ -25,6 +26,8 @@ def overlapping_places(
         low = torch.maximum(ours[:, 0], theirs[:, 0] - offset) + border
         high = 1 - torch.maximum(ours[:, 1], theirs[:, 1] + offset) - border
         share = hidden_share(behind, radius, front, radius2, offset)
+        if behind == "ring":
+            share = torch.where(hidden_share("circle", HOLE * radius, front, radius2, offset) <= 0.5, share, 1)
         fits = (high >= low).all(1) & (share >= HIDDEN[0]) & (share <= HIDDEN[1])
         if fits.any():
             k = int(fits.int().argmax())

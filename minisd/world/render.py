@@ -52,9 +52,7 @@ def _draw(scenes: Sequence[Scene], drawn: Layers) -> None:
         b, k = numbers[:, :2].long().T
         x, y, radius = numbers[:, 2:].T[:, :, None, None]
 
-        def distance(
-            moved: float, shape: str = shape, x: Tensor = x, y: Tensor = y, radius: Tensor = radius
-        ) -> Tensor:
+        def distance(moved: float, shape: str = shape, x: Tensor = x, y: Tensor = y, radius: Tensor = radius) -> Tensor:
             across = (centres - moved - x) / radius
             down = (centres[:, None] - moved - y) / radius
             return sdf(shape, *torch.broadcast_tensors(across, down)) * (radius * size)  # in pixels

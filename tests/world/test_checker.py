@@ -15,8 +15,9 @@ from minisd.world.captions import Expectation, caption, expectation, expectation
 from minisd.world.checker import check, judge
 from minisd.world.palette import BACKGROUNDS, COLOURS
 from minisd.world.render import render
+from minisd.world.regions import components
 from minisd.world.scene import RELATIONS, SIZES, Scene, Thing, scene_from_seed
-from minisd.world.segment import Found, components, find
+from minisd.world.segment import Found, find
 from minisd.world.shapes import THINGS
 
 SCENES = [scene_from_seed(seed) for seed in range(1000)]

@@ -1,0 +1,68 @@
+"""Find place and size of things whose area and centroid do not show: drawn over, or only outlined."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from minisd.world.render import layers
+from minisd.world.scene import Scene, Thing
+
+STEPS = 8  # of Gauss-Newton
+STRIDE = 0.5  # pixels by which a parameter is varied to see what changes
+LONGEST = 2.0  # pixels that a parameter moves in a step
+
+
+class Fit(NamedTuple):
+    """A thing as it fits best, lengths in fractions of the canvas, and its overlap with what is there (IoU)."""
+
+    x: float
+    y: float
+    radius: float
+    iou: float
+
+
+def fit(cover: Tensor, shapes: list[str], style: str, start: Fit, ignored: Tensor | None = None) -> list[Fit]:
+    """For each shape its best place and radius under a picture's coverage (N, N) in [0, 1]; what is ignored may be
+    anything.
+    """
+    size = cover.shape[0]
+    use = torch.ones_like(cover) if ignored is None else 1.0 - ignored.float()
+    low = torch.tensor([0.0, 0.0, 0.5 * start.radius])
+    high = torch.tensor([1.0, 1.0, 2.0 * start.radius])
+    here = torch.tensor([start[:3]] * len(shapes))
+    varied = torch.cat([torch.zeros(1, 3), torch.eye(3)]) * STRIDE / size
+    for _ in range(STEPS):
+        drawn = draw(shapes, style, here[:, None] + varied, size) * use  # (K, 4, N, N)
+        slope = (drawn[:, 1:] - drawn[:, :1]).flatten(2)
+        error = (cover * use - drawn[:, 0]).flatten(1)
+        normal = slope @ slope.mT + 0.1 * torch.eye(3)
+        step = torch.linalg.solve(normal, slope @ error[..., None])[..., 0] * STRIDE
+        here = torch.maximum(torch.minimum(here + step.clamp(-LONGEST, LONGEST) / size, high), low)
+    final = draw(shapes, style, here[:, None], size)[:, 0] * use
+    scores = overlap(final, cover * use, soft=use).tolist()
+    return [Fit(*row, score) for row, score in zip(here.tolist(), scores, strict=True)]
+
+
+def draw(shapes: list[str], style: str, rows: Tensor, size: int) -> Tensor:
+    """Things of each shape at rows (K, M, 3) of x, y and radius: their coverage (K, M, size, size)."""
+    scenes = [
+        Scene((Thing(shape, "red", "medium", *row, style),))
+        for shape, some in zip(shapes, rows.tolist(), strict=True)
+        for row in some
+    ]
+    return layers(scenes, size).paint.view(*rows.shape[:2], size, size)
+
+
+def overlap(drawn: Tensor, cover: Tensor, soft: Tensor | float = 1.0) -> Tensor:
+    """IoU of drawings (K, N, N), sharp or as a decoder may blur them, with a coverage (N, N): (K,)."""
+    width = 2 * (cover.shape[0] // 64) + 1
+    both = torch.stack([drawn, avg_pool2d(drawn, width, 1, width // 2) * soft])
+    return (torch.minimum(both, cover).sum((2, 3)) / torch.maximum(both, cover).sum((2, 3))).amax(0)
+
+
+def radius_of(area: float) -> float:
+    """Of the disc with that area."""
+    return math.sqrt(area / math.pi)

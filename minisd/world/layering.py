@@ -1,0 +1,65 @@
+"""Of two things that touch: are they beside each other, or is one in front of the other?"""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from minisd.world.fitting import Fit, draw, fit, radius_of
+from minisd.world.recognise import Found, identify, paint_of, size_of, surest
+from minisd.world.regions import cover, dilate, erode
+from minisd.world.shapes import THINGS
+
+LEAST_HIDDEN = 0.09  # share of a thing; below, the two touch
+
+
+def told_apart(pixels: Tensor, ground: Tensor, parts: list[Tensor]) -> list[Found]:
+    """The things that parts (N, N) of one region of pixels (N, N, 3) show.
+
+    Each is plain at first. If there are two colours, either could be in front: the thing in front is whole, and what is
+    left of the other must fit around it. The order counts whose drawing is closer to the picture.
+    """
+    plain = [(part, found) for part in parts if (found := identify(pixels, ground, part)) is not None]
+    pieces: dict[str | None, Tensor] = {}
+    for part, found in plain:  # what is behind may show on both sides; a line is what an edge left
+        if erode(part).any():
+            pieces[found.colour] = pieces.get(found.colour, part) | part
+    if len(pieces) == 2 and None not in pieces:
+        first, second = pieces.values()
+        orders = [_layered(pixels, ground, *order) for order in ((first, second), (second, first))]
+        closest = min((order for order in orders if order is not None), key=lambda order: order[0], default=None)
+        if closest is not None and closest[1][1].hidden >= LEAST_HIDDEN:
+            return list(closest[1])
+    return [found for _, found in plain]
+
+
+def _layered(pixels: Tensor, ground: Tensor, front: Tensor, behind: Tensor) -> tuple[float, tuple[Found, Found]] | None:
+    """How far the picture is from one of the things in front of the other, and the two; None if the first is none."""
+    paint, other, near = paint_of(pixels, front), paint_of(pixels, behind), dilate(front, 2)
+    covered = cover(pixels, ground, paint) * near
+    seam = near & dilate(behind, 2)
+    covered = torch.where(seam, torch.minimum(covered, cover(pixels, other, paint)), covered)
+    first = identify(pixels, ground, front, covered)
+    if first is None or first.shape is None:
+        return None
+    size = front.shape[0]
+    whole = draw([first.shape], first.style, _row(first), size)[0, 0]
+    visible = cover(pixels, ground, other) * dilate(behind, 2)
+    start = identify(pixels, ground, behind)
+    if start is None:
+        return None
+    fits = fit(visible, list(THINGS), "flat", Fit(start.x, start.y, radius_of(start.area * 1.2), 0), dilate(whole > 0))
+    best, sure = surest(fits)
+    x, y, radius, iou = fits[best]
+    rest = draw([list(THINGS)[best]], "flat", torch.tensor([[[x, y, radius]]]), size)[0, 0]
+    hidden = float((rest * whole).sum() / rest.sum().clamp(min=1e-6))
+    second = replace(start, shape=list(THINGS)[best] if sure else None, size=size_of(radius), x=x, y=y)
+    second = replace(second, area=math.pi * radius**2, iou=iou, hidden=hidden)
+    picture = torch.lerp(torch.lerp(ground, other, rest[..., None]), paint, whole[..., None])
+    zone = dilate(front | behind, 2)
+    return float((picture - pixels)[zone].abs().mean()), (first, second)
+
+
+def _row(found: Found) -> Tensor:
+    return torch.tensor([[[found.x, found.y, radius_of(found.area)]]])

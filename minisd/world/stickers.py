@@ -1,0 +1,64 @@
+"""Stickers in a picture: things in a white border that throw a shadow.
+
+Border and shadow are neutral, which no thing of ours is, so they are set apart first, and a thing in a border is
+judged by the white around it, not by the background. They must be where the thing found would have them; whatever else
+is neutral belongs to no thing of ours.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from minisd.world.fitting import radius_of
+from minisd.world.recognise import Found, identify
+from minisd.world.regions import MIN_AREA, dilate, erode, regions
+from minisd.world.render import layers
+from minisd.world.scene import Scene, Thing
+
+NEUTRAL = 0.3  # distance in RGB of [-1, 1] from white, the background and its shades; the palest thing has 0.8
+WHITE = 0.55  # distance to white within which a pixel is of a border, a blurred one too; beige has 0.7
+NEAR = 0.3  # mean distance to how a sticker should look around the thing
+
+
+def trim_of(pixels: Tensor, ground: Tensor, foreground: Tensor) -> Tensor:
+    """The pixels of the foreground (N, N) that only border or shadow explain: white, dark, or as the ground is."""
+    hue = pixels - pixels.mean(-1, keepdim=True)
+    own = ground - ground.mean()
+    share = (hue @ own / own.square().sum().clamp(min=1e-6)).clamp(0, 1)
+    return foreground & ((hue - share[..., None] * own).norm(dim=-1) < NEUTRAL)
+
+
+def are_there(pixels: Tensor, trim: Tensor, foreground: Tensor) -> bool:
+    """Whether a trim is more than what blur leaves along edges: a white border, or a shadow away from every thing."""
+    least = MIN_AREA * trim.numel()
+    if (trim & ((pixels - 1).norm(dim=-1) < WHITE)).sum() >= least:
+        return True
+    far = trim & ~dilate(foreground & ~trim, 2)
+    return bool(far.sum() >= least) and len(regions(far, MIN_AREA / 2)) > 0  # one piece: it is not noise
+
+
+def local_ground(pixels: Tensor, ground: Tensor, own: Tensor) -> Tensor:
+    """What a region lies on, white or the ground: whichever is nearer to what is around it."""
+    around = pixels[dilate(own, 2) & ~dilate(own)].median(0).values
+    white = torch.ones_like(ground)
+    return white if (around - white).norm() < (around - ground).norm() else ground
+
+
+def in_style(pixels: Tensor, ground: Tensor, found: Found, own: Tensor) -> tuple[Found, Tensor]:
+    """A thing, as a sticker if it has border and shadow, and the mask of what these explain."""
+    if found.shape is None or found.style != "flat":
+        return found, torch.zeros_like(own)
+    thing = Thing(found.shape, "red", found.size, found.x, found.y, radius_of(found.area), "sticker")
+    _, border, shadow = (each[0, 0, ..., None] for each in layers([Scene((thing,))], own.shape[0]))
+    expected = torch.lerp(ground - shadow * (ground + 1), torch.ones_like(ground), border)
+    around = ((border + shadow)[..., 0] > 0.25) & ~dilate(own)
+    error, plain = ((picture - pixels)[around].norm(dim=-1).mean() for picture in (expected, ground))
+    if not error < min(NEAR, plain / 2):
+        return found, torch.zeros_like(own)
+    return replace(found, style="sticker"), dilate((border + shadow)[..., 0] > 0.05, 2)
+
+
+def strangers(trim: Tensor, explained: Tensor) -> list[Tensor]:
+    """What is neutral, wide and of no sticker."""
+    return regions(dilate(erode(trim & ~explained)) & trim & ~explained)
