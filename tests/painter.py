@@ -13,7 +13,7 @@ from minisd.schedulers import DDIM, NoiseSchedule, Scheduler
 from minisd.world.captions import expectation, expectation_of
 from minisd.world.palette import COLOURS
 from minisd.world.render import render
-from minisd.world.scene import Scene, sample_scene
+from minisd.world.scene import LAYERS, Scene, sample_scene
 from minisd.world.splits import held_out
 
 Asked = SimpleNamespace  # prompt, seed, negative, steps, scale, scheduler
@@ -26,7 +26,11 @@ def as_asked(asked: Asked) -> Scene:
     single = len(wanted.things) == 1
     crowd = not single and len(set(wanted.things)) == 1 and wanted.relation is None
     while True:
-        scene = sample_scene(rng, two=0 if crowd or single else 1, several=1 if crowd else 0)
+        layered = wanted.relation in LAYERS
+        styled = 0.7 if any(thing.style for thing in wanted.things) else 0
+        scene = sample_scene(rng, 0 if crowd or single else 1, 1 if crowd else 0, styled=styled, overlapping=layered)
+        if wanted.relation == "in front of":
+            wanted = replace(wanted, things=wanted.things[::-1], relation="behind")
         if len(scene.things) != len(wanted.things) or (single and wanted.things[0].colour is None and held_out(scene)):
             continue
         shown = expectation_of(scene)
@@ -34,12 +38,12 @@ def as_asked(asked: Asked) -> Scene:
         fits = all(
             getattr(want, name) in (None, getattr(there, name))
             for there, want in parts
-            for name in ("shape", "size", "position")
+            for name in ("shape", "size", "position", "style")
         )
         if fits and wanted.relation in (None, scene.relation):
             things = zip(scene.things, wanted.things, strict=True)
             painted = tuple(replace(thing, colour=want.colour or thing.colour) for thing, want in things)
-            return Scene(painted, wanted.background or scene.background)
+            return Scene(painted, wanted.background or scene.background, scene.overlapping)
 
 
 def in_other_colours(asked: Asked) -> Scene:

@@ -19,7 +19,7 @@ from minisd.world.captions import Expectation, expectation
 from minisd.world.checker import Verdict, check
 from minisd.world.render import render
 
-SKILLS = ("exact", "object", "colour", "shape", "size", "position", "relation", "count", "background")
+SKILLS = ("exact", "object", "colour", "shape", "size", "style", "position", "relation", "count", "background")
 BATCH = 16  # pictures drawn at once
 GATE = 0.995  # of an autoencoder's reconstructions are to be exact
 
@@ -153,7 +153,8 @@ def judge_prompts(
 def asks(wanted: Expectation) -> set[str]:
     """The skills that a prompt puts to the test; the others are right whatever is drawn."""
     skills = {"exact", "count"}
-    skills |= {name for name in ("colour", "shape", "size", "position") if any(getattr(t, name) for t in wanted.things)}
+    of_things = ("colour", "shape", "size", "style", "position")
+    skills |= {name for name in of_things if any(getattr(thing, name) for thing in wanted.things)}
     skills |= {name for name in ("relation", "background") if getattr(wanted, name)}
     return skills | ({"object"} if any(thing.shape and thing.colour for thing in wanted.things) else set())
 

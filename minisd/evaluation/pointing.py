@@ -54,7 +54,7 @@ def pointing(
 
 def mask_of(found: Found, size: int) -> Tensor:
     """The pixels (size, size) that a thing with a shape covers at least half, drawn again from where it was found."""
-    thing = Thing(str(found.shape), "red", found.size, found.x, found.y, math.sqrt(found.area / math.pi))
+    thing = Thing(str(found.shape), "red", found.size, found.x, found.y, math.sqrt(found.area / math.pi), found.style)
     return masks([Scene((thing,))], size)[0, 0] >= 0.5
 
 

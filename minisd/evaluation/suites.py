@@ -14,6 +14,7 @@ from minisd.errors import InputError
 from minisd.training.lessons import UNSEEN
 from minisd.world.captions import (
     NAMED_SIZES,
+    NAMED_STYLES,
     RELATION_WORDS,
     TWO,
     Expectation,
@@ -65,6 +66,10 @@ def _some_named_size(scene: Scene) -> bool:
     return any(thing.size in NAMED_SIZES for thing in scene.things)
 
 
+def _some_named_style(scene: Scene) -> bool:
+    return any(thing.style in NAMED_STYLES for thing in scene.things)
+
+
 def _all_named_sizes(scene: Scene) -> bool:
     return all(thing.size in NAMED_SIZES for thing in scene.things)
 
@@ -73,7 +78,7 @@ def _all_named_sizes(scene: Scene) -> bool:
 class Suite:
     """Scenes as `sample_scene` draws them, if `split` and `keep` let them through, and what prompts say of them.
 
-    says: of shape, colour, size, position, relation and background. Each shape and colour is left out all the same
+    says: of shape, colour, size, style, position, relation and background. Each shape and colour is left out all the same
     with probability `left_out`, at least one of a prompt if that is not 0. paraphrase: worded by PARAPHRASE.
     """
 
@@ -85,6 +90,8 @@ class Suite:
     keep: Callable[[Scene], bool] = lambda scene: True
     left_out: float = 0.0
     paraphrase: bool = False
+    styled: float = 0.0
+    overlapping: float = 0.0
 
 
 SUITES: dict[str, Suite] = {
@@ -101,6 +108,9 @@ SUITES: dict[str, Suite] = {
     "held-out triples": Suite("shape colour relation", two=1, split=_new_company),
     "held-out counts": Suite("shape colour", several=1, split=_new_company),
     "held-out template": Suite("shape colour relation", two=1, paraphrase=True),
+    # Last, because its place in the list chooses a suite's prompts.
+    "style": Suite("shape colour style relation", two=0.5, styled=0.7, keep=_some_named_style),
+    "in front": Suite("shape colour relation", two=1, overlapping=1),
 }
 
 
@@ -131,7 +141,7 @@ def examples(name: str, count: int, seed: int, words: str = "") -> list[Example]
 
 def _example(suite: Suite, rng: torch.Generator) -> Example:
     while True:
-        scene = sample_scene(rng, suite.two, suite.several, suite.white)
+        scene = sample_scene(rng, suite.two, suite.several, suite.white, suite.styled, suite.overlapping)
         if suite.split(scene) and suite.keep(scene):
             break
     if suite.paraphrase:
@@ -142,7 +152,7 @@ def _example(suite: Suite, rng: torch.Generator) -> Example:
 def word(scene: Scene, says: str, rng: torch.Generator, left_out: float = 0.0) -> str:
     """A prompt for a scene that says these things of it, and nothing else; `says` and `left_out` as of a Suite.
 
-    A medium size has no name, so it is never said.
+    A medium size has no name, and flat goes without saying, so they are never said.
     """
     chosen, whole = says.split(), expectation_of(scene)
 
@@ -153,6 +163,7 @@ def word(scene: Scene, says: str, rng: torch.Generator, left_out: float = 0.0) -
             thing.colour if "colour" in chosen and colour else None,
             thing.size if "size" in chosen and thing.size in NAMED_SIZES else None,
             thing.position if "position" in chosen else None,
+            thing.style if "style" in chosen and thing.style in NAMED_STYLES else None,
         )
 
     things = tuple(said(thing) for thing in whole.things)

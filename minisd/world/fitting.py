@@ -43,15 +43,15 @@ def fit(cover: Tensor, shapes: list[str], style: str, start: Fit, ignored: Tenso
         here = torch.maximum(torch.minimum(here + step.clamp(-LONGEST, LONGEST) / size, high), low)
     final = draw(shapes, style, here[:, None], size)[:, 0] * use
     scores = overlap(final, cover * use, soft=use).tolist()
-    return [Fit(*row, score) for row, score in zip(here.tolist(), scores, strict=True)]
+    return [Fit(x, y, radius, score) for (x, y, radius), score in zip(here.tolist(), scores, strict=True)]
 
 
 def draw(shapes: list[str], style: str, rows: Tensor, size: int) -> Tensor:
     """Things of each shape at rows (K, M, 3) of x, y and radius: their coverage (K, M, size, size)."""
     scenes = [
-        Scene((Thing(shape, "red", "medium", *row, style),))
+        Scene((Thing(shape, "red", "medium", x, y, radius, style),))
         for shape, some in zip(shapes, rows.tolist(), strict=True)
-        for row in some
+        for x, y, radius in some
     ]
     return layers(scenes, size).paint.view(*rows.shape[:2], size, size)
 

@@ -8,25 +8,27 @@ from torch import Tensor
 
 from minisd.world.fitting import Fit, draw, fit, radius_of
 from minisd.world.recognise import Found, identify, paint_of, size_of, surest
-from minisd.world.regions import cover, dilate, erode
+from minisd.world.regions import MIN_AREA, cover, dilate, erode
 from minisd.world.shapes import THINGS
 
 LEAST_HIDDEN = 0.09  # share of a thing; below, the two touch
+UNLIKE = 0.8  # distance in RGB of [-1, 1] from how a pixel should be, beyond what blur does
 
 
 def told_apart(pixels: Tensor, ground: Tensor, parts: list[Tensor]) -> list[Found]:
     """The things that parts (N, N) of one region of pixels (N, N, 3) show.
 
     Each is plain at first. If there are two colours, either could be in front: the thing in front is whole, and what is
-    left of the other must fit around it. The order counts whose drawing is closer to the picture.
+    left of the other must fit around it. The order counts whose drawing is closer to the picture, and explains it: blur
+    leaves further parts, lines where the two meet, but no third thing.
     """
     plain = [(part, found) for part in parts if (found := identify(pixels, ground, part)) is not None]
-    pieces: dict[str | None, Tensor] = {}
-    for part, found in plain:  # what is behind may show on both sides; a line is what an edge left
-        if erode(part).any():
+    pieces: dict[str, Tensor] = {}
+    for part, found in plain:  # what is behind may show on both sides
+        if found.colour is not None:
             pieces[found.colour] = pieces.get(found.colour, part) | part
-    if len(pieces) == 2 and None not in pieces:
-        first, second = pieces.values()
+    if len(pieces) > 1:
+        first, second = sorted(pieces.values(), key=lambda piece: -int(piece.sum()))[:2]
         orders = [_layered(pixels, ground, *order) for order in ((first, second), (second, first))]
         closest = min((order for order in orders if order is not None), key=lambda order: order[0], default=None)
         if closest is not None and closest[1][1].hidden >= LEAST_HIDDEN:
@@ -57,8 +59,10 @@ def _layered(pixels: Tensor, ground: Tensor, front: Tensor, behind: Tensor) -> t
     second = replace(start, shape=list(THINGS)[best] if sure else None, size=size_of(radius), x=x, y=y)
     second = replace(second, area=math.pi * radius**2, iou=iou, hidden=hidden)
     picture = torch.lerp(torch.lerp(ground, other, rest[..., None]), paint, whole[..., None])
-    zone = dilate(front | behind, 2)
-    return float((picture - pixels)[zone].abs().mean()), (first, second)
+    wrong = (picture - pixels).norm(dim=-1)
+    if erode(wrong > UNLIKE).sum() >= MIN_AREA / 4 * wrong.numel():
+        return None
+    return float(wrong[dilate(front | behind, 2)].mean()), (first, second)
 
 
 def _row(found: Found) -> Tensor:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from minisd.world.shapes import extent, sdf
 
-HIDDEN = (0.15, 0.33)  # share of the area of the thing behind that is hidden
+HIDDEN = (0.13, 0.28)  # share of the area of the thing behind that is hidden
 TRIES = 64  # at once
-HOLE = 0.49  # radius of a ring's hole; half of it must be seen, or else a disc could be behind
+HOLE = 0.49  # radius of a ring's hole; most of it must be seen, or else a disc could be behind
 GRID = 48  # points across the thing behind, at which what is hidden is measured
 
 
@@ -27,12 +27,13 @@ def overlapping_places(
         high = 1 - torch.maximum(ours[:, 1], theirs[:, 1] + offset) - border
         share = hidden_share(behind, radius, front, radius2, offset)
         if behind == "ring":
-            share = torch.where(hidden_share("circle", HOLE * radius, front, radius2, offset) <= 0.5, share, 1)
+            share = torch.where(hidden_share("circle", HOLE * radius, front, radius2, offset) <= 0.25, share, 1)
         fits = (high >= low).all(1) & (share >= HIDDEN[0]) & (share <= HIDDEN[1])
         if fits.any():
             k = int(fits.int().argmax())
             place = low[k] + (high[k] - low[k]) * u[k, 2:]
-            return [tuple(place.tolist()), tuple((place + offset[k]).tolist())]
+            x, y, x2, y2 = torch.cat([place, place + offset[k]]).tolist()
+            return [(x, y), (x2, y2)]
 
 
 def hidden_share(behind: str, radius: float, front: str, radius2: float, offset: Tensor) -> Tensor:

@@ -156,7 +156,7 @@ def sample_scene(
     ]
     for k in reversed(range(count)):  # without room for both styles the second is flat, or else both are
         reaches = [_reach(shape, r, style) for (shape, _), r, style in zip(kinds, radii, styles, strict=True)]
-        if count == 2 and min(_spare(*reaches, axis) for axis in (0, 1)) < 0:
+        if count == 2 and min(_spare(reaches[0], reaches[1], axis) for axis in (0, 1)) < 0:
             styles[k] = "flat"
     reaches = [_reach(shape, r, style) for (shape, _), r, style in zip(kinds, radii, styles, strict=True)]
     if count == 1:
@@ -164,7 +164,8 @@ def sample_scene(
     else:
         places = _beside(reaches[0], reaches[1], [next(draws) for _ in range(5)])
     rows = zip(kinds, sizes, places, radii, styles, strict=True)
-    return Scene(tuple(Thing(*kind, size, *xy, r, style) for kind, size, xy, r, style in rows), background)
+    things = (Thing(shape, colour, size, x, y, r, style) for (shape, colour), size, (x, y), r, style in rows)
+    return Scene(tuple(things), background)
 
 
 def _crowd(generator: torch.Generator, draws: list[float], styled: float | None) -> tuple[Thing, ...]:
@@ -187,19 +188,20 @@ def _crowd(generator: torch.Generator, draws: list[float], styled: float | None)
         if fits.any():
             chosen = int(fits.int().argmax())
             rows = torch.cat([centre, radius], -1)[chosen].tolist()
-            return tuple(Thing(shape, colour, size, *row, style) for row in rows)
+            return tuple(Thing(shape, colour, size, x, y, r, style) for x, y, r in rows)
         tries += 1
         if tries == PATIENCE:
             style = "flat"
 
 
 def _overlap(generator: torch.Generator, kinds: list[tuple[str, str]], draws: list[float]) -> tuple[Thing, ...]:
-    """Two things, the second of which hides part of the first."""
+    """Two things, the second of which hides part of the first; a small ring is too thin for that."""
     sizes = [_pick(list(BEFORE), draws[0])]
-    sizes.append(_pick(BEFORE[sizes[0]], draws[1]))
+    sizes.append(_pick([size for size in BEFORE[sizes[0]] if (kinds[1][0], size) != ("ring", "small")], draws[1]))
     radii = [low + (high - low) * u for (low, high), u in zip((SIZES[size] for size in sizes), draws[2:], strict=True)]
     places = overlapping_places(kinds[0][0], radii[0], kinds[1][0], radii[1], BORDER, generator)
-    return tuple(Thing(*kind, size, *xy, r) for kind, size, xy, r in zip(kinds, sizes, places, radii, strict=True))
+    rows = zip(kinds, sizes, places, radii, strict=True)
+    return tuple(Thing(shape, colour, size, x, y, r) for (shape, colour), size, (x, y), r in rows)
 
 
 def _reach(shape: str, radius: float, style: str) -> Extent:

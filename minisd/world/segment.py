@@ -7,7 +7,7 @@ from minisd.world.layering import told_apart
 from minisd.world.palette import BACKGROUNDS, COLOURS, PALETTE_LAB, delta_e, lab
 from minisd.world.recognise import Found, identify, name_of
 from minisd.world.regions import MIN_AREA, core, cover, dilate, erode, regions
-from minisd.world.stickers import are_there, in_style, local_ground, strangers, trim_of
+from minisd.world.stickers import are_there, cover_by_hue, in_style, local_ground, strangers, trim_of
 
 FOREGROUND = 12.0  # CIEDE2000 to the background, above which a pixel belongs to something
 MIXTURE = 0.35  # distance in RGB of [-1, 1] beyond which a pixel is no mixture of ground and paint
@@ -22,7 +22,7 @@ def find(image: Tensor) -> tuple[list[Found], str | None]:
     ground = pixels[frame].median(0).values
     foreground = delta_e(lab(pixels), lab(ground)) > FOREGROUND
     trim = trim_of(pixels, ground, foreground)
-    if are_there(pixels, trim, foreground):
+    if are_there(pixels, ground, trim, foreground):
         found = _with_stickers(pixels, ground, foreground, trim)
     else:
         shown = regions(foreground)
@@ -36,7 +36,7 @@ def _with_stickers(pixels: Tensor, ground: Tensor, foreground: Tensor, trim: Ten
     for region in regions(foreground & ~trim):
         on = local_ground(pixels, ground, region)
         for part in _split(pixels, on, region):
-            thing = identify(pixels, on, part)
+            thing = identify(pixels, on, part, cover_by_hue(pixels, part))
             if thing is not None:
                 thing, around = in_style(pixels, ground, thing, part)
                 found.append(thing)

@@ -9,33 +9,44 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from minisd.world.fitting import radius_of
-from minisd.world.recognise import Found, identify
-from minisd.world.regions import MIN_AREA, dilate, erode, regions
+from minisd.world.recognise import Found, paint_of
+from minisd.world.regions import MIN_AREA, cover, dilate, erode, regions
 from minisd.world.render import layers
 from minisd.world.scene import Scene, Thing
 
 NEUTRAL = 0.3  # distance in RGB of [-1, 1] from white, the background and its shades; the palest thing has 0.8
 WHITE = 0.55  # distance to white within which a pixel is of a border, a blurred one too; beige has 0.7
-NEAR = 0.3  # mean distance to how a sticker should look around the thing
+NEAR = 0.7  # mean distance to how a sticker should look around the thing
+
+
+def hue_of(pixels: Tensor) -> Tensor:
+    """What makes colours (..., 3) other than gray: white, gray and black have none."""
+    return pixels - pixels.mean(-1, keepdim=True)
 
 
 def trim_of(pixels: Tensor, ground: Tensor, foreground: Tensor) -> Tensor:
     """The pixels of the foreground (N, N) that only border or shadow explain: white, dark, or as the ground is."""
-    hue = pixels - pixels.mean(-1, keepdim=True)
-    own = ground - ground.mean()
+    hue, own = hue_of(pixels), hue_of(ground)
     share = (hue @ own / own.square().sum().clamp(min=1e-6)).clamp(0, 1)
     return foreground & ((hue - share[..., None] * own).norm(dim=-1) < NEUTRAL)
 
 
-def are_there(pixels: Tensor, trim: Tensor, foreground: Tensor) -> bool:
-    """Whether a trim is more than what blur leaves along edges: a white border, or a shadow away from every thing."""
+def cover_by_hue(pixels: Tensor, own: Tensor) -> Tensor:
+    """How much of each pixel a region paints, whatever is white, gray or black around it."""
+    hue = hue_of(paint_of(pixels, own))
+    return cover(hue_of(pixels), torch.zeros_like(hue), hue) * dilate(own, 2)
+
+
+def are_there(pixels: Tensor, ground: Tensor, trim: Tensor, foreground: Tensor) -> bool:
+    """Whether a trim is more than what blur leaves along edges: a white border, or on white a shadow by itself."""
     least = MIN_AREA * trim.numel()
-    if (trim & ((pixels - 1).norm(dim=-1) < WHITE)).sum() >= least:
-        return True
+    if (ground - 1).norm() > WHITE:
+        return bool((trim & ((pixels - 1).norm(dim=-1) < WHITE)).sum() >= least)
     far = trim & ~dilate(foreground & ~trim, 2)
-    return bool(far.sum() >= least) and len(regions(far, MIN_AREA / 2)) > 0  # one piece: it is not noise
+    return bool(far.sum() >= least / 2) and len(regions(far, MIN_AREA / 4)) > 0  # one piece: it is not noise
 
 
 def local_ground(pixels: Tensor, ground: Tensor, own: Tensor) -> Tensor:
@@ -50,13 +61,20 @@ def in_style(pixels: Tensor, ground: Tensor, found: Found, own: Tensor) -> tuple
     if found.shape is None or found.style != "flat":
         return found, torch.zeros_like(own)
     thing = Thing(found.shape, "red", found.size, found.x, found.y, radius_of(found.area), "sticker")
-    _, border, shadow = (each[0, 0, ..., None] for each in layers([Scene((thing,))], own.shape[0]))
-    expected = torch.lerp(ground - shadow * (ground + 1), torch.ones_like(ground), border)
+    paint, border, shadow = (each[0, 0, ..., None] for each in layers([Scene((thing,))], own.shape[0]))
     around = ((border + shadow)[..., 0] > 0.25) & ~dilate(own)
-    error, plain = ((picture - pixels)[around].norm(dim=-1).mean() for picture in (expected, ground))
+    shaded = torch.lerp(ground - shadow * (ground + 1), torch.ones_like(ground), border)
+    error, plain = (_distance(torch.lerp(on, paint_of(pixels, own), paint), pixels, around) for on in (shaded, ground))
     if not error < min(NEAR, plain / 2):
         return found, torch.zeros_like(own)
     return replace(found, style="sticker"), dilate((border + shadow)[..., 0] > 0.05, 2)
+
+
+def _distance(drawn: Tensor, pixels: Tensor, where: Tensor) -> float:
+    """How far a picture is from a drawing (N, N, 3), sharp or as a decoder may blur it, on the mean over a mask."""
+    width = 2 * (drawn.shape[0] // 64) + 1
+    soft = avg_pool2d(drawn.permute(2, 0, 1), width, 1, width // 2, count_include_pad=False).permute(1, 2, 0)
+    return min(float((each - pixels)[where].norm(dim=-1).mean()) for each in (drawn, soft))
 
 
 def strangers(trim: Tensor, explained: Tensor) -> list[Tensor]:

@@ -5,10 +5,11 @@ from collections import Counter
 import pytest
 import torch
 
+import weights_loader
 from minisd.errors import InputError
 from minisd.evaluation.measures import asks
 from minisd.evaluation.suites import LARGEST_SEED, PARAPHRASE, SUITES, Example, examples, suites, word
-from minisd.training.lessons import UNSEEN
+from minisd.training.lessons import TAUGHT_WORDS, UNSEEN
 from minisd.world.captions import Expectation, expectation
 from minisd.world.checker import check
 from minisd.world.render import render
@@ -69,6 +70,8 @@ def test_only_held_out_suites_have_what_is_held_out(name: str) -> None:
         ("held-out triples", {2}, "object relation", ""),
         ("held-out counts", {4}, "object", ""),
         ("held-out template", {2}, "object relation", ""),
+        ("style", {1, 2}, "object style", "relation"),
+        ("in front", {2}, "object relation", ""),
     ],
 )
 def test_what_each_suite_asks_for(name: str, things: set[int], always: str, sometimes: str) -> None:
@@ -93,6 +96,8 @@ def test_particulars() -> None:
     for example in DRAWN["count"]:
         assert len(example.scene.things) in CROWDS[example.scene.things[0].size]
     assert set(Counter(wanted.background for wanted in WANTED["background"])) == {"white", "black", "gray", "beige"}
+    assert all(any(thing.style for thing in wanted.things) for wanted in WANTED["style"])
+    assert {wanted.relation for wanted in WANTED["in front"]} == {"in front of", "behind"}
     assert all(len({example.prompt for example in DRAWN[name]}) > 5 for name in SUITES)
 
 
@@ -132,4 +137,12 @@ def test_a_model_is_asked_only_for_what_it_was_taught() -> None:
     assert {word for prompts in asked.values() for prompt in prompts for word in prompt.split()} <= set(words.split())
     assert [name for name, prompts in asked.items() if not prompts] == [
         "position", "size", "background", "count", "full", "held-out pairs", "held-out triples", "held-out counts",
+        "style", "in front",
     ]  # fmt: skip
+
+
+def test_what_no_lesson_has_yet_is_not_asked() -> None:
+    for words in (TAUGHT_WORDS, weights_loader.load("sticker").defaults.words):
+        asked = suites(2, seed=0, words=words)
+        assert not asked["style"]
+        assert not asked["in front"]

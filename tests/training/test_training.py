@@ -23,7 +23,7 @@ from minisd.training.autoencoder import (
     train_vae,
 )
 from minisd.training.contrastive import train_clip
-from minisd.training.lessons import SHORT, lessons, new_tokenizer
+from minisd.training.lessons import SHORT, TAUGHT_WORDS, lessons, new_tokenizer
 from minisd.training.reading import new_reader, train_reader
 from minisd.training.text_to_image import (
     SCHEDULER,
@@ -36,7 +36,7 @@ from minisd.training.text_to_image import (
 )
 from minisd.training.trainer import Recipe, _average, load_average, train
 from minisd.training.vocabulary import apply_merges, learn_vocabulary
-from minisd.world.captions import WORDS, caption
+from minisd.world.captions import caption
 from minisd.world.render import render
 
 
@@ -326,7 +326,7 @@ def test_reconstruction_weighs_things_over_background() -> None:
 
 def test_every_word_of_the_world_is_one_token_and_captions_are_short() -> None:
     tokenizer = new_tokenizer()
-    assert [word for word in WORDS if len(tokenizer.tokenize(word)) != 1] == []
+    assert [word for word in TAUGHT_WORDS.split() if len(tokenizer.tokenize(word)) != 1] == []
     generator = torch.Generator().manual_seed(0)
     captions = [caption(scene, generator) for scene in lessons(300, seed=0)]
     lengths = tokenizer.encode(captions).attention_mask.sum(1)

@@ -14,8 +14,8 @@ from minisd.errors import InputError
 from minisd.world.captions import Expectation, caption, expectation, expectation_of
 from minisd.world.checker import check, judge
 from minisd.world.palette import BACKGROUNDS, COLOURS
-from minisd.world.render import render
 from minisd.world.regions import components
+from minisd.world.render import render
 from minisd.world.scene import RELATIONS, SIZES, Scene, Thing, scene_from_seed
 from minisd.world.segment import Found, find
 from minisd.world.shapes import THINGS

@@ -1,0 +1,51 @@
+"""One thing in front of another: how much is hidden, and whose the pixels are."""
+
+import pytest
+import torch
+
+from minisd.world.overlap import HIDDEN, hidden_share
+from minisd.world.render import depth, layers, masks, render
+from minisd.world.scene import SIZES, Scene, Thing, scene_from_seed
+from minisd.world.shapes import THINGS
+from minisd.world.splits import held_out
+
+SCENES = [scene_from_seed(seed, two=1, overlapping=1) for seed in range(300)]
+
+
+def test_enough_of_both_is_seen() -> None:
+    whole, seen = layers(SCENES).paint, masks(SCENES)
+    share = 1 - seen.sum((2, 3)) / whole.sum((2, 3))
+    assert torch.equal(share[:, 1], torch.zeros(len(SCENES)))
+    assert float(share[:, 0].min()) > HIDDEN[0] - 0.03
+    assert float(share[:, 0].max()) < HIDDEN[1] + 0.03
+    assert {scene.things[k].shape for scene in SCENES for k in (0, 1)} == set(THINGS)
+    for scene in SCENES:
+        behind, front = scene.things
+        assert scene.relation == "behind"
+        assert behind.colour != front.colour
+        for thing in scene.things:
+            left, right, up, down = thing.reach
+            assert min(thing.x - left, 1 - thing.x - right, thing.y - up, 1 - thing.y - down) >= 0.0299
+            assert SIZES[thing.size][0] <= thing.radius <= SIZES[thing.size][1]
+
+
+def test_what_is_hidden_is_the_front_things() -> None:
+    behind, front = Thing("square", "blue", "large", 0.4, 0.5, 0.2), Thing("circle", "red", "large", 0.6, 0.5, 0.19)
+    scene = Scene((behind, front), "gray", overlapping=True)
+    seen, alone = masks([scene])[0], masks([Scene((front,))])[0, 0]
+    assert torch.equal(seen[1], alone)
+    assert float((seen[0] * (alone > 0.999)).max()) == 0
+    assert torch.allclose(seen[0], layers([scene]).paint[0, 0] * (1 - alone))
+    near = depth([scene])[0, 0]
+    assert torch.equal(near[alone == 1], depth([Scene((front,))])[0, 0][alone == 1])
+    assert near[alone == 1].min() >= 0.5
+    assert near[(alone == 0) & (seen[0] > 0)].max() <= 0.5
+    assert near[(alone == 0) & (seen[0] == 0)].max() == 0
+    assert render([scene])[0, 0, 32, 36] > 0.7  # red where both are
+    assert not held_out(scene)
+
+
+def test_the_share_by_hand() -> None:
+    offsets = torch.tensor([[0.0, 0.0], [0.5, 0.0]])
+    shares = hidden_share("circle", 0.2, "circle", 0.1, offsets)
+    assert shares.tolist() == pytest.approx([0.25, 0.0], abs=0.03)

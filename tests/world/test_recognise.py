@@ -1,0 +1,107 @@
+"""The checker knows styles and what is in front of what: all right on our own pictures, never on a wrong caption."""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from scipy import ndimage
+
+from minisd.world.captions import Expectation, caption, expectation, expectation_of
+from minisd.world.checker import check, judge
+from minisd.world.palette import BACKGROUNDS, COLOURS
+from minisd.world.render import render
+from minisd.world.scene import INVERSE, LAYERS, RELATIONS, SIZES, Scene, Thing, scene_from_seed
+from minisd.world.segment import Found, find
+from minisd.world.shapes import THINGS
+from minisd.world.styles import STYLES, styles_for
+
+SCENES = [scene_from_seed(seed, two=0.6, several=0.15, styled=0.6, overlapping=0.4) for seed in range(350)]
+
+
+@cache
+def findings() -> list[tuple[tuple[Found, ...], str | None]]:
+    return [(tuple(found), background) for found, background in map(find, render(SCENES))]
+
+
+def counterfactuals(scene: Scene) -> list[Expectation]:
+    """Everything about styles and overlaps that the scene is not, and what else a hidden thing might be taken for."""
+    whole = expectation_of(scene)
+    changed = [replace(whole, relation=name) for name in (*RELATIONS, *LAYERS) if scene.relation not in (None, name)]
+    changed += [replace(whole, things=whole.things[::-1])] if scene.relation else []  # the other way round
+    changed += [replace(whole, background=name) for name in BACKGROUNDS if name != scene.background]
+    for i, thing in enumerate(whole.things):
+        others = [replace(thing, style=name) for name in STYLES if name != thing.style]
+        others += [replace(thing, shape=name) for name in THINGS if name != thing.shape]
+        others += [replace(thing, colour=name) for name in COLOURS if name != thing.colour]
+        others += [replace(thing, size=name) for name in SIZES if name != thing.size]
+        changed += [replace(whole, things=(*whole.things[:i], o, *whole.things[i + 1 :])) for o in others]
+    return changed
+
+
+def test_all_of_our_own_pictures_are_exact() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for scene, (found, background) in zip(SCENES, findings(), strict=True):
+        assert judge(found, background, expectation_of(scene)).exact, scene
+        words = caption(scene, generator)
+        assert judge(found, background, expectation(words)).exact, words
+
+
+def test_no_counterfactual_is_exact() -> None:
+    tried = 0
+    for scene, (found, background) in zip(SCENES, findings(), strict=True):
+        for wrong in counterfactuals(scene):
+            tried += 1
+            assert not judge(found, background, wrong).exact, (scene, wrong)
+    assert tried > 10000
+
+
+@pytest.mark.parametrize(("size", "sigma", "noise"), [(64, 0.7, 0), (64, 1.0, 0.04), (64, 0, 0.06), (128, 1.5, 0.04)])
+def test_stable_under_blur_and_noise(size: int, sigma: float, noise: float) -> None:
+    scenes = SCENES[: 60 if size == 64 else 20]
+    pictures = torch.from_numpy(ndimage.gaussian_filter(render(scenes, size).numpy(), (0, 0, sigma, sigma)))
+    pictures = pictures + noise * torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
+    for scene, picture in zip(scenes, pictures, strict=True):
+        assert check(picture, scene).exact, scene
+
+
+@pytest.mark.parametrize("background", BACKGROUNDS)
+def test_every_shape_in_every_style(background: str) -> None:
+    for size, (low, high) in SIZES.items():
+        kinds = [(shape, style) for shape in THINGS for style in ("flat", *styles_for(shape, size))]
+        things = [Thing(shape, "blue", size, 0.45, 0.48, (low + high) / 2, style) for shape, style in kinds]
+        for thing, picture in zip(things, render([Scene((thing,), background) for thing in things]), strict=True):
+            (found,), ground = find(picture)
+            assert (found.shape, found.style, found.size, ground) == (thing.shape, thing.style, size, background)
+
+
+def test_verdict_says_what_is_wrong() -> None:
+    behind, front = Thing("square", "blue", "large", 0.4, 0.5, 0.2), Thing("circle", "red", "large", 0.62, 0.5, 0.19)
+    layered = render([Scene((behind, front), "gray", overlapping=True)])[0]
+    star = render([Scene((Thing("star", "red", "large", 0.5, 0.5, 0.19, "outline"),))])[0]
+    assert check(layered, "a red circle in front of a blue square").exact
+    assert check(layered, "a blue square behind a red circle").exact
+    assert check(star, "an outlined red star").exact
+    assert check(star, "a red star").exact  # the style is left open
+    wrong = {
+        "a blue square in front of a red circle": {"relation"},
+        "a blue square left of a red circle": {"relation"},
+        "a red circle in front of a blue square sticker": {"style"},
+    }
+    names = ["object", "shape", "colour", "size", "style", "position", "relation", "count", "background"]
+    for prompt, expected in wrong.items():
+        assert {name for name in names if not getattr(check(layered, prompt), name)} == expected, prompt
+    verdict = check(star, "a red star sticker")
+    assert {name for name in names if not getattr(verdict, name)} == {"style"}
+
+
+def test_a_shadow_without_a_sticker_is_a_stranger() -> None:
+    picture = render([Scene((Thing("star", "red", "medium", 0.3, 0.3, 0.13),))])[0]
+    picture[:, 40:50, 40:50] = 0.0
+    verdict = check(picture, "a red star")
+    assert not verdict.count
+    assert len(verdict.found) == 2
+
+
+def test_front_and_behind_are_each_others_inverse() -> None:
+    assert all(INVERSE[INVERSE[name]] == name for name in (*RELATIONS, *LAYERS))
