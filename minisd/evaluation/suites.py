@@ -78,8 +78,8 @@ def _all_named_sizes(scene: Scene) -> bool:
 class Suite:
     """Scenes as `sample_scene` draws them, if `split` and `keep` let them through, and what prompts say of them.
 
-    says: of shape, colour, size, style, position, relation and background. Each shape and colour is left out all the same
-    with probability `left_out`, at least one of a prompt if that is not 0. paraphrase: worded by PARAPHRASE.
+    says: of shape, colour, size, style, position, relation and background. Each shape and colour is left out all the
+    same with probability `left_out`, at least one of a prompt if that is not 0. paraphrase: worded by PARAPHRASE.
     """
 
     says: str

@@ -97,7 +97,8 @@ def expectation_of(scene: Scene) -> Expectation:
 
 
 def mention(scene: Scene, rng: torch.Generator) -> Expectation:
-    """Leave out what a caption will not say: colours (p = .15), shapes (.1), sizes (.3; medium always), styles (.3; flat always).
+    """Leave out what a caption will not say: colours (p = .15), shapes (.1), sizes (.3; medium always) and
+    styles (.3; flat always).
 
     White backgrounds are named in one caption of five, others in six of seven: unnamed, it is likely white.
     Of several of a kind the same is said.
