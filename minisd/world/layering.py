@@ -20,13 +20,15 @@ def told_apart(pixels: Tensor, ground: Tensor, parts: list[Tensor]) -> list[Foun
 
     Each is plain at first. If there are two colours, either could be in front: the thing in front is whole, and what is
     left of the other must fit around it. The order counts whose drawing is closer to the picture, and explains it: blur
-    leaves further parts, lines where the two meet, but no third thing.
+    leaves lines where the two meet and around the other one, which are no parts of a thing.
     """
     plain = [(part, found) for part in parts if (found := identify(pixels, ground, part)) is not None]
     pieces: dict[str, Tensor] = {}
     for part, found in plain:  # what is behind may show on both sides
         if found.colour is not None:
-            pieces[found.colour] = pieces.get(found.colour, part) | part
+            solid = dilate(erode(part)) & part
+            if solid.any():
+                pieces[found.colour] = pieces.get(found.colour, solid) | solid
     if len(pieces) > 1:
         first, second = sorted(pieces.values(), key=lambda piece: -int(piece.sum()))[:2]
         orders = [_layered(pixels, ground, *order) for order in ((first, second), (second, first))]
@@ -51,7 +53,9 @@ def _layered(pixels: Tensor, ground: Tensor, front: Tensor, behind: Tensor) -> t
     start = identify(pixels, ground, behind)
     if start is None:
         return None
-    fits = fit(visible, list(THINGS), "flat", Fit(start.x, start.y, radius_of(start.area * 1.2), 0), dilate(whole > 0))
+    fits = fit(
+        visible, list(THINGS), "flat", Fit(start.x, start.y, radius_of(start.area * 1.2), 0), dilate(whole > 0, 2)
+    )
     best, sure = surest(fits)
     x, y, radius, iou = fits[best]
     rest = draw([list(THINGS)[best]], "flat", torch.tensor([[[x, y, radius]]]), size)[0, 0]

@@ -16,8 +16,8 @@ def test_enough_of_both_is_seen() -> None:
     whole, seen = layers(SCENES).paint, masks(SCENES)
     share = 1 - seen.sum((2, 3)) / whole.sum((2, 3))
     assert torch.equal(share[:, 1], torch.zeros(len(SCENES)))
-    assert float(share[:, 0].min()) > HIDDEN[0] - 0.03
-    assert float(share[:, 0].max()) < HIDDEN[1] + 0.03
+    assert float(share[:, 0].min()) > HIDDEN[0] - 0.05
+    assert float(share[:, 0].max()) < HIDDEN[1] + 0.05
     assert {scene.things[k].shape for scene in SCENES for k in (0, 1)} == set(THINGS)
     for scene in SCENES:
         behind, front = scene.things
