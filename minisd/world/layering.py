@@ -49,7 +49,8 @@ def _layered(pixels: Tensor, ground: Tensor, front: Tensor, behind: Tensor) -> t
         return None
     size = front.shape[0]
     whole = draw([first.shape], first.style, _row(first), size)[0, 0]
-    visible = cover(pixels, ground, other) * dilate(behind, 2)
+    own = _unlike(pixels, ground, other) <= _unlike(pixels, ground, paint)  # the other's edge is a faint paint, too
+    visible = cover(pixels, ground, other) * (dilate(behind, 2) & own)
     start = identify(pixels, ground, behind)
     if start is None:
         return None
@@ -67,6 +68,11 @@ def _layered(pixels: Tensor, ground: Tensor, front: Tensor, behind: Tensor) -> t
     if erode(wrong > UNLIKE).sum() >= MIN_AREA / 4 * wrong.numel():
         return None
     return float(wrong[dilate(front | behind, 2)].mean()), (first, second)
+
+
+def _unlike(pixels: Tensor, ground: Tensor, paint: Tensor) -> Tensor:
+    """How far each pixel is from the mixtures of paint and ground."""
+    return (pixels - torch.lerp(ground, paint, cover(pixels, ground, paint)[..., None])).norm(dim=-1)
 
 
 def _row(found: Found) -> Tensor:
