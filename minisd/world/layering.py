@@ -12,6 +12,7 @@ from minisd.world.regions import MIN_AREA, cover, dilate, erode
 from minisd.world.shapes import THINGS
 
 LEAST_HIDDEN = 0.09  # share of a thing; below, the two touch
+TOWARDS = (0, 0.25)  # shares of the way to the thing in front, where a fit of the other begins
 UNLIKE = 0.8  # distance in RGB of [-1, 1] from how a pixel should be, beyond what blur does
 
 
@@ -54,9 +55,11 @@ def _layered(pixels: Tensor, ground: Tensor, front: Tensor, behind: Tensor) -> t
     start = identify(pixels, ground, behind)
     if start is None:
         return None
-    fits = fit(
-        visible, list(THINGS), "flat", Fit(start.x, start.y, radius_of(start.area * 1.2), 0), dilate(whole > 0, 2)
-    )
+    radius, around, tries = radius_of(start.area * 1.2), dilate(whole > 0, 2), []
+    for share in TOWARDS:  # what is hidden of it lies that way
+        x, y = start.x + share * (first.x - start.x), start.y + share * (first.y - start.y)
+        tries.append(fit(visible, list(THINGS), "flat", Fit(x, y, radius, 0), around))
+    fits = [max(some, key=lambda each: each.iou) for some in zip(*tries, strict=True)]
     best, sure = surest(fits)
     x, y, radius, iou = fits[best]
     rest = draw([list(THINGS)[best]], "flat", torch.tensor([[[x, y, radius]]]), size)[0, 0]
