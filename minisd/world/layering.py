@@ -13,6 +13,7 @@ from minisd.world.shapes import THINGS
 
 LEAST_HIDDEN = 0.09  # share of a thing; below, the two touch
 TOWARDS = (0, 0.25)  # shares of the way to the thing in front, where a fit of the other begins
+LEAD = 0.015  # of the best fit of what is hidden: less of its contour shows
 UNLIKE = 0.8  # distance in RGB of [-1, 1] from how a pixel should be, beyond what blur does
 
 
@@ -60,7 +61,7 @@ def _layered(pixels: Tensor, ground: Tensor, front: Tensor, behind: Tensor) -> t
         x, y = start.x + share * (first.x - start.x), start.y + share * (first.y - start.y)
         tries.append(fit(visible, list(THINGS), "flat", Fit(x, y, radius, 0), around))
     fits = [max(some, key=lambda each: each.iou) for some in zip(*tries, strict=True)]
-    best, sure = surest(fits)
+    best, sure = surest(fits, LEAD)
     x, y, radius, iou = fits[best]
     rest = draw([list(THINGS)[best]], "flat", torch.tensor([[[x, y, radius]]]), size)[0, 0]
     hidden = float((rest * whole).sum() / rest.sum().clamp(min=1e-6))

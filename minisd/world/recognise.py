@@ -65,11 +65,11 @@ def identify(pixels: Tensor, ground: Tensor, own: Tensor, covered: Tensor | None
     return Found(shape, colour, size_of(radius), x, y, math.pi * radius**2, iou, "outline")
 
 
-def surest(fits: list[Fit]) -> tuple[int, bool]:
+def surest(fits: list[Fit], lead: float = MIN_LEAD) -> tuple[int, bool]:
     """Which fit is the best, and whether it is good and ahead of the others."""
     ranked = sorted(range(len(fits)), key=lambda k: fits[k].iou, reverse=True)
     best, second = (fits[k].iou for k in ranked[:2])
-    return ranked[0], best >= MIN_IOU and best - second >= MIN_LEAD
+    return ranked[0], best >= MIN_IOU and best - second >= lead
 
 
 def _hole(own: Tensor) -> Tensor | None:
