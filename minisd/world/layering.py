@@ -11,7 +11,8 @@ from minisd.world.recognise import Found, identify, paint_of, size_of, surest
 from minisd.world.regions import MIN_AREA, cover, dilate, erode
 from minisd.world.shapes import THINGS
 
-LEAST_HIDDEN = 0.09  # share of a thing; below, the two touch
+LEAST_HIDDEN = 0.09  # share of a thing; below, the two touch ...
+WHOLE = 0.92  # ... as they do if by this IoU each passes for a whole thing
 TOWARDS = (0, 0.25)  # shares of the way to the thing in front, where a fit of the other begins
 LEAD = 0.015  # of the best fit of what is hidden: less of its contour shows
 UNLIKE = 0.8  # distance in RGB of [-1, 1] from how a pixel should be, beyond what blur does
@@ -54,7 +55,7 @@ def _layered(pixels: Tensor, ground: Tensor, front: Tensor, behind: Tensor) -> t
     own = _unlike(pixels, ground, other) <= _unlike(pixels, ground, paint)  # the other's edge is a faint paint, too
     visible = cover(pixels, ground, other) * (dilate(behind, 2) & own)
     start = identify(pixels, ground, behind)
-    if start is None:
+    if start is None or (start.shape is not None and start.iou >= WHOLE):
         return None
     radius, around, tries = radius_of(start.area * 1.2), dilate(whole > 0, 2), []
     for share in TOWARDS:  # what is hidden of it lies that way

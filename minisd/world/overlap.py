@@ -9,7 +9,7 @@ from minisd.world.shapes import extent, sdf
 
 HIDDEN = (0.13, 0.28)  # share of the area of the thing behind that is hidden
 TRIES = 16  # at once
-HOLE = 0.49  # radius of a ring's hole; most of it must be seen, or else a disc could be behind
+HOLE = 0.49  # radius of a ring's hole; most of it must be seen, to tell ring from circle
 GRID = 48  # points across the thing behind, at which what is hidden is measured
 
 
@@ -26,7 +26,7 @@ def overlapping_places(
         low = torch.maximum(ours[:, 0], theirs[:, 0] - offset) + border
         high = 1 - torch.maximum(ours[:, 1], theirs[:, 1] + offset) - border
         share = hidden_share(behind, radius, front, radius2, offset)
-        if behind == "ring":
+        if behind in ("circle", "ring"):
             share = torch.where(hidden_share("circle", HOLE * radius, front, radius2, offset) <= 0.25, share, 1)
         fits = (high >= low).all(1) & (share >= HIDDEN[0]) & (share <= HIDDEN[1])
         if fits.any():

@@ -36,7 +36,7 @@ def _with_stickers(pixels: Tensor, ground: Tensor, foreground: Tensor, trim: Ten
     for region in regions(foreground & ~trim):
         on = local_ground(pixels, ground, region)
         for part in _split(pixels, on, region):
-            thing = identify(pixels, on, part, cover_by_hue(pixels, part))
+            thing = identify(pixels, on, part, None if torch.equal(on, ground) else cover_by_hue(pixels, part))
             if thing is not None:
                 thing, around = in_style(pixels, ground, thing, part)
                 found.append(thing)

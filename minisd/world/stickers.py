@@ -51,8 +51,10 @@ def are_there(pixels: Tensor, ground: Tensor, trim: Tensor, foreground: Tensor) 
 
 def local_ground(pixels: Tensor, ground: Tensor, own: Tensor) -> Tensor:
     """What a region lies on, white or the ground: whichever is nearer to what is around it."""
-    around = pixels[dilate(own, 2) & ~dilate(own)].median(0).values
-    white = torch.ones_like(ground)
+    rim, white = dilate(own, 2) & ~dilate(own), torch.ones_like(ground)
+    if not rim.any():
+        return ground
+    around = pixels[rim].median(0).values
     return white if (around - white).norm() < (around - ground).norm() else ground
 
 
