@@ -33,10 +33,10 @@ def fit(cover: Tensor, shapes: list[str], style: str, start: Fit, ignored: Tenso
     low = torch.tensor([0.0, 0.0, 0.5 * start.radius])
     high = torch.tensor([1.0, 1.0, 2.0 * start.radius])
     here = torch.tensor([start[:3]] * len(shapes))
-    varied = torch.cat([torch.zeros(1, 3), torch.eye(3)]) * STRIDE / size
+    varied = torch.cat([torch.zeros(1, 3), torch.eye(3), -torch.eye(3)]) * STRIDE / size
     for _ in range(STEPS):
-        drawn = draw(shapes, style, here[:, None] + varied, size) * use  # (K, 4, N, N)
-        slope = (drawn[:, 1:] - drawn[:, :1]).flatten(2)
+        drawn = draw(shapes, style, here[:, None] + varied, size) * use  # (K, 7, N, N)
+        slope = (drawn[:, 1:4] - drawn[:, 4:]).flatten(2) / 2
         error = (cover * use - drawn[:, 0]).flatten(1)
         normal = slope @ slope.mT + 0.1 * torch.eye(3)
         step = torch.linalg.solve(normal, slope @ error[..., None])[..., 0] * STRIDE

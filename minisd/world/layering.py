@@ -11,10 +11,10 @@ from minisd.world.recognise import Found, identify, paint_of, size_of, surest
 from minisd.world.regions import MIN_AREA, cover, dilate, erode
 from minisd.world.shapes import THINGS
 
-LEAST_HIDDEN = 0.09  # share of a thing; below, the two touch ...
-WHOLE = 0.92  # ... as they do if by this IoU each passes for a whole thing
+LEAST_HIDDEN = 0.1  # share of a thing; below, the two touch
 TOWARDS = (0, 0.25)  # shares of the way to the thing in front, where a fit of the other begins
 LEAD = 0.015  # of the best fit of what is hidden: less of its contour shows
+MIXTURE = 0.35  # distance in RGB of [-1, 1] beyond which a pixel is no mixture of ground and paint
 UNLIKE = 0.8  # distance in RGB of [-1, 1] from how a pixel should be, beyond what blur does
 
 
@@ -23,15 +23,13 @@ def told_apart(pixels: Tensor, ground: Tensor, parts: list[Tensor]) -> list[Foun
 
     Each is plain at first. If there are two colours, either could be in front: the thing in front is whole, and what is
     left of the other must fit around it. The order counts whose drawing is closer to the picture, and explains it: blur
-    leaves lines where the two meet and around the other one, which are no parts of a thing.
+    leaves lines where the two meet, which are no third thing.
     """
     plain = [(part, found) for part in parts if (found := identify(pixels, ground, part)) is not None]
     pieces: dict[str, Tensor] = {}
     for part, found in plain:  # what is behind may show on both sides
         if found.colour is not None:
-            solid = dilate(erode(part)) & part
-            if solid.any():
-                pieces[found.colour] = pieces.get(found.colour, solid) | solid
+            pieces[found.colour] = pieces.get(found.colour, part) | part
     if len(pieces) > 1:
         first, second = sorted(pieces.values(), key=lambda piece: -int(piece.sum()))[:2]
         orders = [_layered(pixels, ground, *order) for order in ((first, second), (second, first))]
@@ -44,18 +42,18 @@ def told_apart(pixels: Tensor, ground: Tensor, parts: list[Tensor]) -> list[Foun
 def _layered(pixels: Tensor, ground: Tensor, front: Tensor, behind: Tensor) -> tuple[float, tuple[Found, Found]] | None:
     """How far the picture is from one of the things in front of the other, and the two; None if the first is none."""
     paint, other, near = paint_of(pixels, front), paint_of(pixels, behind), dilate(front, 2)
-    covered = cover(pixels, ground, paint) * near
-    seam = near & dilate(behind, 2)
-    covered = torch.where(seam, torch.minimum(covered, cover(pixels, other, paint)), covered)
+    off, off_other = _unlike(pixels, ground, paint), _unlike(pixels, ground, other)
+    covered = cover(pixels, ground, paint)
+    covered = torch.where(dilate(behind, 2), torch.minimum(covered, cover(pixels, other, paint)), covered)  # the seam
+    covered = covered * (near & ((off <= off_other) | (off_other > MIXTURE)))  # without the faint edge of the other
     first = identify(pixels, ground, front, covered)
     if first is None or first.shape is None:
         return None
     size = front.shape[0]
     whole = draw([first.shape], first.style, _row(first), size)[0, 0]
-    own = _unlike(pixels, ground, other) <= _unlike(pixels, ground, paint)  # the other's edge is a faint paint, too
-    visible = cover(pixels, ground, other) * (dilate(behind, 2) & own)
+    visible = cover(pixels, ground, other) * (dilate(behind, 2) & (off_other <= off))
     start = identify(pixels, ground, behind)
-    if start is None or (start.shape is not None and start.iou >= WHOLE):
+    if start is None:
         return None
     radius, around, tries = radius_of(start.area * 1.2), dilate(whole > 0, 2), []
     for share in TOWARDS:  # what is hidden of it lies that way

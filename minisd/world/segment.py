@@ -3,14 +3,13 @@
 import torch
 from torch import Tensor
 
-from minisd.world.layering import told_apart
+from minisd.world.layering import MIXTURE, told_apart
 from minisd.world.palette import BACKGROUNDS, COLOURS, PALETTE_LAB, delta_e, lab
 from minisd.world.recognise import Found, identify, name_of
 from minisd.world.regions import MIN_AREA, core, cover, dilate, erode, regions
-from minisd.world.stickers import are_there, cover_by_hue, in_style, local_ground, strangers, trim_of
+from minisd.world.stickers import are_there, cover_by_hue, in_style, is_white, local_ground, strangers, trim_of
 
 FOREGROUND = 12.0  # CIEDE2000 to the background, above which a pixel belongs to something
-MIXTURE = 0.35  # distance in RGB of [-1, 1] beyond which a pixel is no mixture of ground and paint
 
 
 def find(image: Tensor) -> tuple[list[Found], str | None]:
@@ -36,7 +35,8 @@ def _with_stickers(pixels: Tensor, ground: Tensor, foreground: Tensor, trim: Ten
     for region in regions(foreground & ~trim):
         on = local_ground(pixels, ground, region)
         for part in _split(pixels, on, region):
-            thing = identify(pixels, on, part, None if torch.equal(on, ground) else cover_by_hue(pixels, part))
+            covered = cover_by_hue(pixels, part) if is_white(on) else None  # a shadow may be near
+            thing = identify(pixels, on, part, covered)
             if thing is not None:
                 thing, around = in_style(pixels, ground, thing, part)
                 found.append(thing)

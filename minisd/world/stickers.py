@@ -40,18 +40,23 @@ def cover_by_hue(pixels: Tensor, own: Tensor) -> Tensor:
     return cover(hue_of(pixels), torch.zeros_like(hue), hue) * dilate(own, 2)
 
 
+def is_white(pixels: Tensor) -> Tensor:
+    """Of pixels (..., 3), which are white, or a little blurred."""
+    return (pixels - 1).norm(dim=-1) < WHITE
+
+
 def are_there(pixels: Tensor, ground: Tensor, trim: Tensor, foreground: Tensor) -> bool:
     """Whether a trim is more than what blur leaves along edges: a white border, or on white a shadow by itself."""
     least = MIN_AREA * trim.numel()
-    if (ground - 1).norm() > WHITE:
-        return bool((trim & ((pixels - 1).norm(dim=-1) < WHITE)).sum() >= least)
+    if not is_white(ground):
+        return bool((trim & is_white(pixels)).sum() >= least)
     far = trim & ~dilate(foreground & ~trim, 2)
     return bool(far.sum() >= least / 2) and len(regions(far, MIN_AREA / 4)) > 0  # one piece: it is not noise
 
 
 def local_ground(pixels: Tensor, ground: Tensor, own: Tensor) -> Tensor:
     """What a region lies on, white or the ground: whichever is nearer to what is around it."""
-    rim, white = dilate(own, 2) & ~dilate(own), torch.ones_like(ground)
+    rim, white = dilate(own) & ~own, torch.ones_like(ground)
     if not rim.any():
         return ground
     around = pixels[rim].median(0).values
