@@ -52,13 +52,15 @@ def identify(pixels: Tensor, ground: Tensor, own: Tensor, covered: Tensor | None
     drawn = draw(list(THINGS), "flat", torch.tensor([[[x, y, radius]]] * len(THINGS)), size)[:, 0]
     scores = overlap(drawn, covered)
     colour = name_of(paint, list(COLOURS))
-    fits = [Fit(x, y, radius, score) for score in scores.tolist()]
+    names, fits = list(THINGS), [Fit(x, y, radius, score) for score in scores.tolist()]
     if float(scores.max()) < PLAIN_IOU and (hole := _hole(own)) is not None:
         inner = float(((1 - covered) * dilate(hole, 2)).sum()) / covered.numel()
         start = Fit(x, y, radius_of(inner + area / 2), 0)  # the contour is in the middle of the line
-        fits += fit(covered, OUTLINED, "outline", start)
+        outlined = zip(OUTLINED, fit(covered, OUTLINED, "outline", start), strict=True)
+        some = [(name, each) for name, each in outlined if "outline" in styles_for(name, size_of(each.radius))]
+        names, fits = [*names, *(name for name, _ in some)], [*fits, *(each for _, each in some)]
     best, sure = surest(fits)
-    shape = [*THINGS, *OUTLINED][best] if sure else None
+    shape = names[best] if sure else None
     if best < len(THINGS) or not sure:
         return Found(shape, colour, size_of(radius), x, y, area, fits[best].iou)
     x, y, radius, iou = fits[best]
