@@ -19,10 +19,13 @@ import weights_loader
 from minisd import validation
 from minisd.cli.parser import Parser, real, whole
 from minisd.errors import InputError
+from minisd.models import CLIP
 from minisd.training.fine_tuning import read_pictures, train_embedding, train_lora
 from minisd.training.stages import SHARES, Budget, Options, check, train_stages
 from minisd.training.variants import train_variant
 from minisd.variants import CHANNELS
+from weights_loader.clip import INSIDE_A_MODEL
+from weights_loader.sources import resolve
 from weights_loader.writing import save_safetensors
 
 ADAPTERS = ("embedding", "lora")
@@ -41,7 +44,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--minutes", type=real, default=240.0, help="budget of the stage, or of all of them")
     parser.add_argument("--steps", type=whole, help="budget of each stage in steps: the same weights every time")
     parser.add_argument("--start-from", metavar="MODEL", help="train a model further, not a new one")
-    parser.add_argument("--decoder-only", action="store_true", help="of the autoencoder, so that latents stay the same")
+    parser.add_argument("--keep-latents", action="store_true", help="train the autoencoder on, its latents as they are")
     parser.add_argument("--pool", type=whole, default=24_000, help="scenes that a process trains the UNet on")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--compile", action="store_true", help="the UNet, which needs a C++ compiler and two minutes")
@@ -62,12 +65,13 @@ def run(args: argparse.Namespace) -> int:
         return _train_adapter(args, minutes, steps)
     shares = SHARES if args.stage == "all" else {args.stage: 1.0}
     start = None if args.start_from is None else weights_loader.load(args.start_from)
-    options = Options(args.folder, args.decoder_only, pool, device, args.compile)
+    clip = _clip_of(args.start_from) if "clip" in shares else None
+    options = Options(args.folder, args.keep_latents, pool, device, args.compile)
     check(list(shares), options, start)
 
     budgets = {name: Budget(minutes * share, steps) for name, share in shares.items()}
     with _group() as process:
-        trained = train_stages(budgets, options, start, _report if process == 0 else _silence)
+        trained = train_stages(budgets, options, start, _report if process == 0 else _silence, clip)
     if process > 0:
         return 0
     path = args.folder / "model"
@@ -78,6 +82,13 @@ def run(args: argparse.Namespace) -> int:
         weights_loader.save_clip(trained.clip, trained.tokenizer, path / "clip", dtype=torch.float16, overwrite=True)
         print(f"{path / 'clip'}  CLIP")
     return 0
+
+
+def _clip_of(source: str | None) -> CLIP | None:
+    """The CLIP that a model comes with, if it does."""
+    if source is None or not (resolve(source) / INSIDE_A_MODEL).is_dir():
+        return None
+    return weights_loader.load_clip(resolve(source))[0]
 
 
 def _train_variant(args: argparse.Namespace, minutes: float, steps: int | None, pool: int) -> int:

@@ -11,7 +11,7 @@ import torch
 
 from minisd import validation
 from minisd.errors import InputError
-from minisd.training.lessons import LATER, UNSEEN
+from minisd.training.lessons import UNSEEN
 from minisd.world.captions import (
     NAMED_SIZES,
     NAMED_STYLES,
@@ -130,8 +130,6 @@ def examples(name: str, count: int, seed: int, words: str = "") -> list[Example]
     seed = validation.whole_number(seed, "seed", 0, LARGEST_SEED)
     rng = torch.Generator().manual_seed(UNSEEN + 100 * seed + list(SUITES).index(name))
     suite = SUITES[name]
-    if (suite.styled or suite.overlapping) and validation.foreign_words(sorted(LATER), words) == sorted(LATER):
-        return []  # without trying: no prompt could be worded
     chosen: list[Example] = []
     while len(chosen) < count:
         tries = (_example(suite, rng) for _ in range(PATIENCE))

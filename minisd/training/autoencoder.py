@@ -1,6 +1,7 @@
 """Train the KL autoencoder on pictures of Sticker World."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -19,6 +20,9 @@ KL_WEIGHT = 1e-5  # on the mean over latents
 THING_WEIGHT = 4.0  # things are a tenth of the pixels and all of the difficulty
 THUMBNAIL_WEIGHT = 0.5  # beside a reconstruction loss that falls from 3 to .1
 NOISE = 0.25  # largest deviation, beside the latents' own, of the noise that the decoder learns to ignore
+ANCHOR = 1.0  # on how far latents of variance 1 are from those of the autoencoder that a UNet knows ...
+LOOSE = 0.2  # ... and for what that one was not taught
+DRAWN = {"styled": 0.4, "overlapping": 0.4}  # of what is drawn in training; see `sample_scene`
 NARROW = -6.0  # first log variance of the posterior: unit noise would be fought for thousands of steps
 
 
@@ -67,37 +71,42 @@ def train_vae(
     start: VAE | None = None,
     steps: int | None = None,
     show: Callable[[VAE], None] | None = None,
-    decoder_only: bool = False,
+    keep_latents: bool = False,
 ) -> VAE:
     """Train an autoencoder, fresh or from `start`, or continue the run at `path`, for `minutes` or `steps` in all.
 
-    decoder_only: the latents stay what they are in `start`, so that a UNet which knows them stays of use.
+    keep_latents: latents stay close to what they are in `start`, so that a UNet which knows them stays of use.
     Returns its moving average, normalised. Raises MismatchError when `start` has other sizes.
     """
     vae = new_vae()
+    n, k = vae.config.latent_channels, vae.config.scaling_factor
     if start is not None:
         if start.config != vae.config:
             raise MismatchError("the autoencoder to start from has other sizes than the one to train.")
         vae.load_state_dict(start.state_dict())
-    if decoder_only:
-        vae.requires_grad_(False).decoder.requires_grad_(True)
-    elif start is not None:
-        n, k = vae.config.latent_channels, vae.config.scaling_factor
         fold(vae, torch.zeros(n), torch.full((n,), k**-2))  # from deviation 1/k to 1
+    known = deepcopy(vae).requires_grad_(False)
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
-        target = render([sample_scene(generator, several=0.3) for _ in range(batch)], VAE_CONFIG.sample_size)
+        scenes = [sample_scene(generator, several=0.3, **DRAWN) for _ in range(batch)]
+        target = render(scenes, VAE_CONFIG.sample_size)
         gauss = vae.encode(target)
         latents = gauss.sample(generator)
         noise = torch.randn(latents.shape, generator=generator) * latents.detach().float().std((0, 2, 3), keepdim=True)
         amount = NOISE * torch.rand((batch, 1, 1, 1), generator=generator)
         pixels = vae.decode(latents + amount * noise)  # a UNet's latents are never exact either
         loss = reconstruction_loss(pixels.float(), target) + KL_WEIGHT * gauss.kl().float()
-        return loss + THUMBNAIL_WEIGHT * thumbnail_loss(gauss.mean.float(), target)
+        if not keep_latents:
+            return loss + THUMBNAIL_WEIGHT * thumbnail_loss(gauss.mean.float(), target)
+        moved = (gauss.mean - known.encode(target).mean).float().abs().mean((1, 2, 3))
+        plain = [not scene.overlapping and all(thing.style == "flat" for thing in scene.things) for scene in scenes]
+        return loss + ANCHOR * (moved * torch.where(torch.tensor(plain), 1, LOOSE)).mean()
 
     recipe = Recipe(minutes, steps, learning_rate=1.5e-3, bfloat16=True, weight_decay=0.0)
     average = train(vae, loss, recipe, path, report, show)
-    if not decoder_only:
+    if keep_latents:
+        fold(average, torch.zeros(n), torch.ones(n))  # and back
+    else:
         normalise(average)
     return average
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minisd.configs import CLIPImageConfig
+from minisd.errors import MismatchError
 from minisd.models import CLIP, CLIPTextTransformer
 from minisd.tokenizer import Tokenizer
 from minisd.training.lessons import sample_lesson
@@ -45,8 +46,12 @@ AMPLITUDE = 0.7  # ... about as large as what a patch shows
 MAX_SCALE = math.log(100)  # Radford et al. 2021, section 2.5
 
 
-def new_clip(text_encoder: CLIPTextTransformer, seed: int = 0) -> CLIP:
-    """CLIP with a copy of a trained text encoder, which is locked, and a fresh image half and projections."""
+def new_clip(text_encoder: CLIPTextTransformer, seed: int = 0, start: CLIP | None = None) -> CLIP:
+    """CLIP with a copy of a trained text encoder, which is locked, and a fresh image half and projections.
+
+    start: another CLIP, of an earlier text encoder, whose image half and projections are taken instead. Raises
+    MismatchError when these have other sizes.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         clip = CLIP(replace(text_encoder.config, projection_width=IMAGE_CONFIG.projection_width), IMAGE_CONFIG)
@@ -57,6 +62,12 @@ def new_clip(text_encoder: CLIPTextTransformer, seed: int = 0) -> CLIP:
         positions = clip.image_encoder.position_embedding.weight
         positions[0] = 0
         positions[1:] = plane_waves(SIDE, IMAGE_CONFIG.width)
+    if start is not None:
+        if start.image_encoder.config != IMAGE_CONFIG:
+            raise MismatchError("the CLIP to start from has other sizes than the one to train.")
+        clip.image_encoder.load_state_dict(start.image_encoder.state_dict())
+        clip.text_encoder.text_projection.load_state_dict(start.text_encoder.text_projection.state_dict())
+        clip.logit_scale.data.copy_(start.logit_scale)
     return clip
 
 
@@ -109,14 +120,15 @@ def train_clip(
     batch: int = 64,
     steps: int | None = None,
     device: str = "cpu",
+    start: CLIP | None = None,
 ) -> CLIP:
     """Train CLIP's image half and projections, or continue the run at `path`, for `minutes` or `steps` in all.
 
-    Returns the moving average.
+    Fresh, or from those of `start`, see `new_clip`. Returns the moving average.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        seer = Seer(new_clip(text_encoder)).to(device)
+        seer = Seer(new_clip(text_encoder, start=start)).to(device)
     clip = seer.clip
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:

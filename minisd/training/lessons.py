@@ -5,24 +5,23 @@ import torch
 from minisd.tokenizer import Tokenizer
 from minisd.training.vocabulary import learn_vocabulary
 from minisd.world.captions import WORDS
-from minisd.world.nouns import STYLE_VOCABULARY
 from minisd.world.scene import Scene, sample_scene
 from minisd.world.splits import held_out
 
 UNSEEN = 1_000_000  # seeds of scenes from here on are not those of training
-LATER = {*STYLE_VOCABULARY, "front", "behind"}  # words of the world that no lesson has yet: runs keep their vocabulary
-TAUGHT_WORDS = " ".join(word for word in WORDS if word not in LATER)
-SHORT = 24  # tokens of a text in training: every caption is shorter, and padding costs as much as words
+TAUGHT_WORDS = " ".join(WORDS)
+SHORT = 26  # tokens of a text in training: every caption is shorter, and padding costs as much as words
 
 
 def new_tokenizer() -> Tokenizer:
-    """The vocabulary of what is taught of Sticker World."""
-    return learn_vocabulary(TAUGHT_WORDS.split())
+    """The vocabulary of Sticker World."""
+    return learn_vocabulary(WORDS)
 
 
 def sample_lesson(generator: torch.Generator) -> Scene:
     """Draw a scene that is not held out; half of them show two things, more than a third several of a kind."""
-    while held_out(scene := sample_scene(generator, two=0.52, several=0.34, white=0.65)):
+    chances = {"two": 0.52, "several": 0.34, "white": 0.65, "styled": 0.3, "overlapping": 0.25}
+    while held_out(scene := sample_scene(generator, **chances)):
         pass
     return scene
 

@@ -22,6 +22,7 @@ from minisd.training.lessons import SHORT, UNSEEN, sample_lesson
 from minisd.training.trainer import Recipe, train
 from minisd.world.captions import (
     NAMED_SIZES,
+    NAMED_STYLES,
     NUMBERS,
     POSITION_WORDS,
     Expectation,
@@ -31,32 +32,49 @@ from minisd.world.captions import (
     noun_places,
 )
 from minisd.world.palette import BACKGROUNDS, COLOURS
+from minisd.world.scene import INVERSE
 from minisd.world.shapes import THINGS
 
 ANCHOR = 30.0  # on the mean square between states of variance 1: it stays at a thirtieth, and a UNet hardly notices
 # What is asked about a caption and the answers there are; None: it does not say. Of two things the first is the left or
-# upper one, however the caption turns it; without a relation it is the one named first.
+# upper one or the one behind, however the caption turns it; without a relation it is the one named first.
 OF_A_THING: dict[str, list[object]] = {
     "shape": [None, *THINGS],
     "colour": [None, *COLOURS],
     "size": [None, *NAMED_SIZES],
     "position": [None, *POSITION_WORDS],
+    "style": [None, *NAMED_STYLES],
 }
+ORDERED = ("left of", "above", "behind")  # the other relations are these, turned round
 QUESTIONS: dict[str, list[object]] = {
     "number": [1, *NUMBERS.values()],
-    "relation": [None, "left of", "above"],
+    "relation": [None, *ORDERED],
     "background": [None, *BACKGROUNDS],
     **{f"first {name}": answers for name, answers in OF_A_THING.items()},
     **{f"second {name}": answers for name, answers in OF_A_THING.items()},
 }
+OF_A_NOUN = ("shape", "colour", "size", "style")
 
 
-OF_A_NOUN = ("shape", "colour", "size")
+class Anchor(NamedTuple):
+    """The text encoder that a UNet has learned to listen to, and which tokens it knows, bool (vocabulary,)."""
+
+    text_encoder: CLIPTextTransformer
+    known: Tensor
+
+    def distance(self, states: Tensor, ids: Tensor) -> Tensor:
+        """Mean square between its states of token ids (B, L) and others (B, L, width).  -> scalar.
+
+        Texts with a word that it does not know are free.
+        """
+        familiar = self.known[ids].all(1)
+        moved = (states[familiar] - self.text_encoder(ids[familiar])).float().square()
+        return moved.sum() / states.numel()
 
 
 class Reading(NamedTuple):
     """Captions and what they say: ids (B, SHORT), answers (B, questions); for each of N nouns its row and its token
-    (N, 2) and its attributes (N, 3). All int64.
+    (N, 2) and its attributes (N, 4). All int64.
     """
 
     ids: Tensor
@@ -68,8 +86,8 @@ class Reading(NamedTuple):
 def answers(wanted: Expectation) -> list[int]:
     """The right answer to each question, as its place in the list of answers."""
     things, relation = wanted.things, wanted.relation
-    if relation in ("right of", "below"):
-        things, relation = things[::-1], "left of" if relation == "right of" else "above"
+    if relation is not None and relation not in ORDERED:
+        things, relation = things[::-1], INVERSE[relation]
     said: dict[str, object] = {"number": len(things), "relation": relation, "background": wanted.background}
     pair = things if len(set(things)) > 1 or relation is not None else things[:1]  # of several alike, one is enough
     for which, thing in zip(("first", "second"), pair, strict=False):
@@ -97,7 +115,7 @@ class Reader(nn.Module):
         at_end = self.text_encoder.pool(states, ids)
         return list(self.answer(at_end).float().split([len(possible) for possible in QUESTIONS.values()], dim=1))
 
-    def loss(self, reading: Reading, anchor: CLIPTextTransformer | None = None) -> Tensor:
+    def loss(self, reading: Reading, anchor: Anchor | None = None) -> Tensor:
         """Cross-entropy, summed over the questions.  -> scalar.
 
         anchor: whose states those of the text encoder must stay close to.
@@ -108,7 +126,7 @@ class Reader(nn.Module):
         asked = [(logits, reading.answers[:, i]) for i, logits in enumerate(self.read(states, reading.ids))]
         asked += [(logits, reading.attributes[:, i]) for i, logits in enumerate(of_noun)]
         loss = torch.stack([F.cross_entropy(logits, right) for logits, right in asked]).sum()
-        return loss if anchor is None else loss + ANCHOR * (states - anchor(reading.ids)).float().square().mean()
+        return loss if anchor is None else loss + ANCHOR * anchor.distance(states, reading.ids)
 
 
 def read_captions(tokenizer: Tokenizer, count: int, generator: torch.Generator) -> Reading:
@@ -144,10 +162,11 @@ def new_reader(config: CLIPTextConfig, seed: int = 0) -> Reader:
 
 
 @torch.no_grad()
-def adopt(encoder: CLIPTextTransformer, tokenizer: Tokenizer, start: CLIPTextTransformer, known: Tokenizer) -> None:
+def adopt(encoder: CLIPTextTransformer, tokenizer: Tokenizer, start: CLIPTextTransformer, known: Tokenizer) -> Anchor:
     """Give a text encoder the weights of another one, which knows other words or has fewer layers.
 
-    Embeddings are copied by token. Layers that the other one lacks change nothing before they are trained.
+    Embeddings are copied by token. Layers that the other one lacks change nothing before they are trained. Returns
+    what the other one hears.
     """
     pairs = [(i, known.token_to_id(token)) for token, i in tokenizer.vocab.items()]
     here, there = zip(*((i, j) for i, j in pairs if j is not None), strict=True)
@@ -159,6 +178,9 @@ def adopt(encoder: CLIPTextTransformer, tokenizer: Tokenizer, start: CLIPTextTra
         for name, weight in layer.named_parameters():
             if name.startswith(("attention.out", "contract")):  # what is added to the layer's input
                 nn.init.zeros_(weight)
+    heard = torch.zeros(len(embeddings), dtype=torch.bool)
+    heard[list(here)] = True
+    return Anchor(deepcopy(encoder).requires_grad_(False), heard)
 
 
 def train_reader(
@@ -169,15 +191,13 @@ def train_reader(
     report: Callable[[str], None],
     batch: int = 128,
     steps: int | None = None,
-    anchor: CLIPTextTransformer | None = None,
+    anchor: Anchor | None = None,
 ) -> Reader:
     """Train a text encoder to read, or continue the run at `path`, for `minutes` or `steps` in all.
 
     anchor: the text encoder that a UNet has learned to listen to, so that it still understands. Returns the moving
     average.
     """
-    if anchor is not None:
-        anchor = deepcopy(anchor).requires_grad_(False)
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         return reader.loss(read_captions(tokenizer, batch, generator), anchor)

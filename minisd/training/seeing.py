@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from minisd.models import CLIP
 from minisd.training.reading import OF_A_NOUN, OF_A_THING, QUESTIONS, answers
-from minisd.world.captions import expectation_of
+from minisd.world.captions import ThingExpectation, expectation_of
 from minisd.world.scene import Scene
 
 
 class Seen(NamedTuple):
-    """What scenes show: answers (B, questions); for each of N things row and patch (N, 2) and attributes (N, 3).
+    """What scenes show: answers (B, questions); for each of N things row and patch (N, 2) and attributes (N, 4).
 
     All int64. Patches are counted as image states are, where the class token is 0.
     """
@@ -46,12 +46,16 @@ class Seer(nn.Module):
 
 
 def seen(scenes: list[Scene], side: int) -> Seen:
-    """What scenes show, in side x side patches; a size without a name is none."""
+    """What scenes show, in side x side patches; a size or a style without a name is none."""
     rows, at, attributes = [], [], []
     for row, scene in enumerate(scenes):
         whole = expectation_of(scene)
-        named = tuple(replace(t, size=t.size if t.size in OF_A_THING["size"] else None) for t in whole.things)
+        named = tuple(map(_named, whole.things))
         rows.append(answers(replace(whole, things=named)))
         at += [(row, 1 + int(thing.y * side) * side + int(thing.x * side)) for thing in scene.things]
         attributes += [[OF_A_THING[name].index(getattr(thing, name)) for name in OF_A_NOUN] for thing in named]
     return Seen(torch.tensor(rows), torch.tensor(at), torch.tensor(attributes))
+
+
+def _named(thing: ThingExpectation) -> ThingExpectation:
+    return replace(thing, **{name: None for name, known in OF_A_THING.items() if getattr(thing, name) not in known})

@@ -16,7 +16,7 @@ from minisd.training import samples
 from minisd.training.autoencoder import VAE_CONFIG, train_vae
 from minisd.training.contrastive import train_clip
 from minisd.training.lessons import TAUGHT_WORDS, new_tokenizer
-from minisd.training.reading import Reader, adopt, new_reader, train_reader
+from minisd.training.reading import Anchor, Reader, adopt, new_reader, train_reader
 from minisd.training.text_to_image import SCHEDULER, UNET_CONFIG, new_unet, text_config, train_unet
 from minisd.training.trainer import load_average
 
@@ -40,7 +40,7 @@ class Options:
     """Where the runs are kept, whether the autoencoder keeps its latents, and how the UNet is trained."""
 
     folder: Path
-    decoder_only: bool = False
+    keep_latents: bool = False
     pool: int = 24_000
     device: str = "cpu"
     compiled: bool = False
@@ -53,6 +53,7 @@ class Trained:
     tokenizer: Tokenizer
     vae: VAE | None = None
     reader: Reader | None = None
+    anchor: Anchor | None = None
     unet: UNet | None = None
     clip: CLIP | None = None
 
@@ -73,8 +74,8 @@ def check(stages: list[str], options: Options, start: StableDiffusion | None) ->
     folder = options.folder
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder for the runs.")
-    if options.decoder_only and (stages != ["vae"] or start is None):
-        raise InputError("decoder-only trains the stage 'vae' of a model; name that stage and the model to start from.")
+    if options.keep_latents and (stages != ["vae"] or start is None):
+        raise InputError("keep-latents trains the stage 'vae' of a model; name that stage and the model to start from.")
     for stage, grounds in STANDS_ON.items():
         for other in grounds:
             if other in stages and (folder / f"{stage}.pt").exists() and not (folder / f"{other}.pt").exists():
@@ -98,18 +99,22 @@ def check(stages: list[str], options: Options, start: StableDiffusion | None) ->
 
 
 def train_stages(
-    budgets: Mapping[str, Budget], options: Options, start: StableDiffusion | None, report: Report
+    budgets: Mapping[str, Budget],
+    options: Options,
+    start: StableDiffusion | None,
+    report: Report,
+    clip: CLIP | None = None,
 ) -> Trained:
     """Train the stages that have a budget, in the order of SHARES, or continue them; see `check`.
 
-    A stage that a later one stands on is taken as it is in its run, else from `start`.
+    A stage that a later one stands on is taken as it is in its run, else from `start`, whose CLIP is `clip`.
     """
-    folder, done = options.folder, Trained(new_tokenizer())
+    folder, done = options.folder, Trained(new_tokenizer(), clip=clip)
     folder.mkdir(parents=True, exist_ok=True)
     if start is not None:
         done.vae, done.unet = start.vae, start.unet
         done.reader = _reader(done)
-        adopt(done.reader.text_encoder, done.tokenizer, start.text_encoder, start.tokenizer)
+        done.anchor = adopt(done.reader.text_encoder, done.tokenizer, start.text_encoder, start.tokenizer)
     needed = {other for stage in budgets for other in STANDS_ON[stage]} - set(budgets)
     for stage in SHARES:
         run = folder / f"{stage}.pt"
@@ -141,15 +146,14 @@ def _train(
     """Train one stage, or continue it, and put it into what is done."""
     minutes, steps, picture = budget.minutes, budget.steps, run.with_suffix(".png")
     if stage == "vae":
-        run = run.with_stem("decoder") if options.decoder_only else run  # no later stage may take it for all of it
+        run = run.with_stem("vae-again") if options.keep_latents else run  # no later stage may take it for all of it
         show = partial(samples.save_reconstructions, path=picture)
         done.vae = train_vae(
-            minutes, run, report, start=done.vae, steps=steps, show=show, decoder_only=options.decoder_only
+            minutes, run, report, start=done.vae, steps=steps, show=show, keep_latents=options.keep_latents
         ).eval()
     elif stage == "text":
-        anchor = None if done.reader is None else done.reader.text_encoder
         done.reader = train_reader(
-            _reader(done), done.tokenizer, minutes, run, report, steps=steps, anchor=anchor
+            _reader(done), done.tokenizer, minutes, run, report, steps=steps, anchor=done.anchor
         ).eval()
     elif stage == "unet":
         assert done.vae is not None  # `check` has seen to it, and to the reader
@@ -172,7 +176,9 @@ def _train(
             network.cpu()
     elif stage == "clip":
         assert done.reader is not None  # likewise
-        done.clip = train_clip(done.reader.text_encoder, done.tokenizer, minutes, run, report, steps=steps)
+        done.clip = train_clip(
+            done.reader.text_encoder, done.tokenizer, minutes, run, report, steps=steps, start=done.clip
+        )
 
 
 def _draw(done: Trained, picture: Path, unet: UNet) -> None:

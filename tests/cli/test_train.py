@@ -39,6 +39,11 @@ def test_all_stages_from_nothing_and_one_from_it(tmp_path: Path, capsys: pytest.
     assert torch.equal(second.vae.decoder.conv_in.weight, first.vae.decoder.conv_in.weight)
     assert not torch.equal(second.unet.conv_in.weight, first.unet.conv_in.weight)
 
+    assert train("clip", tmp_path / "second", "--start-from", str(model)) == 0
+    clips = [weights_loader.load_clip(tmp_path / run / "model")[0] for run in ("first", "second")]
+    first_seen, second_seen = (clip.image_encoder.position_embedding.weight for clip in clips)
+    assert 0 < (first_seen - second_seen).abs().max() < 0.01  # a step or two from there, not a fresh one
+
     assert train("vae", tmp_path / "second", "--start-from", str(model)) == 2  # its UNet is used to another autoencoder
     assert "another vae" in capsys.readouterr().err
 
@@ -59,7 +64,7 @@ def test_stages_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (("--pool", "3"), "pool"),
         (("--threads", "0"), "threads"),
         (("--start-from", "nonsense"), "nonsense"),
-        (("--decoder-only",), "decoder-only"),
+        (("--keep-latents",), "keep-latents"),
     ],
 )
 def test_mistakes_leave_nothing_behind(

@@ -5,13 +5,13 @@ from collections import Counter
 import pytest
 import torch
 
-import weights_loader
 from minisd.errors import InputError
 from minisd.evaluation.measures import asks
 from minisd.evaluation.suites import LARGEST_SEED, PARAPHRASE, SUITES, Example, examples, suites, word
 from minisd.training.lessons import TAUGHT_WORDS, UNSEEN
 from minisd.world.captions import Expectation, expectation
 from minisd.world.checker import check
+from minisd.world.nouns import STYLE_VOCABULARY
 from minisd.world.render import render
 from minisd.world.scene import CROWDS, INVERSE, scene_from_seed
 from minisd.world.splits import COUNTS, PAIRS, TRIPLES, held_out
@@ -141,8 +141,10 @@ def test_a_model_is_asked_only_for_what_it_was_taught() -> None:
     ]  # fmt: skip
 
 
-def test_what_no_lesson_has_yet_is_not_asked() -> None:
-    for words in (TAUGHT_WORDS, weights_loader.load("sticker").defaults.words):
-        asked = suites(2, seed=0, words=words)
-        assert not asked["style"]
-        assert not asked["in front"]
+def test_styles_and_what_is_in_front_are_not_asked_of_a_model_without_the_words() -> None:
+    before = " ".join(word for word in TAUGHT_WORDS.split() if word not in {*STYLE_VOCABULARY, "front", "behind"})
+    asked, taught = (suites(2, seed=0, words=words) for words in (before, TAUGHT_WORDS))
+    assert not asked["style"]
+    assert not asked["in front"]
+    assert all(taught.values())
+    assert len(asked["two"]) == 2

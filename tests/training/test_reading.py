@@ -12,6 +12,7 @@ from minisd.training.lessons import SHORT, lessons, new_tokenizer
 from minisd.training.reading import (
     OF_A_THING,
     QUESTIONS,
+    Anchor,
     adopt,
     answers,
     new_reader,
@@ -61,6 +62,17 @@ def test_what_is_left_open_has_no_answer() -> None:
     assert read("a star at the top")["first position"] == ("top", "middle")
 
 
+def test_styles_and_what_is_behind_are_asked_about() -> None:
+    said = {"number": 2, "relation": "behind", "first shape": "star", "second shape": "ring", "second colour": "red"}
+    assert read("a star behind a red ring") == read("a red ring in front of a star") == said
+    assert (
+        read("an outlined star")
+        == read("a star outline")
+        == {"number": 1, "first shape": "star"} | {"first style": "outline"}
+    )
+    assert read("two star stickers")["first style"] == "sticker"
+
+
 def test_captions_and_answers_go_together() -> None:
     tokenizer = new_tokenizer()
     ids, right, at, attributes = read_captions(tokenizer, 20, torch.Generator().manual_seed(0))
@@ -68,9 +80,12 @@ def test_captions_and_answers_go_together() -> None:
     for row, expected in zip(ids, right, strict=True):
         assert answers(expectation(tokenizer.decode(row, skip_special=True))) == expected.tolist()
     assert len(at) == len(attributes) > 20
-    for (row, token), (shape, *_) in zip(at.tolist(), attributes.tolist(), strict=True):
-        noun = tokenizer.decode(ids[row, token : token + 1], skip_special=True)
+    for (row, token), (shape, *_, style) in zip(at.tolist(), attributes.tolist(), strict=True):
+        before, last = tokenizer.decode(ids[row, token - 1 : token + 1], skip_special=True).split()
+        styled = last.rstrip("s") in ("outline", "sticker", "decal")
+        noun = before if styled else last
         assert noun.rstrip("es").startswith((OF_A_THING["shape"][shape] or "shape").rstrip("es"))
+        assert OF_A_THING["style"][style] is not None or not styled
 
 
 def test_it_learns(tmp_path: Path) -> None:
@@ -85,9 +100,10 @@ def test_it_learns(tmp_path: Path) -> None:
 def test_an_anchor_holds_the_states(tmp_path: Path) -> None:
     tokenizer = new_tokenizer()
     start = new_reader(text_config(len(tokenizer)), seed=4).text_encoder
+    everything = Anchor(start, torch.ones(len(tokenizer), dtype=torch.bool))
     ids = read_captions(tokenizer, 50, torch.Generator().manual_seed(3)).ids
     drift = {}
-    for name, anchor in (("free", None), ("held", start)):
+    for name, anchor in (("free", None), ("held", everything)):
         reader = new_reader(text_config(len(tokenizer)), seed=4)
         path = tmp_path / f"{name}.pt"
         reader = train_reader(reader, tokenizer, 0, path, lambda line: None, batch=16, steps=30, anchor=anchor)
@@ -101,13 +117,20 @@ def test_a_text_encoder_adopts_one_with_fewer_words_and_layers() -> None:
     start = randomise(CLIPTextTransformer(replace(text_config(len(smaller)), layers=2)), seed=8)
     encoder = new_reader(text_config(len(tokenizer))).text_encoder
     fresh = encoder.token_embedding.weight.clone()
-    adopt(encoder, tokenizer, start, smaller)
+    anchor = adopt(encoder, tokenizer, start, smaller)
     with torch.no_grad():  # the same states, whatever the ids
         states = encoder(tokenizer("a red circle")[:, :8])
         expected = start(smaller("a red circle")[:, :8])
     assert (states - expected).abs().max() <= 1e-5 * expected.abs().max()
     blue = tokenizer.token_to_id("blue</w>")
     assert torch.equal(encoder.token_embedding.weight[blue], fresh[blue])
+    ids = tokenizer(["a red circle", "a blue circle"])[:, :8]
+    with torch.no_grad():
+        moved = encoder(ids) + torch.tensor([0.5, 9.0])[:, None, None]  # a text with a word that is new is free
+        assert anchor.distance(moved, ids) == pytest.approx(0.5**2 / 2, rel=1e-4)
+        for weight in encoder.parameters():
+            weight.zero_()  # which the anchor does not notice
+        assert anchor.distance(moved, ids) == pytest.approx(0.5**2 / 2, rel=1e-4)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -289,12 +289,23 @@ def test_the_autoencoder_trains_on_from_another(tmp_path: Path) -> None:
         train_vae(0, tmp_path / "b.pt", lambda line: None, start=other)
 
 
-def test_the_decoder_trains_alone_and_latents_stay_the_same(tmp_path: Path) -> None:
-    start = randomise(new_vae(), seed=5)
+def test_training_on_can_keep_the_latents(tmp_path: Path) -> None:
+    """Of what the one before knew, while both halves learn."""
+    start = new_vae()
+    normalise(start, scenes=200)
     before = {name: weight.clone() for name, weight in start.state_dict().items()}
-    vae = train_vae(0, tmp_path / "a.pt", lambda line: None, batch=2, start=start, steps=3, decoder_only=True)
-    moved = {name.split(".")[0] for name, weight in vae.state_dict().items() if not torch.equal(before[name], weight)}
-    assert moved == {"decoder"}
+    pixels = render(lessons(20, seed=3), 64)
+    moved, k = {}, start.config.scaling_factor
+    for keep in (True, False):
+        path = tmp_path / f"{keep}.pt"
+        vae = train_vae(0, path, lambda line: None, batch=2, start=start, steps=12, keep_latents=keep)
+        parts = {
+            name.split(".")[0] for name, weight in vae.state_dict().items() if not torch.equal(before[name], weight)
+        }
+        assert {"encoder", "decoder"} <= parts
+        with torch.no_grad():
+            moved[keep] = k * (vae.encode(pixels).mean - start.encode(pixels).mean).abs().mean()
+    assert moved[True] < moved[False] / 2
 
 
 def test_training_on_starts_with_latents_of_unit_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,7 @@ from itertools import product
 import pytest
 import torch
 
-from minisd.training.lessons import LATER, TAUGHT_WORDS, new_tokenizer
-from minisd.training.vocabulary import learn_vocabulary
-from minisd.world.captions import WORDS, caption
+from minisd.world.captions import caption
 from minisd.world.palette import BACKGROUNDS, rgb
 from minisd.world.render import depth, masks, render
 from minisd.world.scene import SIZES, Scene, Thing, scene_from_seed
@@ -30,7 +28,6 @@ def test_without_the_new_things_every_seed_is_what_it_was() -> None:
     assert digest(places) == "e8a3c88f669008a1"
     generator = torch.Generator().manual_seed(9)
     assert digest("\n".join(caption(scene, generator) for scene in scenes)) == "bad014869334299c"
-    assert digest(TAUGHT_WORDS) == "baaa379f2c771e92"
     assert all(thing.style == "flat" for scene in scenes for thing in scene.things)
     assert not any(scene.overlapping for scene in scenes)
 
@@ -45,14 +42,6 @@ def test_flat_pictures_are_what_they_were_to_the_bit() -> None:
         pictures = torch.lerp(pictures, rgb(names)[:, :, None, None], cover[:, k, None])
     assert torch.equal(render(scenes), pictures)
     assert torch.equal(depth(scenes) > 0, cover.amax(1, keepdim=True) > 0)
-
-
-def test_words_to_come_are_words_and_not_yet_taught() -> None:
-    assert set(WORDS) == {*TAUGHT_WORDS.split(), *LATER}
-    assert not LATER & set(TAUGHT_WORDS.split())
-    assert len(new_tokenizer()) == 694  # runs that began before can be continued
-    tokenizer = learn_vocabulary(WORDS)
-    assert all(len(tokenizer.tokenize(word)) == 1 for word in WORDS)
 
 
 def drawn(shape: str, style: str, background: str = "white", radius: float = 0.19) -> torch.Tensor:
