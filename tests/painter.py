@@ -13,7 +13,8 @@ from minisd.schedulers import DDIM, NoiseSchedule, Scheduler
 from minisd.world.captions import expectation, expectation_of
 from minisd.world.palette import COLOURS
 from minisd.world.render import render
-from minisd.world.scene import LAYERS, Scene, sample_scene
+from minisd.world.sampling import sample_scene
+from minisd.world.scene import LAYERS, Scene
 from minisd.world.splits import held_out
 
 Asked = SimpleNamespace  # prompt, seed, negative, steps, scale, scheduler

@@ -12,7 +12,8 @@ from minisd.training.lessons import UNSEEN
 from minisd.world.captions import ThingExpectation, expectation
 from minisd.world.checker import Verdict
 from minisd.world.palette import COLOURS
-from minisd.world.scene import Scene, sample_scene
+from minisd.world.sampling import sample_scene
+from minisd.world.scene import Scene
 from minisd.world.segment import Found
 from minisd.world.shapes import THINGS
 from minisd.world.splits import PAIRS, held_out

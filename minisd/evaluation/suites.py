@@ -23,7 +23,8 @@ from minisd.world.captions import (
     expectation,
     expectation_of,
 )
-from minisd.world.scene import INVERSE, Scene, relation, sample_scene
+from minisd.world.sampling import sample_scene
+from minisd.world.scene import INVERSE, Scene, relation
 from minisd.world.splits import PAIRS, held_out
 
 LARGEST_SEED = 10**7  # PyTorch keeps 32 bits of a seed: a larger one could be one of training's

@@ -13,7 +13,7 @@ from minisd.errors import MismatchError
 from minisd.models import VAE
 from minisd.training.trainer import Recipe, train
 from minisd.world.render import render
-from minisd.world.scene import sample_scene
+from minisd.world.sampling import sample_scene
 
 VAE_CONFIG = VAEConfig(channels=(24, 48, 96), layers_per_block=1, norm_groups=8, sample_size=64)
 KL_WEIGHT = 1e-5  # on the mean over latents

@@ -14,7 +14,8 @@ from minisd import images
 from minisd.training.lessons import UNSEEN
 from minisd.world.captions import Expectation, ThingExpectation, describe
 from minisd.world.render import render
-from minisd.world.scene import Scene, Thing, sample_scene
+from minisd.world.sampling import sample_scene
+from minisd.world.scene import Scene, Thing
 
 COUNT = 32
 WORD, CANDY = "<candy>", ("star", "pink")

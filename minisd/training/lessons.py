@@ -5,7 +5,8 @@ import torch
 from minisd.tokenizer import Tokenizer
 from minisd.training.vocabulary import learn_vocabulary
 from minisd.world.captions import WORDS
-from minisd.world.scene import Scene, sample_scene
+from minisd.world.sampling import sample_scene
+from minisd.world.scene import Scene
 from minisd.world.splits import held_out
 
 UNSEEN = 1_000_000  # seeds of scenes from here on are not those of training

@@ -24,7 +24,8 @@ from minisd import lesson
 from minisd.configs import SD1_VAE
 from minisd.images import to_pil
 from minisd.world.render import render
-from minisd.world.scene import Scene, Thing, scene_from_seed
+from minisd.world.sampling import scene_from_seed
+from minisd.world.scene import Scene, Thing
 
 sd = weights_loader.load("sticker")
 vae = sd.vae

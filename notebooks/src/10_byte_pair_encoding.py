@@ -26,7 +26,7 @@ import torch
 import weights_loader
 from minisd import lesson
 from minisd.world.captions import caption
-from minisd.world.scene import scene_from_seed
+from minisd.world.sampling import scene_from_seed
 
 captions = [caption(scene_from_seed(s), torch.Generator().manual_seed(s)) for s in range(400)]
 words = Counter(word for text in captions for word in text.split() if word.isalpha())

@@ -238,7 +238,7 @@ lesson.claim("stepping twice changes nothing, with a sampler that remembers", to
 
 # %%
 from minisd.world.render import render
-from minisd.world.scene import scene_from_seed
+from minisd.world.sampling import scene_from_seed
 
 pixels = render([scene_from_seed(s) for s in range(64)])
 latents = parts.encode(pixels, torch.Generator().manual_seed(0))

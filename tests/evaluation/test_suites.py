@@ -13,7 +13,8 @@ from minisd.world.captions import Expectation, expectation
 from minisd.world.checker import check
 from minisd.world.nouns import STYLE_VOCABULARY
 from minisd.world.render import render
-from minisd.world.scene import CROWDS, INVERSE, scene_from_seed
+from minisd.world.sampling import CROWDS, scene_from_seed
+from minisd.world.scene import INVERSE
 from minisd.world.splits import COUNTS, PAIRS, TRIPLES, held_out
 
 COUNT = 60

@@ -19,7 +19,8 @@ from minisd.world.captions import (
     expectation_of,
     mention,
 )
-from minisd.world.scene import INVERSE, scene_from_seed
+from minisd.world.sampling import scene_from_seed
+from minisd.world.scene import INVERSE
 
 SCENES = [scene_from_seed(seed) for seed in range(3000)]
 

@@ -16,7 +16,8 @@ from minisd.world.checker import check, judge
 from minisd.world.palette import BACKGROUNDS, COLOURS
 from minisd.world.regions import components
 from minisd.world.render import render
-from minisd.world.scene import RELATIONS, SIZES, Scene, Thing, scene_from_seed
+from minisd.world.sampling import scene_from_seed
+from minisd.world.scene import RELATIONS, SIZES, Scene, Thing
 from minisd.world.segment import Found, find
 from minisd.world.shapes import THINGS
 

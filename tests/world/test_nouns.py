@@ -19,7 +19,8 @@ from minisd.world.captions import (
     noun_places,
 )
 from minisd.world.nouns import STYLE_VOCABULARY
-from minisd.world.scene import INVERSE, scene_from_seed
+from minisd.world.sampling import scene_from_seed
+from minisd.world.scene import INVERSE
 
 SCENES = [scene_from_seed(seed, two=0.6, several=0.2, styled=0.7, overlapping=0.4) for seed in range(1500)]
 STAR = ThingExpectation("star", "red")

@@ -5,7 +5,8 @@ import torch
 
 from minisd.world.overlap import HIDDEN, hidden_share
 from minisd.world.render import depth, layers, masks, render
-from minisd.world.scene import SIZES, Scene, Thing, scene_from_seed
+from minisd.world.sampling import scene_from_seed
+from minisd.world.scene import SIZES, Scene, Thing
 from minisd.world.shapes import THINGS
 from minisd.world.splits import held_out
 

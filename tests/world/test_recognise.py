@@ -11,7 +11,8 @@ from minisd.world.captions import Expectation, caption, expectation, expectation
 from minisd.world.checker import check, judge
 from minisd.world.palette import BACKGROUNDS, COLOURS
 from minisd.world.render import render
-from minisd.world.scene import INVERSE, LAYERS, RELATIONS, SIZES, Scene, Thing, scene_from_seed
+from minisd.world.sampling import scene_from_seed
+from minisd.world.scene import INVERSE, LAYERS, RELATIONS, SIZES, Scene, Thing
 from minisd.world.segment import Found, find
 from minisd.world.shapes import THINGS
 from minisd.world.styles import STYLES, styles_for

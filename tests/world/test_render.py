@@ -8,7 +8,8 @@ import torch
 from minisd.errors import InputError
 from minisd.world.palette import rgb
 from minisd.world.render import masks, render
-from minisd.world.scene import Scene, Thing, scene_from_seed
+from minisd.world.sampling import scene_from_seed
+from minisd.world.scene import Scene, Thing
 from minisd.world.shapes import THINGS
 
 

@@ -5,7 +5,8 @@ from itertools import product
 
 from minisd.training.lessons import lessons
 from minisd.world.palette import COLOURS
-from minisd.world.scene import INVERSE, RELATIONS, Scene, Thing, scene_from_seed
+from minisd.world.sampling import scene_from_seed
+from minisd.world.scene import INVERSE, RELATIONS, Scene, Thing
 from minisd.world.shapes import THINGS
 from minisd.world.splits import COUNTS, PAIRS, TRIPLES, held_out
 

@@ -9,7 +9,8 @@ import torch
 from minisd.world.captions import caption
 from minisd.world.palette import BACKGROUNDS, rgb
 from minisd.world.render import depth, masks, render
-from minisd.world.scene import SIZES, Scene, Thing, scene_from_seed
+from minisd.world.sampling import scene_from_seed
+from minisd.world.scene import SIZES, Scene, Thing
 from minisd.world.shapes import THINGS
 from minisd.world.styles import STYLES, styles_for
 
