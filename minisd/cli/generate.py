@@ -1,15 +1,14 @@
 """Draw a picture from a prompt."""
 
 import argparse
-import re
 import secrets
 import sys
-import tempfile
 import time
-import unicodedata
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -18,9 +17,12 @@ from tqdm import tqdm
 import weights_loader
 from minisd import images, validation
 from minisd.callbacks import Film
+from minisd.cli.given import file_stem, numbered, read_prompt, split_option
 from minisd.cli.parser import Parser, real, whole
+from minisd.cli.saving import enlarged, save, save_film, say
 from minisd.errors import InputError, OutputError
-from minisd.pipeline import DenoisingStep
+from minisd.models import CLIP
+from minisd.pipeline import DenoisingStep, StableDiffusion
 from minisd.ranking import best, likeness
 from minisd.schedulers import (
     DDIM,
@@ -35,6 +37,7 @@ from minisd.schedulers import (
     Scheduler,
     UniPC,
 )
+from minisd.tokenizer import Tokenizer
 from weights_loader.sources import EMBEDDED, EMBEDDED_VARIANTS
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -102,20 +105,90 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--strict-prompt", action="store_true", help="a prompt that is too long is an error")
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What was asked for, read and checked before anything is loaded."""
+
+    prompt: str
+    model: str
+    count: int
+    tries: int  # pictures drawn for each that is kept
+    scale: int
+    targets: list[Path] | None
+    image: Image.Image | None
+    mask: Image.Image | None
+    depth: Image.Image | None
+    embeddings: list[tuple[Path, str | None]]
+    loras: list[tuple[Path, float]]
+
+
+class Models(NamedTuple):
+    """What draws, what goes on with it, and what chooses."""
+
+    sd: StableDiffusion
+    refiner: StableDiffusion | None
+    clip: tuple[CLIP, Tokenizer] | None
+
+
 def run(args: argparse.Namespace) -> int:
     """Check everything, draw, save; says where, how long and which seed."""
+    wanted = _check(args)
+    began = time.perf_counter()
+    models = _load(args, wanted)
+    sd, refiner, clip = models
+    loaded = time.perf_counter()
+    lost = sd.tokenizer.encode(wanted.prompt).dropped[0] if args.strict_prompt else ""
+    if lost:
+        raise InputError(f"the prompt is too long, {lost!r} would be lost; shorten it.")
+    seed = secrets.randbelow(2**32) if args.seed is None else args.seed
+    total = sd.defaults.num_inference_steps if args.steps is None else args.steps
+
+    film = Film(sd, every=max(1, total // 8))
+    steps = _steps(args, wanted, models, seed, total)
+    steps = film.watch(steps) if args.film else steps
+    calls = None if args.image or refiner else len(sd.scheduler.grid(total))  # with a picture the strength decides
+    for step in tqdm(steps, total=calls, disable=args.quiet or not sys.stderr.isatty()):
+        latents = step.latents
+    pixels = (refiner or sd).decode(latents)
+    kept = list(range(wanted.count))
+    if clip is not None:
+        kept = best(likeness(*clip, pixels, [wanted.prompt] * len(pixels)), wanted.tries)
+    pictures = [enlarged(picture, wanted.scale) for picture in images.to_pil(pixels[kept])]
+    seconds = time.perf_counter() - loaded
+
+    guidance = sd.defaults.guidance_scale if args.guidance is None else args.guidance
+    for k, picture in enumerate(pictures):
+        settings = {
+            "prompt": wanted.prompt, "negative_prompt": args.negative, "seed": seed + kept[k], "steps": total,
+            "guidance_scale": guidance, "model": wanted.model, "sampler": type(sd.scheduler).__name__,
+            "software": "minisd", **({"loras": args.lora} if args.lora else {}),
+            **({"refiner": args.refiner, "handover": args.handover} if refiner else {}),
+            **({"embeddings": args.embedding} if args.embedding else {}),
+            **({"best_of": wanted.tries} if wanted.tries > 1 else {}),
+        }  # fmt: skip
+        target = wanted.targets[k] if wanted.targets else images.free_name(Path(), file_stem(wanted.prompt))
+        path = save(picture, target, args.overwrite, settings)
+        how = f"seed {seed + kept[k]}, {total} steps, guidance {guidance:g}"
+        say(f"{path}  {picture.width} x {picture.height}, {how}")
+    if args.film:
+        save_film(film, args.film, args.overwrite)
+    say(f"{seconds:.1f} s, after {loaded - began:.1f} s for loading {wanted.model}")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> Wanted:
+    """Read what is given, and refuse what cannot be drawn or saved."""
     prompt = read_prompt(args.prompt)
     count = validation.whole_number(args.count, "count", 1, 10_000)
     tries = validation.whole_number(args.best_of, "best-of", 1, 1000)
     if args.film and tries > 1:
         raise InputError("--film would show all that --best-of draws; leave one of them out.")
     scale = validation.whole_number(args.scale, "scale", 1, 64)
-    targets = [_numbered(args.output, k, count) for k in range(count)] if args.output else None
+    targets = [numbered(args.output, k, count) for k in range(count)] if args.output else None
     for target in [*(targets or []), *([args.film] if args.film else [])]:
         images.check_target(target, args.overwrite)
     if args.film and args.film.suffix.lower() not in (".png", ".gif"):
         raise OutputError(f"{args.film} has the suffix {args.film.suffix!r}, expected .png (a strip) or .gif.")
-
     if args.image is not None and args.upscale is not None:
         raise InputError("--image and --upscale were both given; an upscaler begins with the picture to enlarge.")
     image, mask, depth = (
@@ -124,8 +197,12 @@ def run(args: argparse.Namespace) -> int:
     )
     model = _for_the_task(args)
     embeddings = [split_option(text) for text in args.embedding]
-    loras = [(path, 1.0 if scale is None else real(scale)) for path, scale in map(split_option, args.lora)]
-    began = time.perf_counter()
+    loras = [(path, 1.0 if weight is None else real(weight)) for path, weight in map(split_option, args.lora)]
+    return Wanted(prompt, model, count, tries, scale, targets, image, mask, depth, embeddings, loras)
+
+
+def _load(args: argparse.Namespace, wanted: Wanted) -> Models:
+    """The model with its adapters and its sampler, the refiner, and the CLIP that chooses."""
     load = partial(
         weights_loader.load,
         device=args.device,
@@ -134,83 +211,49 @@ def run(args: argparse.Namespace) -> int:
         offline=args.offline,
         progress=not args.quiet,
     )
-    sd = load(model, prediction_type=args.prediction_type, tokenizer=args.tokenizer)
+    sd = load(wanted.model, prediction_type=args.prediction_type, tokenizer=args.tokenizer)
     refiner = None if args.refiner is None else load(args.refiner)
     clip = None
-    if tries > 1:
-        of_the_model = EMBEDDED if model in EMBEDDED_VARIANTS else model
+    if wanted.tries > 1:
+        of_the_model = EMBEDDED if wanted.model in EMBEDDED_VARIANTS else wanted.model
         clip = weights_loader.load_clip(args.clip or of_the_model, device=args.device)
-    for path, token in embeddings:
+    for path, token in wanted.embeddings:
         words = weights_loader.load_embedding(sd, path, token)
-        _print(f"{path}  adds {' '.join(words)}")
-    for path, weight in loras:
+        say(f"{path}  adds {' '.join(words)}")
+    for path, weight in wanted.loras:
         weights_loader.load_lora(sd, path, weight)
-    loaded = time.perf_counter()
     if args.sampler or args.karras:
         kind, changes = SAMPLERS[args.sampler] if args.sampler else (type(sd.scheduler), {})
-        sd.scheduler = kind.in_place_of(sd.scheduler, **changes, **({"use_karras_sigmas": True} if args.karras else {}))
-    lost = sd.tokenizer.encode(prompt).dropped[0] if args.strict_prompt else ""
-    if lost:
-        raise InputError(f"the prompt is too long, {lost!r} would be lost; shorten it.")
-    seed = secrets.randbelow(2**32) if args.seed is None else args.seed
-    total = sd.defaults.num_inference_steps if args.steps is None else args.steps
-    common = {"num_inference_steps": total, "guidance_scale": args.guidance, "num_images_per_prompt": count * tries}
+        karras = {"use_karras_sigmas": True} if args.karras else {}
+        sd.scheduler = kind.in_place_of(sd.scheduler, **changes, **karras)
+    return Models(sd, refiner, clip)
+
+
+def _steps(args: argparse.Namespace, wanted: Wanted, models: Models, seed: int, total: int) -> Iterator[DenoisingStep]:
+    """The loop, with the refiner's part of it."""
+    sd, refiner, _ = models
+    drawn = wanted.count * wanted.tries
+    common = {"num_inference_steps": total, "guidance_scale": args.guidance, "num_images_per_prompt": drawn}
     steps = sd.denoise(
-        prompt,
+        wanted.prompt,
         args.negative,
         height=args.height,
         width=args.width,
         seed=seed,
         eta=args.eta,
-        image=image,
+        image=wanted.image,
         strength=args.strength,
-        mask_image=mask,
-        depth_map=depth,
+        mask_image=wanted.mask,
+        depth_map=wanted.depth,
         noise_level=args.noise_level,
         denoising_end=None if refiner is None else args.handover,
         **common,
     )
-    if refiner is not None:
-        generators = [torch.Generator().manual_seed(seed + k) for k in range(count * tries)]
-        finish = partial(refiner.denoise, prompt, args.negative, generator=generators, **common)
-        steps = _handed_over(steps, partial(finish, denoising_start=args.handover))
-    film = Film(sd, every=max(1, total // 8))
-    steps = film.watch(steps) if args.film else steps
-    silent = args.quiet or not sys.stderr.isatty()
-    calls = (
-        None if args.image or refiner else len(sd.scheduler.grid(total))
-    )  # with a picture they depend on the strength
-    for step in tqdm(steps, total=calls, disable=silent):
-        latents = step.latents
-    pixels = (refiner or sd).decode(latents)
-    kept = list(range(count))
-    if clip is not None:
-        kept = best(likeness(*clip, pixels, [prompt] * len(pixels)), tries)
-    pictures = [_enlarged(picture, scale) for picture in images.to_pil(pixels[kept])]
-    seconds = time.perf_counter() - loaded
-
-    guidance = sd.defaults.guidance_scale if args.guidance is None else args.guidance
-    for k, picture in enumerate(pictures):
-        own = seed + kept[k]
-        settings = {
-            "prompt": prompt, "negative_prompt": args.negative, "seed": own, "steps": total,
-            "guidance_scale": guidance, "model": model, "sampler": type(sd.scheduler).__name__,
-            "software": "minisd", **({"loras": args.lora} if args.lora else {}),
-            **({"refiner": args.refiner, "handover": args.handover} if refiner else {}),
-            **({"embeddings": args.embedding} if args.embedding else {}),
-            **({"best_of": tries} if tries > 1 else {}),
-        }  # fmt: skip
-        target = targets[k] if targets else images.free_name(Path(), file_stem(prompt))
-        path = _save(picture, target, args.overwrite, settings)
-        _print(f"{path}  {picture.width} x {picture.height}, seed {own}, {total} steps, guidance {guidance:g}")
-    if args.film:
-        if args.film.suffix.lower() == ".gif":
-            film.gif(args.film, overwrite=args.overwrite)
-        else:
-            images.save(film.strip(), args.film, overwrite=args.overwrite)
-        _print(f"{args.film}  the steps: above x_t, below the predicted x0")
-    _print(f"{seconds:.1f} s, after {loaded - began:.1f} s for loading {model}")
-    return 0
+    if refiner is None:
+        return steps
+    generators = [torch.Generator().manual_seed(seed + k) for k in range(drawn)]
+    finish = partial(refiner.denoise, wanted.prompt, args.negative, generator=generators, **common)
+    return _handed_over(steps, partial(finish, denoising_start=args.handover))
 
 
 def _for_the_task(args: argparse.Namespace) -> str:
@@ -229,62 +272,3 @@ def _handed_over(
         yield step
     for more in finish(latents=step.latents):
         yield more._replace(i=step.i + 1 + more.i)
-
-
-def read_prompt(text: str) -> str:
-    """The prompt itself, or what @FILE or - (standard input) hold, as UTF-8."""
-    if text == "-":
-        raw, where = sys.stdin.buffer.read(), "standard input"
-    elif text.startswith("@"):
-        where = text[1:]
-        try:
-            raw = Path(where).read_bytes()
-        except OSError as error:
-            raise InputError(f"{where!r} cannot be read ({error.strerror}); a prompt after @ is a file.") from error
-    else:
-        return text
-    try:
-        return raw.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not UTF-8 text at byte {error.start}; save it as UTF-8.") from error
-
-
-def split_option(text: str) -> tuple[Path, str | None]:
-    """FILE or FILE:VALUE; either may have colons: the longest part that is a path here is the file."""
-    colons = [len(text), *(match.start() for match in reversed(list(re.finditer(":", text))))]
-    for end in colons:
-        if Path(text[:end]).exists():
-            return Path(text[:end]), text[end + 1 :] or None
-    raise InputError(f"{text!r}: no such file; name an adapter's file, and after a colon what to set.")
-
-
-def file_stem(prompt: str) -> str:
-    """A file name of at most 60 plain characters that reminds of the prompt."""
-    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
-    stem = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:60].strip("-")
-    reserved = re.fullmatch(r"con|prn|aux|nul|com\d|lpt\d", stem)  # device names on Windows
-    return "picture" if not stem or reserved else stem
-
-
-def _numbered(path: Path, k: int, count: int) -> Path:
-    return path if count == 1 else path.with_stem(f"{path.stem}-{k + 1}")
-
-
-def _enlarged(picture: Image.Image, scale: int) -> Image.Image:
-    size = (picture.width * scale, picture.height * scale)
-    return picture.resize(size, Image.Resampling.NEAREST)
-
-
-def _save(picture: Image.Image, target: Path, overwrite: bool, settings: dict[str, object]) -> Path:
-    """Save; a picture that cannot be written where it should go is kept in the temporary folder."""
-    try:
-        return images.save(picture, target, overwrite=overwrite, settings=settings)
-    except OutputError as error:
-        refuge = images.free_name(Path(tempfile.gettempdir()), target.stem)
-        images.save(picture, refuge, settings=settings)
-        raise OutputError(f"{error} The picture is kept at {refuge}.") from error
-
-
-def _print(text: str) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -10,7 +10,7 @@ from small import small_pipeline
 
 import weights_loader
 from minisd.cli import main
-from minisd.cli.generate import split_option
+from minisd.cli.given import split_option
 from minisd.errors import InputError
 
 

@@ -10,7 +10,7 @@ from small import small_pipeline
 
 import weights_loader
 from minisd.cli import main
-from minisd.cli.generate import file_stem
+from minisd.cli.given import file_stem
 from minisd.schedulers import DDIM
 
 
