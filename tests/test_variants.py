@@ -15,7 +15,9 @@ from minisd.training.lessons import lessons
 from minisd.training.variants import holes, make_pool, train_variant
 from minisd.variants import CHANNELS, RANK, Variant, variant_from, varied
 from minisd.world.captions import caption, expectation
-from minisd.world.render import depth, masks, render
+from minisd.world.render import depth, layers, masks, render
+from minisd.world.sampling import scene_from_seed
+from minisd.world.scene import Scene, Thing
 from weights_loader.sources import EMBEDDED_VARIANTS
 
 
@@ -100,7 +102,7 @@ def test_what_is_taught_is_what_the_pipeline_gives(sd: StableDiffusion, task: st
 
 
 def test_depth_is_nearest_in_the_middle() -> None:
-    scenes = lessons(4, 7)
+    scenes = [scene_from_seed(seed) for seed in range(4)]  # flat and apart
     near, cover = depth(scenes)[:, 0], masks(scenes).amax(1)
     assert near[cover == 0].max() == 0
     assert near[cover == 1].min() >= 0.5
@@ -117,6 +119,17 @@ def test_holes_are_boxes_that_hide_something() -> None:
         bool((cover.amax(0) * (1 - box[0])).max() == 0) for cover, box in zip(masks(scenes), boxes, strict=True)
     )
     assert 10 < whole < 60  # all of the things hidden
+
+
+def test_a_box_around_a_sticker_hides_its_shadow() -> None:
+    thing = Thing("star", "red", "medium", 0.5, 0.5, 0.13, "sticker")
+    scenes = [Scene((thing,), "gray")] * 60
+    paint, _, shadow = (each[0, 0] for each in layers(scenes[:1]))
+    boxes = holes(scenes, 64, torch.Generator().manual_seed(0))[:, 0]
+    hiding = [box for box in boxes if (paint * (1 - box)).max() == 0]
+    assert len(hiding) > 40
+    betrayed = sum(bool((shadow * (1 - box)).max() > 0) for box in hiding)
+    assert betrayed <= 2  # by boxes that lie anywhere
 
 
 def test_training_is_repeatable_and_leaves_the_model_alone(sd: StableDiffusion, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--minutes", type=real, default=240.0, help="budget of the stage, or of all of them")
     parser.add_argument("--steps", type=whole, help="budget of each stage in steps: the same weights every time")
     parser.add_argument("--start-from", metavar="MODEL", help="train a model further, not a new one")
-    parser.add_argument("--keep-latents", action="store_true", help="train the autoencoder on, its latents as they are")
+    parser.add_argument("--keep-latents", action="store_true", help="the autoencoder learns more, its latents stay")
     parser.add_argument("--pool", type=whole, default=24_000, help="scenes that a process trains the UNet on")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--compile", action="store_true", help="the UNet, which needs a C++ compiler and two minutes")

@@ -8,13 +8,13 @@ import torch
 
 from minisd.evaluation.measures import judge_prompts
 from minisd.pipeline import StableDiffusion
-from minisd.training.lessons import UNSEEN
-from minisd.world.captions import ThingExpectation, expectation
+from minisd.training.lessons import STYLED, UNSEEN
+from minisd.world.captions import ThingExpectation, expectation, mention
 from minisd.world.checker import Verdict
 from minisd.world.palette import COLOURS
+from minisd.world.recognise import Found
 from minisd.world.sampling import sample_scene
 from minisd.world.scene import Scene
-from minisd.world.segment import Found
 from minisd.world.shapes import THINGS
 from minisd.world.splits import PAIRS, held_out
 
@@ -87,13 +87,15 @@ def kolmogorov_smirnov(first: Sequence[float], second: Sequence[float]) -> float
 
 
 def _taught_like(wanted: ThingExpectation, seed: int) -> list[Scene]:
-    """Scenes of one thing with the shape and colour asked for, that may be taught."""
+    """Scenes of one thing with the shape and colour asked for, that may be taught without a word about its style."""
     rng = torch.Generator().manual_seed(seed)
     scenes: list[Scene] = []
     while len(scenes) < _REFERENCE:
-        scene = sample_scene(rng, two=0, several=0)
+        scene = sample_scene(rng, two=0, several=0, styled=STYLED)
         thing = scene.things[0]
-        if not held_out(scene) and wanted.shape in (None, thing.shape) and wanted.colour in (None, thing.colour):
+        unsaid = mention(scene, rng).things[0].style is None
+        alike = wanted.shape in (None, thing.shape) and wanted.colour in (None, thing.colour)
+        if alike and unsaid and not held_out(scene):
             scenes.append(scene)
     return scenes
 

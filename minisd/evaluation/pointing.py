@@ -13,9 +13,9 @@ from minisd.evaluation.measures import BATCH, Rate
 from minisd.pipeline import StableDiffusion
 from minisd.world.captions import ThingExpectation, expectation
 from minisd.world.checker import check
+from minisd.world.recognise import Found
 from minisd.world.render import masks
 from minisd.world.scene import Scene, Thing
-from minisd.world.segment import Found
 
 
 class Pointing(NamedTuple):
@@ -45,17 +45,25 @@ def pointing(
             for noun, wanted in _nouns(prompt).items():
                 there = [each for each in found if each.shape == noun and wanted.colour in (None, each.colour)]
                 if len(there) == 1:
-                    inside = mask_of(there[0], image.height)
+                    inside = mask_of(there[0], found, image.height)
                     heat = enlarged(maps.heat_map(noun, prompt, picture=row), (image.height, image.width))
                     hits += bool(inside.flatten()[heat.argmax()])
                     covered.append(float(inside.float().mean()))
     return Pointing(Rate(hits, len(covered)), sum(covered) / max(1, len(covered)))
 
 
-def mask_of(found: Found, size: int) -> Tensor:
-    """The pixels (size, size) that a thing with a shape covers at least half, drawn again from where it was found."""
-    thing = Thing(str(found.shape), "red", found.size, found.x, found.y, math.sqrt(found.area / math.pi), found.style)
-    return masks([Scene((thing,))], size)[0, 0] >= 0.5
+def mask_of(thing: Found, found: Sequence[Found], size: int) -> Tensor:
+    """The pixels (size, size) at least half of which show a thing with a shape, drawn again from where it was found.
+
+    found: all that is in the picture, some of which may hide part of it.
+    """
+    before = [other for other in found if other.shape is not None and other.hidden < thing.hidden]
+    return masks([Scene(tuple(map(_again, [thing, *before])))], size)[0, 0] >= 0.5
+
+
+def _again(found: Found) -> Thing:
+    radius = math.sqrt(found.area / math.pi)
+    return Thing(str(found.shape), "red", found.size, found.x, found.y, radius, found.style)
 
 
 def _nouns(prompt: str) -> dict[str, ThingExpectation]:

@@ -12,6 +12,7 @@ import torch
 from minisd import validation
 from minisd.errors import InputError
 from minisd.training.lessons import UNSEEN
+from minisd.world import nouns
 from minisd.world.captions import (
     NAMED_SIZES,
     NAMED_STYLES,
@@ -24,7 +25,7 @@ from minisd.world.captions import (
     expectation_of,
 )
 from minisd.world.sampling import sample_scene
-from minisd.world.scene import INVERSE, Scene, relation
+from minisd.world.scene import INVERSE, Scene
 from minisd.world.splits import PAIRS, held_out
 
 LARGEST_SEED = 10**7  # PyTorch keeps 32 bits of a seed: a larger one could be one of training's
@@ -188,8 +189,7 @@ def word(scene: Scene, says: str, rng: torch.Generator, left_out: float = 0.0) -
 
 def _paraphrase(scene: Scene, rng: torch.Generator) -> str:
     """The colours, shapes and the relation of two things in words that no caption uses."""
-    first, second = scene.things
-    a, b = (f"{'an' if thing.colour[0] in 'aeiou' else 'a'} {thing.colour} {thing.shape}" for thing in scene.things)
-    phrases = RELATION_WORDS[relation(first.x, first.y, second.x, second.y)]
+    a, b = (nouns.one(ThingExpectation(thing.shape, thing.colour)) for thing in scene.things)
+    phrases = RELATION_WORDS[str(scene.relation)]
     rel = phrases[int(torch.randint(len(phrases), (), generator=rng))]
     return PARAPHRASE.format(a=a, b=b, rel=rel)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisd.configs import VAEConfig
-from minisd.errors import MismatchError
+from minisd.errors import InputError, MismatchError
 from minisd.models import VAE
 from minisd.training.trainer import Recipe, train
 from minisd.world.render import render
@@ -22,7 +22,7 @@ THUMBNAIL_WEIGHT = 0.5  # beside a reconstruction loss that falls from 3 to .1
 NOISE = 0.25  # largest deviation, beside the latents' own, of the noise that the decoder learns to ignore
 ANCHOR = 1.0  # on how far latents of variance 1 are from those of the autoencoder that a UNet knows ...
 LOOSE = 0.2  # ... and for what that one was not taught
-DRAWN = {"styled": 0.4, "overlapping": 0.4}  # of what is drawn in training; see `sample_scene`
+DRAWN = {"several": 0.3, "styled": 0.4, "overlapping": 0.4}  # see `sample_scene`
 NARROW = -6.0  # first log variance of the posterior: unit noise would be fought for thousands of steps
 
 
@@ -76,8 +76,11 @@ def train_vae(
     """Train an autoencoder, fresh or from `start`, or continue the run at `path`, for `minutes` or `steps` in all.
 
     keep_latents: latents stay close to what they are in `start`, so that a UNet which knows them stays of use.
-    Returns its moving average, normalised. Raises MismatchError when `start` has other sizes.
+    Returns its moving average, normalised. Raises MismatchError when `start` has other sizes,
+    InputError when there is none whose latents could be kept.
     """
+    if keep_latents and start is None:
+        raise InputError("keep_latents is of an autoencoder's latents; give it as start.")
     vae = new_vae()
     n, k = vae.config.latent_channels, vae.config.scaling_factor
     if start is not None:
@@ -88,7 +91,7 @@ def train_vae(
     known = deepcopy(vae).requires_grad_(False)
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
-        scenes = [sample_scene(generator, several=0.3, **DRAWN) for _ in range(batch)]
+        scenes = [sample_scene(generator, **DRAWN) for _ in range(batch)]
         target = render(scenes, VAE_CONFIG.sample_size)
         gauss = vae.encode(target)
         latents = gauss.sample(generator)
@@ -119,7 +122,7 @@ def normalise(vae: VAE, scenes: int = 1000) -> None:
     """
     generator = torch.Generator().manual_seed(1)
     chunks = [
-        vae.encode(render([sample_scene(generator) for _ in range(100)], VAE_CONFIG.sample_size)).mean
+        vae.encode(render([sample_scene(generator, **DRAWN) for _ in range(100)], VAE_CONFIG.sample_size)).mean
         for _ in range(scenes // 100)
     ]
     latents = torch.cat(chunks)

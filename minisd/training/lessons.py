@@ -11,6 +11,7 @@ from minisd.world.splits import held_out
 
 UNSEEN = 1_000_000  # seeds of scenes from here on are not those of training
 TAUGHT_WORDS = " ".join(WORDS)
+STYLED = 0.3  # share of things, or of several alike, in another style than flat
 SHORT = 26  # tokens of a text in training: every caption is shorter, and padding costs as much as words
 
 
@@ -21,7 +22,7 @@ def new_tokenizer() -> Tokenizer:
 
 def sample_lesson(generator: torch.Generator) -> Scene:
     """Draw a scene that is not held out; half of them show two things, more than a third several of a kind."""
-    chances = {"two": 0.52, "several": 0.34, "white": 0.65, "styled": 0.3, "overlapping": 0.25}
+    chances = {"two": 0.52, "several": 0.34, "white": 0.65, "styled": STYLED, "overlapping": 0.25}
     while held_out(scene := sample_scene(generator, **chances)):
         pass
     return scene

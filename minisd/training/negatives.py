@@ -23,7 +23,7 @@ from minisd.world.captions import (
     mention,
 )
 from minisd.world.palette import BACKGROUNDS, COLOURS
-from minisd.world.scene import INVERSE, RELATIONS, Scene
+from minisd.world.scene import INVERSE, LAYERS, RELATIONS, Scene
 from minisd.world.shapes import THINGS
 
 ATTRIBUTES: dict[str, Sequence[Any]] = {
@@ -68,15 +68,13 @@ def hard_negatives(wanted: Expectation, generator: torch.Generator) -> list[Expe
     swapped = [_swapped(wanted, "colour"), _swapped(wanted, "position")]
     if relation is not None:
         swapped.insert(1, replace(wanted, relation=INVERSE[relation]))
-    kinds = [[_swapped(wanted, "shape")], [_swapped(wanted, "size")]]
-    if any(thing.style for thing in things):
-        kinds.append([_swapped(wanted, "style")])
+    kinds = [[_swapped(wanted, name)] for name in ("shape", "size", "style")]
     for thing in dict.fromkeys(things):
         for name, values in ATTRIBUTES.items():
             if getattr(thing, name) is not None:
                 kinds.append([_with(wanted, thing, replace(thing, **{name: value})) for value in values])
-    if relation is not None:
-        kinds.append([replace(wanted, relation=other) for other in RELATIONS])
+    if relation in RELATIONS:  # of two that overlap one may be a little to the left, too
+        kinds.append([replace(wanted, relation=other) for other in (*RELATIONS, *LAYERS)])
     if wanted.background is not None:
         kinds.append([replace(wanted, background=other) for other in BACKGROUNDS])
     alone = [Expectation((thing,), None, wanted.background) for thing in things]

@@ -15,7 +15,7 @@ from minisd.world.scene import Scene
 
 
 def full_caption(scene: Scene, generator: torch.Generator) -> str:
-    """All there are words for: shapes, colours, sizes, background, and the relation or the one thing's place."""
+    """All there are words for: shapes, colours, sizes, styles, background, the relation or the one thing's place."""
     whole = expectation_of(scene)
     things = tuple(
         replace(

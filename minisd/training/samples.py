@@ -12,13 +12,13 @@ from minisd.world.render import render
 
 PROMPTS = [
     "a red circle",
-    "a small yellow star",
+    "a small yellow star sticker",
     "a large purple heart on a black background",
-    "a green square above a blue triangle",
+    "a green square in front of an orange triangle",
     "a large red star to the left of a small blue ring on a beige background",
     "an orange cross in the top left and a pink diamond on the right",
     "three small blue circles",
-    "a shape",
+    "an outlined blue heart",
 ]
 
 

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from minisd.models import CLIP
 from minisd.training.reading import OF_A_NOUN, OF_A_THING, QUESTIONS, answers
 from minisd.world.captions import ThingExpectation, expectation_of
+from minisd.world.render import masks
 from minisd.world.scene import Scene
 
 
 class Seen(NamedTuple):
     """What scenes show: answers (B, questions); for each of N things row and patch (N, 2) and attributes (N, 4).
 
-    All int64. Patches are counted as image states are, where the class token is 0.
+    All int64. Patches are counted as image states are, where the class token is 0; each thing is asked about where most
+    of it is seen.
     """
 
     answers: Tensor
@@ -26,7 +28,7 @@ class Seen(NamedTuple):
 
 class Seer(nn.Module):
     """CLIP and the linear layers that answer, from the states of its image half, what a picture shows: all of it from
-    the class token's, what a thing is from the patch in its middle. A reader for pictures, see `reading.Reader`.
+    the class token's, what a thing is from the patch that shows most of it. See `reading.Reader`.
     """
 
     def __init__(self, clip: CLIP) -> None:
@@ -48,11 +50,12 @@ class Seer(nn.Module):
 def seen(scenes: list[Scene], side: int) -> Seen:
     """What scenes show, in side x side patches; a size or a style without a name is none."""
     rows, at, attributes = [], [], []
+    clearest = F.avg_pool2d(masks(scenes, 8 * side), 8).flatten(2).argmax(2).tolist()
     for row, scene in enumerate(scenes):
         whole = expectation_of(scene)
         named = tuple(map(_named, whole.things))
         rows.append(answers(replace(whole, things=named)))
-        at += [(row, 1 + int(thing.y * side) * side + int(thing.x * side)) for thing in scene.things]
+        at += [(row, 1 + patch) for patch in clearest[row][: len(scene.things)]]
         attributes += [[OF_A_THING[name].index(getattr(thing, name)) for name in OF_A_NOUN] for thing in named]
     return Seen(torch.tensor(rows), torch.tensor(at), torch.tensor(attributes))
 

@@ -19,7 +19,7 @@ from minisd.training.text_to_image import NO_CAPTION, SCHEDULE, expected_loss, l
 from minisd.training.trainer import Recipe, train
 from minisd.variants import NOISE_LEVELS, Variant, blank
 from minisd.world.captions import describe, mention
-from minisd.world.render import depth, masks, render
+from minisd.world.render import depth, layers, render
 from minisd.world.scene import Scene
 
 SMALLER = 4  # an upscaler's picture, along one side
@@ -123,15 +123,15 @@ def make_pool(vae: VAE, task: str, scenes: Sequence[Scene], generator: torch.Gen
 
 
 def holes(scenes: Sequence[Scene], size: int, generator: torch.Generator) -> Tensor:
-    """What to paint anew, (B, 1, size, size): a box around one of the things, anywhere, or all; 1 inside."""
-    cover, boxes = masks(scenes, size), torch.zeros(len(scenes), 1, size, size)
+    """What to paint anew, (B, 1, size, size): a box around one of the things with its shadow, anywhere, or all."""
+    drawn, boxes = torch.stack(layers(scenes, size)).amax(0), torch.zeros(len(scenes), 1, size, size)
     for b, scene in enumerate(scenes):
         draws = torch.rand(5, generator=generator).tolist()
         if draws[0] < 0.1:
             boxes[b] = 1
             continue
         if draws[0] < 0.8:
-            rows, columns = (cover[b, int(draws[1] * len(scene.things))] > 0).nonzero().T
+            rows, columns = (drawn[b, int(draws[1] * len(scene.things))] > 0).nonzero().T
             margin = 2 + int(draws[2] * 8)
             top, left = int(rows.min()) - margin, int(columns.min()) - margin
             bottom, right = int(rows.max()) + 1 + margin, int(columns.max()) + 1 + margin

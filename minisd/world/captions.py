@@ -15,6 +15,7 @@ from minisd.world import nouns
 from minisd.world.nouns import NAMED_SIZES, NAMED_STYLES, NOUN_VOCABULARY, NUMBERS, ThingExpectation
 from minisd.world.palette import BACKGROUNDS
 from minisd.world.scene import INVERSE, Scene, position
+from minisd.world.styles import STYLES
 
 RELATION_WORDS: dict[str, list[str]] = {  # the first is the common one
     "left of": ["left of", "to the left of"],
@@ -124,9 +125,15 @@ def mention(scene: Scene, rng: torch.Generator) -> Expectation:
 def describe(wanted: Expectation, rng: torch.Generator) -> str:
     """Word an expectation of one or two things, or of several alike; a template may leave out place or relation.
 
-    A flat style is not said. Raises InputError for another number of things, and for a medium size, which has no name.
+    A flat style is not said. Raises InputError for another number of things, for a medium size, which has no name, and
+    for a style or a relation that is none.
     """
     table = _table(wanted)
+    for thing in wanted.things:
+        if thing.style not in (None, *STYLES):
+            raise InputError(f"describe got the style {thing.style!r}; use one of {', '.join(STYLES)}, or None")
+    if wanted.relation not in (None, *RELATION_WORDS):
+        raise InputError(f"describe got the relation {wanted.relation!r}; use one of {', '.join(RELATION_WORDS)}")
     if any(thing.size not in (None, *NAMED_SIZES) for thing in wanted.things):
         raise InputError(f"describe got a size without a name; use one of {', '.join(NAMED_SIZES)}, or None")
     u, v = torch.rand(2, generator=rng).tolist()
@@ -182,6 +189,9 @@ def caption(scene: Scene, rng: torch.Generator) -> str:
 
 def expectation(prompt: str) -> Expectation:
     """Read a caption of our own grammar, whatever its case, spacing and full stops, with or without articles.
+
+    Some can be read of which the world has no picture: an outlined circle or ring, a small outline (see
+    `styles.styles_for`), and a thing in front of another of its colour.
 
     Raises InputError for a prompt that no template matches.
     """

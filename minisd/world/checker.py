@@ -1,5 +1,6 @@
 """Does a picture show what was asked?  An exact answer, from what `segment.find` sees in it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -10,8 +11,11 @@ from torch import Tensor
 
 from minisd.errors import InputError
 from minisd.world.captions import Expectation, ThingExpectation, expectation, expectation_of
+from minisd.world.recognise import Found
 from minisd.world.scene import Scene, position, relation
-from minisd.world.segment import Found, find
+from minisd.world.segment import find
+
+LEAST_HIDDEN = 0.05  # share of a thing, from which on it is behind the other
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,24 @@ def judge(found: tuple[Found, ...], background: str | None, wanted: Expectation)
     """The verdict under the matching of things asked for to objects found that gets the most right."""
     count = len(found) == len(wanted.things) and all(f.shape is not None and f.colour is not None for f in found)
     ground = wanted.background in (None, background)
-    padded = (*found, *[None] * (len(wanted.things) - len(found)))
     verdicts = (
         Verdict(found, background, *_compare(match, wanted), count=count, background=ground)
-        for match in permutations(padded, len(wanted.things))
+        for match in _matchings(found, wanted.things)
     )
     return max(verdicts, key=_right)
+
+
+def _matchings(found: tuple[Found, ...], things: tuple[ThingExpectation, ...]) -> Iterable[tuple[Found | None, ...]]:
+    """The ways to match objects to things; of more than two alike any will do: the likest objects, in one order."""
+    padded = (*found, *[None] * (len(things) - len(found)))
+    if len(things) <= 2 or len(set(things)) > 1:
+        return permutations(padded, len(things))
+    asked = [name for name in ("shape", "colour", "size", "style") if getattr(things[0], name) is not None]
+
+    def likeness(each: Found | None) -> int:
+        return -1 if each is None else sum(getattr(each, name) == getattr(things[0], name) for name in asked)
+
+    return [tuple(sorted(padded, key=likeness, reverse=True)[: len(things)])]
 
 
 def _right(verdict: Verdict) -> tuple[bool, int]:
@@ -88,10 +104,13 @@ def _compare(match: tuple[Found | None, ...], wanted: Expectation) -> tuple[bool
     return shape and colour, shape, colour, size, style, place, related
 
 
-def _relation(first: Found, second: Found) -> str:
-    """How one thing stands to another; a place says nothing of two that overlap."""
-    if first.hidden or second.hidden:
-        return "behind" if first.hidden > second.hidden else "in front of"
+def _relation(first: Found, second: Found) -> str | None:
+    """How one thing stands to another; a place says nothing of two that overlap, and a little hidden is neither."""
+    hidden = max(first.hidden, second.hidden)
+    if hidden > 0:
+        if hidden < LEAST_HIDDEN:
+            return None
+        return "behind" if first.hidden == hidden else "in front of"
     return relation(first.x, first.y, second.x, second.y)
 
 

@@ -11,8 +11,8 @@ from minisd.world.render import layers
 from minisd.world.scene import Scene, Thing
 
 STEPS = 8  # of Gauss-Newton
-STRIDE = 0.5  # pixels by which a parameter is varied to see what changes
-LONGEST = 2.0  # pixels that a parameter moves in a step
+STRIDE = 0.5 / 64  # by which a parameter is varied to see what changes
+LONGEST = 2 / 64  # that a parameter moves in a step
 
 
 class Fit(NamedTuple):
@@ -24,25 +24,24 @@ class Fit(NamedTuple):
     iou: float
 
 
-def fit(cover: Tensor, shapes: list[str], style: str, start: Fit, ignored: Tensor | None = None) -> list[Fit]:
-    """For each shape its best place and radius under a picture's coverage (N, N) in [0, 1]; what is ignored may be
-    anything.
+def fit(cover: Tensor, shapes: list[str], style: str, starts: list[Fit], ignored: Tensor | None = None) -> list[Fit]:
+    """For each shape its best place and radius under a picture's coverage (N, N) in [0, 1], looked for from its start;
+    what is ignored may be anything.
     """
     size = cover.shape[0]
     use = torch.ones_like(cover) if ignored is None else 1.0 - ignored.float()
-    low = torch.tensor([0.0, 0.0, 0.5 * start.radius])
-    high = torch.tensor([1.0, 1.0, 2.0 * start.radius])
-    here = torch.tensor([start[:3]] * len(shapes))
-    varied = torch.cat([torch.zeros(1, 3), torch.eye(3), -torch.eye(3)]) * STRIDE / size
+    here = torch.tensor([start[:3] for start in starts])
+    low, high = here * torch.tensor([0, 0, 0.5]), torch.cat([torch.ones(len(shapes), 2), 2 * here[:, 2:]], 1)
+    varied = torch.cat([torch.zeros(1, 3), torch.eye(3), -torch.eye(3)]) * STRIDE
     for _ in range(STEPS):
         drawn = draw(shapes, style, here[:, None] + varied, size) * use  # (K, 7, N, N)
         slope = (drawn[:, 1:4] - drawn[:, 4:]).flatten(2) / 2
         error = (cover * use - drawn[:, 0]).flatten(1)
         normal = slope @ slope.mT + 0.1 * torch.eye(3)
         step = torch.linalg.solve(normal, slope @ error[..., None])[..., 0] * STRIDE
-        here = torch.maximum(torch.minimum(here + step.clamp(-LONGEST, LONGEST) / size, high), low)
+        here = torch.maximum(torch.minimum(here + step.clamp(-LONGEST, LONGEST), high), low)
     final = draw(shapes, style, here[:, None], size)[:, 0] * use
-    scores = overlap(final, cover * use, soft=use).tolist()
+    scores = agreement(final, cover * use, soft=use).tolist()
     return [Fit(x, y, radius, score) for (x, y, radius), score in zip(here.tolist(), scores, strict=True)]
 
 
@@ -56,7 +55,7 @@ def draw(shapes: list[str], style: str, rows: Tensor, size: int) -> Tensor:
     return layers(scenes, size).paint.view(*rows.shape[:2], size, size)
 
 
-def overlap(drawn: Tensor, cover: Tensor, soft: Tensor | float = 1.0) -> Tensor:
+def agreement(drawn: Tensor, cover: Tensor, soft: Tensor | float = 1.0) -> Tensor:
     """IoU of drawings (K, N, N), sharp or as a decoder may blur them, with a coverage (N, N): (K,)."""
     width = 2 * (cover.shape[0] // 64) + 1
     both = torch.stack([drawn, avg_pool2d(drawn, width, 1, width // 2) * soft])

@@ -8,13 +8,12 @@ from torch import Tensor
 
 from minisd.world.fitting import Fit, draw, fit, radius_of
 from minisd.world.recognise import Found, identify, paint_of, size_of, surest
-from minisd.world.regions import MIN_AREA, cover, dilate, erode
+from minisd.world.regions import MIN_AREA, MIXTURE, cover, dilate, erode, unlike
 from minisd.world.shapes import THINGS
 
-LEAST_HIDDEN = 0.1  # share of a thing; below, the two touch
+TOUCHING = 0.03  # share of the smaller thing that the other hides; below, the two are beside each other
 TOWARDS = (0, 0.25)  # shares of the way to the thing in front, where a fit of the other begins
 LEAD = 0.015  # of the best fit of what is hidden: less of its contour shows
-MIXTURE = 0.35  # distance in RGB of [-1, 1] beyond which a pixel is no mixture of ground and paint
 UNLIKE = 0.8  # distance in RGB of [-1, 1] from how a pixel should be, beyond what blur does
 
 
@@ -32,50 +31,56 @@ def told_apart(pixels: Tensor, ground: Tensor, parts: list[Tensor]) -> list[Foun
             pieces[found.colour] = pieces.get(found.colour, part) | part
     if len(pieces) > 1:
         first, second = sorted(pieces.values(), key=lambda piece: -int(piece.sum()))[:2]
-        orders = [_layered(pixels, ground, *order) for order in ((first, second), (second, first))]
+        around = dilate(torch.stack(parts).any(0), 2)
+        orders = [_layered(pixels, ground, *order, around) for order in ((first, second), (second, first))]
         closest = min((order for order in orders if order is not None), key=lambda order: order[0], default=None)
-        if closest is not None and closest[1][1].hidden >= LEAST_HIDDEN:
-            return list(closest[1])
+        if closest is not None:
+            whole, other = closest[1]
+            if other.hidden * other.area >= TOUCHING * min(other.area, whole.area):
+                return [whole, other]
     return [found for _, found in plain]
 
 
-def _layered(pixels: Tensor, ground: Tensor, front: Tensor, behind: Tensor) -> tuple[float, tuple[Found, Found]] | None:
-    """How far the picture is from one of the things in front of the other, and the two; None if the first is none."""
+def _layered(
+    pixels: Tensor, ground: Tensor, front: Tensor, behind: Tensor, around: Tensor
+) -> tuple[float, tuple[Found, Found]] | None:
+    """How far the picture, in the mask `around`, is from one thing in front of the other, and the two things.
+
+    None if the first is no thing of ours, or if there is more than the two.
+    """
     paint, other, near = paint_of(pixels, front), paint_of(pixels, behind), dilate(front, 2)
-    off, off_other = _unlike(pixels, ground, paint), _unlike(pixels, ground, other)
+    off, off_other = unlike(pixels, ground, paint), unlike(pixels, ground, other)
     covered = cover(pixels, ground, paint)
     covered = torch.where(dilate(behind, 2), torch.minimum(covered, cover(pixels, other, paint)), covered)  # the seam
     covered = covered * (near & ((off <= off_other) | (off_other > MIXTURE)))  # without the faint edge of the other
     first = identify(pixels, ground, front, covered)
     if first is None or first.shape is None:
         return None
-    size = front.shape[0]
+    size, names = front.shape[0], list(THINGS)
     whole = draw([first.shape], first.style, _row(first), size)[0, 0]
     visible = cover(pixels, ground, other) * (dilate(behind, 2) & (off_other <= off))
-    start = identify(pixels, ground, behind)
-    if start is None:
+    second = identify(pixels, ground, behind)
+    if second is None:
         return None
-    radius, around, tries = radius_of(start.area * 1.2), dilate(whole > 0, 2), []
+    radius, seam, tries = radius_of(second.area * 1.2), dilate(whole > 0, 2), []
     for share in TOWARDS:  # what is hidden of it lies that way
-        x, y = start.x + share * (first.x - start.x), start.y + share * (first.y - start.y)
-        tries.append(fit(visible, list(THINGS), "flat", Fit(x, y, radius, 0), around))
-    fits = [max(some, key=lambda each: each.iou) for some in zip(*tries, strict=True)]
-    best, sure = surest(fits, LEAD)
-    x, y, radius, iou = fits[best]
-    rest = draw([list(THINGS)[best]], "flat", torch.tensor([[[x, y, radius]]]), size)[0, 0]
-    hidden = float((rest * whole).sum() / rest.sum().clamp(min=1e-6))
-    second = replace(start, shape=list(THINGS)[best] if sure else None, size=size_of(radius), x=x, y=y)
-    second = replace(second, area=math.pi * radius**2, iou=iou, hidden=hidden)
-    picture = torch.lerp(torch.lerp(ground, other, rest[..., None]), paint, whole[..., None])
-    wrong = (picture - pixels).norm(dim=-1)
-    if erode(wrong > UNLIKE).sum() >= MIN_AREA / 4 * wrong.numel():
+        x, y = second.x + share * (first.x - second.x), second.y + share * (first.y - second.y)
+        tries.append(fit(visible, names, "flat", [Fit(x, y, radius, 0)] * len(names), seam))
+    # The seam, which blur spoils, was left out. It decides where else little of the contour shows.
+    tries += [fit(visible, names, "flat", each, whole > 0) for each in tries]
+    best, sure = surest([max(some, key=lambda each: each.iou) for some in zip(*tries[2:], strict=True)], LEAD)
+    places = [each[best] for each in tries]
+    drawings = draw([names[best]], "flat", torch.tensor([[place[:3] for place in places]]), size)[0]
+    pictures = torch.lerp(torch.lerp(ground, other, drawings[..., None]), paint, whole[..., None])
+    wrong = (pictures - pixels).norm(dim=-1) * around
+    k = int(wrong.sum((1, 2)).argmin())
+    if erode(wrong[k] > UNLIKE).sum() >= MIN_AREA / 4 * around.numel():
         return None
-    return float(wrong[dilate(front | behind, 2)].mean()), (first, second)
-
-
-def _unlike(pixels: Tensor, ground: Tensor, paint: Tensor) -> Tensor:
-    """How far each pixel is from the mixtures of paint and ground."""
-    return (pixels - torch.lerp(ground, paint, cover(pixels, ground, paint)[..., None])).norm(dim=-1)
+    x, y, radius, iou = places[k]
+    second = replace(second, shape=names[best] if sure else None, size=size_of(radius), x=x, y=y, iou=iou)
+    hidden = float((drawings[k] * whole).sum() / drawings[k].sum().clamp(min=1e-6))
+    second = replace(second, area=math.pi * radius**2, hidden=hidden)
+    return float(wrong[k][around].mean()), (first, second)
 
 
 def _row(found: Found) -> Tensor:

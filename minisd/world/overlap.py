@@ -9,7 +9,7 @@ from minisd.world.shapes import extent, sdf
 
 HIDDEN = (0.14, 0.28)  # share of the area of the thing behind that is hidden
 TRIES = 16  # at once
-HOLE = 0.49  # radius of a ring's hole; most of it must be seen, to tell ring from circle
+HOLE = 0.49  # radius of the hole of a ring of area pi, see `shapes.ring`; seen, it tells ring from circle
 GRID = 48  # points across the thing behind, at which what is hidden is measured
 
 

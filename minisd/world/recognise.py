@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minisd.world.fitting import Fit, draw, fit, overlap, radius_of
+from minisd.world.fitting import Fit, agreement, draw, fit, radius_of
 from minisd.world.palette import COLOURS, PALETTE, PALETTE_LAB, delta_e, lab
 from minisd.world.regions import MIN_AREA, core, cover, dilate, regions
 from minisd.world.scene import SIZES
@@ -50,13 +50,13 @@ def identify(pixels: Tensor, ground: Tensor, own: Tensor, covered: Tensor | None
     x, y = (float((covered.sum(axis) * centres).sum() / covered.sum()) for axis in (0, 1))
     radius = radius_of(area)
     drawn = draw(list(THINGS), "flat", torch.tensor([[[x, y, radius]]] * len(THINGS)), size)[:, 0]
-    scores = overlap(drawn, covered)
+    scores = agreement(drawn, covered)
     colour = name_of(paint, list(COLOURS))
     names, fits = list(THINGS), [Fit(x, y, radius, score) for score in scores.tolist()]
     if float(scores.max()) < PLAIN_IOU and (hole := _hole(own)) is not None:
         inner = float(((1 - covered) * dilate(hole, 2)).sum()) / covered.numel()
         start = Fit(x, y, radius_of(inner + area / 2), 0)  # the contour is in the middle of the line
-        outlined = zip(OUTLINED, fit(covered, OUTLINED, "outline", start), strict=True)
+        outlined = zip(OUTLINED, fit(covered, OUTLINED, "outline", [start] * len(OUTLINED)), strict=True)
         some = [(name, each) for name, each in outlined if "outline" in styles_for(name, size_of(each.radius))]
         names, fits = [*names, *(name for name, _ in some)], [*fits, *(each for _, each in some)]
     best, sure = surest(fits)

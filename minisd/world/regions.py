@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 MIN_AREA = 60 / 128**2  # of the canvas; smaller specks are not objects
+MIXTURE = 0.35  # distance in RGB of [-1, 1] beyond which a pixel is no mixture of ground and paint
 
 
 def components(mask: Tensor) -> Tensor:
@@ -41,6 +42,11 @@ def cover(pixels: Tensor, ground: Tensor, paint: Tensor) -> Tensor:
     """How much paint is mixed into the ground in each pixel, in [0, 1]."""
     span = paint - ground
     return ((pixels - ground) @ span / span.square().sum().clamp(min=1e-6)).clamp(0, 1)
+
+
+def unlike(pixels: Tensor, ground: Tensor, paint: Tensor) -> Tensor:
+    """How far each pixel is from the mixtures of ground and paint."""
+    return (pixels - torch.lerp(ground, paint, cover(pixels, ground, paint)[..., None])).norm(dim=-1)
 
 
 def core(own: Tensor) -> Tensor:

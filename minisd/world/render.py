@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from minisd.errors import InputError
-from minisd.world.palette import rgb
+from minisd.world.palette import COLOURS, rgb
 from minisd.world.scene import Scene
-from minisd.world.shapes import sdf
-from minisd.world.styles import DROP, bordered, painted, shaded
+from minisd.world.shapes import THINGS, sdf
+from minisd.world.styles import DROP, STYLES, bordered, painted, shaded
 
 _CHUNK = 32  # scenes at a time: what is drawn at once stays in the processor's cache
 
@@ -78,10 +78,14 @@ def masks(scenes: Sequence[Scene], size: int = 64, device: torch.device | str = 
 def render(scenes: Sequence[Scene], size: int = 64, device: torch.device | str = "cpu") -> Tensor:
     """Draw scenes.  -> float32 (B, 3, size, size), sRGB in [-1, 1].
 
-    Raises InputError without scenes, or for a size below 8 pixels.
+    Raises InputError without scenes, for a size below 8 pixels, and for what is not of this world.
     """
     if not scenes or size < 8:
         raise InputError(f"render got {len(scenes)} scenes at {size} pixels; give at least one scene and 8 pixels")
+    for thing in (thing for scene in scenes for thing in scene.things):
+        for name, known in (("shape", THINGS), ("colour", COLOURS), ("style", STYLES)):
+            if getattr(thing, name) not in known:
+                raise InputError(f"there is no {name} {getattr(thing, name)!r}; use one of {', '.join(known)}")
     pictures = rgb([scene.background for scene in scenes], device)[:, :, None, None].repeat(1, 1, size, size)
     white, black = torch.ones_like(pictures), -torch.ones_like(pictures)
     drawn = layers(scenes, size, device)

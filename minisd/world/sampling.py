@@ -23,7 +23,7 @@ GAP = 0.06  # between two things
 MARGIN = 0.25  # centroids of two things are this far apart in the direction of their relation ...
 SLANT = 0.7  # ... and at most this fraction of it in the other direction
 BESIDE = {"small": ["small", "medium", "large"], "medium": ["small", "medium"], "large": ["small"]}  # sizes with room
-BEFORE = {"medium": ["small", "medium", "large"], "large": ["medium", "large"]}  # hiding neither nothing nor all
+IN_FRONT = {"medium": ["small", "medium", "large"], "large": ["medium", "large"]}  # hiding neither nothing nor all
 PATIENCE = 4  # batches of tries for several of a kind in a style, before they are flat
 
 
@@ -57,24 +57,26 @@ def sample_scene(
     The places are never ambiguous: see BORDER, GAP, MARGIN and SLANT.
     """
     draws = iter(torch.rand(16, generator=generator).tolist())
-    later = torch.rand(4, generator=generator).tolist() if styled or overlapping else [1.0] * 4
+    first_style, second_style, layered = 1.0, 1.0, 1.0  # never below a probability
+    if styled or overlapping:
+        first_style, second_style, layered, _ = torch.rand(4, generator=generator).tolist()
     others = [name for name in BACKGROUNDS if name != "white"]
     u = next(draws)
     background = "white" if u < white else _pick(others, (u - white) / (1 - white))
     v = next(draws)
     if two <= v < two + several:
-        return Scene(_crowd(generator, draws, later[0], styled), background)
+        return Scene(_crowd(generator, draws, first_style, styled), background)
     kinds = [(_pick(list(THINGS), next(draws)), _pick(list(COLOURS), next(draws))) for _ in range(2)]
     if v >= two:
-        return Scene(_apart(kinds[:1], draws, later, styled), background)
-    overlaps = later[2] < overlapping
+        return Scene(_apart(kinds[:1], draws, [first_style], styled), background)
+    overlaps = layered < overlapping
     (_, colour), (shape, colour2) = kinds
     if kinds[0] == kinds[1] or (overlaps and colour == colour2):
         # two of a kind need counting words, two of a colour are one when they overlap
         kinds[1] = (shape, _pick([name for name in COLOURS if name != colour], next(draws)))
     if overlaps:
         return Scene(_overlap(generator, kinds, draws), background, overlapping=True)
-    return Scene(_apart(kinds, draws, later, styled), background)
+    return Scene(_apart(kinds, draws, [first_style, second_style], styled), background)
 
 
 def _apart(
@@ -86,7 +88,7 @@ def _apart(
         sizes.append(_pick(BESIDE[sizes[0]], next(draws)))
     radii = [low + (high - low) * next(draws) for low, high in (SIZES[size] for size in sizes)]
     shapes = [shape for shape, _ in kinds]
-    styles = [_style(*each, styled) for each in zip(shapes, sizes, style_draws, strict=False)]
+    styles = [_style(*each, styled) for each in zip(shapes, sizes, style_draws, strict=True)]
     if len(kinds) == 1:
         places = [_anywhere(reach_of(shapes[0], radii[0], styles[0]), next(draws), next(draws))]
     else:
@@ -127,8 +129,8 @@ def _crowd(generator: torch.Generator, draws: Iterator[float], style_draw: float
 
 def _overlap(generator: torch.Generator, kinds: list[tuple[str, str]], draws: Iterator[float]) -> tuple[Thing, ...]:
     """Two things, the second of which hides part of the first; a small ring is too thin for that."""
-    sizes = [_pick(list(BEFORE), next(draws))]
-    sizes.append(_pick([size for size in BEFORE[sizes[0]] if (kinds[1][0], size) != ("ring", "small")], next(draws)))
+    sizes = [_pick(list(IN_FRONT), next(draws))]
+    sizes.append(_pick([size for size in IN_FRONT[sizes[0]] if (kinds[1][0], size) != ("ring", "small")], next(draws)))
     radii = [low + (high - low) * next(draws) for low, high in (SIZES[size] for size in sizes)]
     places = overlapping_places(kinds[0][0], radii[0], kinds[1][0], radii[1], BORDER, generator)
     rows = zip(kinds, sizes, places, radii, strict=True)

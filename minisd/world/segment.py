@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from minisd.world.layering import MIXTURE, told_apart
+from minisd.world.layering import told_apart
 from minisd.world.palette import BACKGROUNDS, COLOURS, PALETTE_LAB, delta_e, lab
 from minisd.world.recognise import Found, identify, name_of
-from minisd.world.regions import MIN_AREA, core, cover, dilate, erode, regions
+from minisd.world.regions import MIN_AREA, MIXTURE, core, dilate, erode, regions, unlike
 from minisd.world.stickers import are_there, cover_by_hue, in_style, is_white, local_ground, strangers, trim_of
 
 FOREGROUND = 12.0  # CIEDE2000 to the background, above which a pixel belongs to something
@@ -41,8 +41,7 @@ def _with_stickers(pixels: Tensor, ground: Tensor, foreground: Tensor, trim: Ten
                 thing, around = in_style(pixels, ground, thing, part)
                 found.append(thing)
                 explained |= around | dilate(part, 2)
-    rest = (identify(pixels, ground, part) for part in strangers(trim, explained))
-    return [*found, *(thing for thing in rest if thing is not None)]
+    return [*found, *strangers(trim, explained)]
 
 
 def _split(pixels: Tensor, ground: Tensor, own: Tensor) -> list[Tensor]:
@@ -50,8 +49,7 @@ def _split(pixels: Tensor, ground: Tensor, own: Tensor) -> list[Tensor]:
     inner = pixels[core(own)]
     name = delta_e(lab(inner)[:, None], PALETTE_LAB[: len(COLOURS)]).argmin(1)
     paint = inner[name == name.mode().values].median(0).values
-    mixture = ground + cover(pixels, ground, paint)[..., None] * (paint - ground)
-    other = erode(own & ((pixels - mixture).norm(dim=-1) > MIXTURE))
+    other = erode(own & (unlike(pixels, ground, paint) > MIXTURE))
     if other.sum() < MIN_AREA / 4 * own.numel():
         return [own]
     other = dilate(other) & own

@@ -1,7 +1,7 @@
 """Stickers in a picture: things in a white border that throw a shadow.
 
 Border and shadow are neutral, which no thing of ours is, so they are set apart first, and a thing in a border is
-judged by the white around it, not by the background. They must be where the thing found would have them; whatever else
+judged by the white around it, not by the background. Each must be where the thing found would have it; whatever else
 is neutral belongs to no thing of ours.
 """
 
@@ -12,14 +12,15 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from minisd.world.fitting import radius_of
-from minisd.world.recognise import Found, paint_of
-from minisd.world.regions import MIN_AREA, cover, dilate, erode, regions
+from minisd.world.recognise import Found, paint_of, size_of
+from minisd.world.regions import MIN_AREA, cover, dilate, regions
 from minisd.world.render import layers
 from minisd.world.scene import Scene, Thing
 
-NEUTRAL = 0.3  # distance in RGB of [-1, 1] from white, the background and its shades; the palest thing has 0.8
+NEUTRAL = 0.3  # distance of hues, see hue_of, to those of white, the background and its shades; the palest thing: 0.8
 WHITE = 0.55  # distance to white within which a pixel is of a border, a blurred one too; beige has 0.7
-NEAR = 0.7  # mean distance to how a sticker should look around the thing
+NEAR = 0.7  # mean distance to how border, or shadow, should look
+VISIBLE = 0.5  # distance to the background beyond which border, or shadow, can be told from it
 
 
 def hue_of(pixels: Tensor) -> Tensor:
@@ -64,17 +65,26 @@ def local_ground(pixels: Tensor, ground: Tensor, own: Tensor) -> Tensor:
 
 
 def in_style(pixels: Tensor, ground: Tensor, found: Found, own: Tensor) -> tuple[Found, Tensor]:
-    """A thing, as a sticker if it has border and shadow, and the mask of what these explain."""
+    """A thing, as a sticker if it has border and shadow, and the mask of what these explain.
+
+    On white only the shadow can be seen, on black only the border; where both can, a thing with one is none of ours.
+    """
     if found.shape is None or found.style != "flat":
         return found, torch.zeros_like(own)
     thing = Thing(found.shape, "red", found.size, found.x, found.y, radius_of(found.area), "sticker")
     paint, border, shadow = (each[0, 0, ..., None] for each in layers([Scene((thing,))], own.shape[0]))
-    around = ((border + shadow)[..., 0] > 0.25) & ~dilate(own)
-    shaded = torch.lerp(ground - shadow * (ground + 1), torch.ones_like(ground), border)
-    error, plain = (_distance(torch.lerp(on, paint_of(pixels, own), paint), pixels, around) for on in (shaded, ground))
-    if not error < min(NEAR, plain / 2):
+    trim = torch.lerp(ground - shadow * (ground + 1), torch.ones_like(ground), border)
+    sticker, flat = (torch.lerp(on, paint_of(pixels, own), paint) for on in (trim, ground))
+    visible = ((trim - ground).norm(dim=-1) > VISIBLE) & ~dilate(own)
+    there = []
+    for half in (visible & (border > 0.5)[..., 0], visible & (border <= 0.5)[..., 0]):
+        if half.sum() >= MIN_AREA * half.numel():
+            error = _distance(sticker, pixels, half)
+            there.append(error < min(NEAR, _distance(flat, pixels, half) / 2))
+    if not any(there):
         return found, torch.zeros_like(own)
-    return replace(found, style="sticker"), dilate((border + shadow)[..., 0] > 0.05, 2)
+    named = replace(found, style="sticker") if all(there) else replace(found, shape=None)
+    return named, dilate((border + shadow)[..., 0] > 0.05, 2)
 
 
 def _distance(drawn: Tensor, pixels: Tensor, where: Tensor) -> float:
@@ -84,6 +94,12 @@ def _distance(drawn: Tensor, pixels: Tensor, where: Tensor) -> float:
     return min(float((each - pixels)[where].norm(dim=-1).mean()) for each in (drawn, soft))
 
 
-def strangers(trim: Tensor, explained: Tensor) -> list[Tensor]:
-    """What is neutral, wide and of no sticker."""
-    return regions(dilate(erode(trim & ~explained)) & trim & ~explained)
+def strangers(trim: Tensor, explained: Tensor) -> list[Found]:
+    """What is neutral and of no sticker, lines and small pieces, too: nothing of ours."""
+    found = []
+    for part in regions(trim & ~explained, MIN_AREA * 2 / 3):
+        rows, columns = part.nonzero().float().T
+        area, size = float(part.float().mean()), part.shape[0]
+        x, y = (float(places.mean() + 0.5) / size for places in (columns, rows))
+        found.append(Found(None, None, size_of(radius_of(area)), x, y, area, 0.0))
+    return found

@@ -10,7 +10,7 @@ import weights_loader
 from minisd import images
 from minisd.evaluation import pointing
 from minisd.evaluation.pointing import _nouns, mask_of
-from minisd.world.render import render
+from minisd.world.render import masks, render
 from minisd.world.scene import Scene, Thing
 from minisd.world.segment import find
 
@@ -67,12 +67,22 @@ def test_only_nouns_that_name_one_thing() -> None:
 
 def test_the_mask_of_what_was_found() -> None:
     picture = render([Scene((CIRCLE, SQUARE))])[0]
-    (found, _), __ = find(picture)
-    mask = mask_of(found, 64)
+    (found, other), _ = find(picture)
+    mask = mask_of(found, [found, other], 64)
     apart = (picture - picture[:, :1, :1]).abs().amax(0)
     truth = apart >= 0.5 * apart.max()
     own = truth & (torch.arange(64)[None] < 32) if found.x < 0.5 else truth & (torch.arange(64)[None] >= 32)
     assert (mask & own).sum() > 0.95 * (mask | own).sum()
+
+
+def test_what_is_hidden_is_no_part_of_the_mask() -> None:
+    scene = Scene((SQUARE, Thing("circle", "red", "large", SQUARE.x - 0.2, SQUARE.y - 0.06, 0.18)), overlapping=True)
+    found, _ = find(render([scene])[0])
+    true = masks([scene])[0] >= 0.5
+    for each in found:
+        mask, own = mask_of(each, found, 64), true[0 if each.shape == "square" else 1]
+        assert (mask & own).sum() > 0.95 * (mask | own).sum()
+    assert sorted(each.hidden > 0.1 for each in found) == [False, True]
 
 
 def test_the_embedded_model_points_at_what_it_names() -> None:

@@ -11,7 +11,7 @@ import torch.multiprocessing
 from small import randomise, small_pipeline
 from torch import Tensor, nn
 
-from minisd.errors import MismatchError, NumericalError, ResumeError
+from minisd.errors import InputError, MismatchError, NumericalError, ResumeError
 from minisd.models import UNet
 from minisd.training.autoencoder import (
     VAE_CONFIG,
@@ -306,6 +306,8 @@ def test_training_on_can_keep_the_latents(tmp_path: Path) -> None:
         with torch.no_grad():
             moved[keep] = k * (vae.encode(pixels).mean - start.encode(pixels).mean).abs().mean()
     assert moved[True] < moved[False] / 2
+    with pytest.raises(InputError, match="give it as start"):
+        train_vae(0, tmp_path / "c.pt", lambda line: None, steps=1, keep_latents=True)
 
 
 def test_training_on_starts_with_latents_of_unit_deviation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

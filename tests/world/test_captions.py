@@ -166,3 +166,7 @@ def test_what_has_no_words_is_an_error():
         describe(Expectation((ThingExpectation("star"), ThingExpectation("ring"), ThingExpectation("star"))), rng())
     with pytest.raises(InputError, match="without a name"):
         describe(Expectation((ThingExpectation("star", "red", "medium"),)), rng())
+    with pytest.raises(InputError, match="style 'dotted'"):
+        describe(Expectation((ThingExpectation("star", "red", style="dotted"),)), rng())
+    with pytest.raises(InputError, match="relation 'beside'"):
+        describe(Expectation((ThingExpectation("star"), ThingExpectation("ring")), "beside"), rng())

@@ -14,11 +14,12 @@ from minisd.errors import InputError
 from minisd.world.captions import Expectation, caption, expectation, expectation_of
 from minisd.world.checker import check, judge
 from minisd.world.palette import BACKGROUNDS, COLOURS
+from minisd.world.recognise import Found
 from minisd.world.regions import components
 from minisd.world.render import render
 from minisd.world.sampling import scene_from_seed
 from minisd.world.scene import RELATIONS, SIZES, Scene, Thing
-from minisd.world.segment import Found, find
+from minisd.world.segment import find
 from minisd.world.shapes import THINGS
 
 SCENES = [scene_from_seed(seed) for seed in range(1000)]
@@ -116,7 +117,7 @@ def test_verdict_says_what_is_wrong():
 
 def test_touching_things_are_told_apart_and_strangers_are_not_named():
     touching = Scene(
-        (Thing("square", "red", "large", 0.35, 0.5, 0.18), Thing("square", "blue", "large", 0.65, 0.5, 0.18))
+        (Thing("square", "red", "large", 0.34, 0.5, 0.18), Thing("square", "blue", "large", 0.66, 0.5, 0.18))
     )
     assert check(render([touching])[0], "a red square left of a blue square").exact
     picture = render([Scene(())])[0]
@@ -133,6 +134,7 @@ def test_noise_is_nothing(sigma):
     noise = noise / noise.std()
     assert not check(noise, "a red circle").exact
     assert not check(noise, "a red circle above a blue square").exact
+    assert not check(noise, "five small red circles").exact
 
 
 def test_pil_and_tensor_agree():

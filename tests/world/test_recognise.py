@@ -9,11 +9,12 @@ from scipy import ndimage
 
 from minisd.world.captions import Expectation, caption, expectation, expectation_of
 from minisd.world.checker import check, judge
-from minisd.world.palette import BACKGROUNDS, COLOURS
-from minisd.world.render import render
+from minisd.world.palette import BACKGROUNDS, COLOURS, rgb
+from minisd.world.recognise import Found
+from minisd.world.render import layers, masks, render
 from minisd.world.sampling import scene_from_seed
 from minisd.world.scene import INVERSE, LAYERS, RELATIONS, SIZES, Scene, Thing
-from minisd.world.segment import Found, find
+from minisd.world.segment import find
 from minisd.world.shapes import THINGS
 from minisd.world.styles import STYLES, styles_for
 
@@ -91,17 +92,87 @@ def test_verdict_says_what_is_wrong() -> None:
     }
     names = ["object", "shape", "colour", "size", "style", "position", "relation", "count", "background"]
     for prompt, expected in wrong.items():
-        assert {name for name in names if not getattr(check(layered, prompt), name)} == expected, prompt
+        verdict = check(layered, prompt)
+        assert {name for name in names if not getattr(verdict, name)} == expected, prompt
     verdict = check(star, "a red star sticker")
     assert {name for name in names if not getattr(verdict, name)} == {"style"}
 
 
-def test_a_shadow_without_a_sticker_is_a_stranger() -> None:
-    picture = render([Scene((Thing("star", "red", "medium", 0.3, 0.3, 0.13),))])[0]
-    picture[:, 40:50, 40:50] = 0.0
-    verdict = check(picture, "a red star")
+LEVELS = {"white": -1.0, "gray": 1.0, "beige": 1.0, "black": 1.0}
+
+
+@pytest.mark.parametrize(("background", "level"), LEVELS.items())
+@pytest.mark.parametrize("style", ["flat", "sticker"])
+def test_whatever_is_neutral_and_of_no_sticker_is_a_stranger(style: str, background: str, level: float) -> None:
+    """A block, a frame, a line."""
+    plain = render([Scene((Thing("circle", "red", "medium", 0.3, 0.3, 0.13, style),), background)])[0]
+    assert check(plain, "a red circle").exact
+    block, frame, line = plain.clone(), plain.clone(), plain.clone()
+    block[:, 40:50, 40:50] = level
+    frame[:, 40:54, 40:54] = level
+    frame[:, 42:52, 42:52] = plain[:, 42:52, 42:52]
+    line[:, 55:57, 4:60] = level
+    for picture in (block, frame, line):
+        verdict = check(picture, "a red circle")
+        assert not verdict.count
+        assert not verdict.exact
+
+
+@pytest.mark.parametrize(("background", "level"), LEVELS.items())
+def test_a_neutral_square_behind_a_thing_is_a_stranger(background: str, level: float) -> None:
+    picture = render([Scene((), background)])[0]
+    picture[:, 7:32, 7:32] = level
+    cover = masks([Scene((Thing("circle", "red", "medium", 0.3, 0.3, 0.18),))])[0, 0]
+    picture = torch.lerp(picture, rgb(["red"])[0, :, None, None].expand_as(picture), cover)
+    assert not check(picture, "a red circle").exact
+
+
+@pytest.mark.parametrize("background", ["gray", "beige"])
+def test_half_of_a_stickers_trim_makes_no_sticker_and_nothing_flat(background: str) -> None:
+    """A border without a shadow, a shadow without a border, and one on the wrong side."""
+    scene = Scene((Thing("star", "red", "large", 0.5, 0.5, 0.19, "sticker"),))
+    paint, border, shadow = (each[0] for each in layers([scene]))
+    ground, red = (rgb([name])[0, :, None, None].expand(3, 64, 64) for name in (background, "red"))
+
+    def drawn(lit: torch.Tensor, dark: torch.Tensor) -> torch.Tensor:
+        picture = torch.lerp(ground, -torch.ones_like(ground), dark)
+        return torch.lerp(torch.lerp(picture, torch.ones_like(ground), lit), red, paint)
+
+    for lit, dark in ((border, 0 * shadow), (0 * border, shadow), (border, shadow.flip(1, 2))):
+        assert not check(drawn(lit, dark), "a red star").exact
+        assert not check(drawn(lit, dark), "a red star sticker").exact
+    assert check(drawn(border, shadow), "a red star sticker").exact
+
+
+def test_a_third_thing_does_not_hide_what_overlaps() -> None:
+    behind, front = Thing("square", "blue", "large", 0.3, 0.3, 0.18), Thing("circle", "red", "large", 0.5, 0.36, 0.18)
+    third = Thing("star", "green", "small", 0.82, 0.84, 0.09)
+    picture = render([Scene((behind, front, third), overlapping=True)])[0]
+    found, _ = find(picture)
+    assert {(each.shape, each.colour, each.hidden > 0.1) for each in found} == {
+        ("square", "blue", True), ("circle", "red", False), ("star", "green", False),
+    }  # fmt: skip
+    verdict = check(picture, "a red circle in front of a blue square")
+    assert verdict.object
+    assert verdict.relation
     assert not verdict.count
-    assert len(verdict.found) == 2
+
+
+def test_what_hides_a_little_is_neither_beside_nor_in_front() -> None:
+    for apart, expected in ((0.27, "in front of"), (0.32, None), (0.40, "right of")):
+        centres = {"blue": 0.3, "red": 0.3 + apart}
+        things = tuple(Thing("circle", colour, "large", x, 0.5, 0.18) for colour, x in centres.items())
+        picture = render([Scene(things, overlapping=True)])[0]
+        for relation in (*RELATIONS, *LAYERS):
+            verdict = check(picture, f"a red circle {relation} a blue circle")
+            assert verdict.relation == (relation == expected), (apart, relation)
+
+
+@pytest.mark.parametrize("size", [48, 128, 256])
+def test_other_sizes(size: int) -> None:
+    some = SCENES[: 30 if size < 256 else 6]
+    for scene, picture in zip(some, render(some, size), strict=True):
+        assert check(picture, scene).exact, scene
 
 
 def test_front_and_behind_are_each_others_inverse() -> None:

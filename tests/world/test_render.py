@@ -1,6 +1,7 @@
 """Pictures: deterministic, anti-aliased, in the right colours at the right places."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -63,6 +64,14 @@ def test_colours_and_order():
     measured = [pictures[0, :, 0, 0], pictures[0, :, 32, 22], pictures[0, :, 32, 32], pictures[1, :, 0, 0]]
     measured += [pictures[1, :, 32, 32], pictures[2, :, 32, 32]]
     assert torch.allclose(torch.stack(measured), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"shape": "blob"}, {"colour": "mauve"}, {"style": "dotted"}])
+def test_what_is_not_of_this_world_is_an_error(wrong):
+    thing = replace(Thing("square", "blue", "large", 0.5, 0.5, 0.2), **wrong)
+    (name, value) = next(iter(wrong.items()))
+    with pytest.raises(InputError, match=f"no {name} '{value}'; use one of"):
+        render([Scene((thing,))])
 
 
 def test_nothing_to_draw_is_an_error():

@@ -8,7 +8,7 @@ import torch
 
 from minisd.world.captions import caption
 from minisd.world.palette import BACKGROUNDS, rgb
-from minisd.world.render import depth, masks, render
+from minisd.world.render import depth, layers, masks, render
 from minisd.world.sampling import scene_from_seed
 from minisd.world.scene import SIZES, Scene, Thing
 from minisd.world.shapes import THINGS
@@ -42,6 +42,7 @@ def test_flat_pictures_are_what_they_were_to_the_bit() -> None:
         names = [(*(thing.colour for thing in scene.things), *[scene.background] * 5)[k] for scene in scenes]
         pictures = torch.lerp(pictures, rgb(names)[:, :, None, None], cover[:, k, None])
     assert torch.equal(render(scenes), pictures)
+    assert digest(((pictures + 1) * 127.5).round().byte().numpy().tobytes()) == "5970727f297ca692"
     assert torch.equal(depth(scenes) > 0, cover.amax(1, keepdim=True) > 0)
 
 
@@ -97,5 +98,8 @@ def test_styled_scenes_fit_and_keep_apart() -> None:
             if thing.style != "flat":
                 left, right, up, down = thing.reach
                 assert min(thing.x - left, 1 - thing.x - right, thing.y - up, 1 - thing.y - down) >= 0.0299
-    seen = masks(scenes)
-    assert float(seen.sum(1).max()) <= 1 + 1e-6  # nothing is on anything
+    paint, border, shadow = layers(scenes)
+    cover = torch.maximum(paint, border)
+    assert float(cover.sum(1).max()) <= 1 + 1e-6  # nothing is on anything
+    others = cover.sum(1, keepdim=True) - cover
+    assert float((shadow * others).max()) == 0  # and no shadow falls on anything
