@@ -8,8 +8,8 @@ import torch
 from minisd.errors import InputError
 from minisd.evaluation.measures import asks
 from minisd.evaluation.suites import LARGEST_SEED, PARAPHRASE, SUITES, Example, examples, suites, word
-from minisd.training.lessons import TAUGHT_WORDS, UNSEEN
-from minisd.world.captions import Expectation, expectation
+from minisd.training.lessons import UNSEEN
+from minisd.world.captions import WORDS, Expectation, expectation
 from minisd.world.checker import check
 from minisd.world.nouns import STYLE_VOCABULARY
 from minisd.world.render import render
@@ -143,8 +143,8 @@ def test_a_model_is_asked_only_for_what_it_was_taught() -> None:
 
 
 def test_styles_and_what_is_in_front_are_not_asked_of_a_model_without_the_words() -> None:
-    before = " ".join(word for word in TAUGHT_WORDS.split() if word not in {*STYLE_VOCABULARY, "front", "behind"})
-    asked, taught = (suites(2, seed=0, words=words) for words in (before, TAUGHT_WORDS))
+    before = " ".join(word for word in WORDS if word not in {*STYLE_VOCABULARY, "front", "behind"})
+    asked, taught = (suites(2, seed=0, words=words) for words in (before, " ".join(WORDS)))
     assert not asked["style"]
     assert not asked["in front"]
     assert all(taught.values())
