@@ -66,9 +66,7 @@ def _layered(
     for share in TOWARDS:  # what is hidden of it lies that way
         x, y = second.x + share * (first.x - second.x), second.y + share * (first.y - second.y)
         tries.append(fit(visible, names, "flat", [Fit(x, y, radius, 0)] * len(names), seam))
-    # The seam, which blur spoils, was left out. It decides where else little of the contour shows.
-    tries += [fit(visible, names, "flat", each, whole > 0) for each in tries]
-    best, sure = surest([max(some, key=lambda each: each.iou) for some in zip(*tries[2:], strict=True)], LEAD)
+    best, sure = surest([max(some, key=lambda each: each.iou) for some in zip(*tries, strict=True)], LEAD)
     places = [each[best] for each in tries]
     drawings = draw([names[best]], "flat", torch.tensor([[place[:3] for place in places]]), size)[0]
     pictures = torch.lerp(torch.lerp(ground, other, drawings[..., None]), paint, whole[..., None])

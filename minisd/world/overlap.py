@@ -8,9 +8,11 @@ from torch import Tensor
 from minisd.world.shapes import extent, sdf
 
 HIDDEN = (0.14, 0.28)  # share of the area of the thing behind that is hidden
+CONTOUR = 0.3  # the largest share of its contour: behind a whole side, a smaller thing would look the same
 TRIES = 16  # at once
 HOLE = 0.49  # radius of the hole of a ring of area pi, see `shapes.ring`; seen, it tells ring from circle
-GRID = 48  # points across the thing behind, at which what is hidden is measured
+GRID = 48  # points across the thing behind, at which what is hidden is measured ...
+NEAR = 0.1  # ... and the distance within which they are on its contour
 
 
 def overlapping_places(
@@ -29,6 +31,7 @@ def overlapping_places(
         if behind in ("circle", "ring"):
             share = torch.where(hidden_share("circle", HOLE * radius, front, radius2, offset) <= 0.25, share, 1)
         fits = (high >= low).all(1) & (share >= HIDDEN[0]) & (share <= HIDDEN[1])
+        fits &= hidden_share(behind, radius, front, radius2, offset, contour=True) <= CONTOUR
         if fits.any():
             k = int(fits.int().argmax())
             place = low[k] + (high[k] - low[k]) * u[k, 2:]
@@ -36,11 +39,17 @@ def overlapping_places(
             return [(x, y), (x2, y2)]
 
 
-def hidden_share(behind: str, radius: float, front: str, radius2: float, offset: Tensor) -> Tensor:
-    """The share of a thing's area that one in front hides, whose centroid is `offset` (N, 2) from its own: (N,)."""
+def hidden_share(
+    behind: str, radius: float, front: str, radius2: float, offset: Tensor, contour: bool = False
+) -> Tensor:
+    """The share of a thing's area that one in front hides, whose centroid is `offset` (N, 2) from its own: (N,).
+
+    contour: the share of its contour instead.
+    """
     axis = torch.linspace(-2.2, 2.2, GRID)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    inside = sdf(behind, x, y) < 0
-    x, y = x[inside], y[inside]
+    distance = sdf(behind, x, y)
+    own = distance.abs() < NEAR if contour else distance < 0
+    x, y = x[own], y[own]
     covered = sdf(front, (x * radius - offset[:, :1]) / radius2, (y * radius - offset[:, 1:]) / radius2) < 0
     return covered.float().mean(1)

@@ -1,9 +1,12 @@
 """One thing in front of another: how much is hidden, and whose the pixels are."""
 
+import math
+
 import pytest
 import torch
+from torch.nn.functional import max_pool2d
 
-from minisd.world.overlap import HIDDEN, hidden_share
+from minisd.world.overlap import CONTOUR, HIDDEN, hidden_share
 from minisd.world.render import depth, layers, masks, render
 from minisd.world.sampling import scene_from_seed
 from minisd.world.scene import SIZES, Scene, Thing
@@ -50,3 +53,17 @@ def test_the_share_by_hand() -> None:
     offsets = torch.tensor([[0.0, 0.0], [0.5, 0.0]])
     shares = hidden_share("circle", 0.2, "circle", 0.1, offsets)
     assert shares.tolist() == pytest.approx([0.25, 0.0], abs=0.03)
+    half = torch.tensor([[0.2 * math.sqrt(math.pi), 0.0]])  # the large square begins at the middle of the small one
+    for contour in (False, True):
+        share = hidden_share("square", 0.1, "square", 0.4, half, contour)
+        assert share.item() == pytest.approx(0.5, abs=0.03)
+
+
+def test_no_whole_side_is_hidden() -> None:
+    """Behind a long side of the diamond the triangle could be smaller, and nobody would know."""
+    whole, seen = layers(SCENES, 256).paint[:, 0], masks(SCENES, 256)[:, 0]
+    line = (max_pool2d(whole, 3, 1, 1) - whole > 0.5) | (whole + max_pool2d(-whole, 3, 1, 1) > 0.5)
+    share = 1 - (line & (seen == whole)).sum((1, 2)) / line.sum((1, 2))
+    assert float(share.max()) < 0.37
+    offset = torch.tensor([[0.1877, -0.1488]])
+    assert hidden_share("triangle", 0.1235, "diamond", 0.1942, offset, contour=True) > CONTOUR
