@@ -234,6 +234,6 @@ def test_the_embedded_model_looks_where_it_draws() -> None:
     found = {thing.shape: thing for thing in check(from_pil(picture)[0], prompt).found}
     for noun in ("circle", "square"):
         heat = enlarged(maps.heat_map(noun, prompt), picture.size)
-        inside = mask_of(found[noun], picture.width)
+        inside = mask_of(found[noun], list(found.values()), picture.width)
         assert inside.flatten()[heat.argmax()]
         assert heat[inside].mean() > 1.3 * heat[~inside].mean()
