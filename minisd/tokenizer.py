@@ -6,7 +6,6 @@ digits and runs of other signs. Each piece becomes bytes, written as printable c
 2021). The library `tokenizers` merges, this file does the rest, for any vocabulary in CLIP's format.
 """
 
-import json
 import re
 import warnings
 from collections.abc import Sequence
@@ -19,11 +18,10 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Encoding as Pieces
 from tokenizers import Tokenizer as Engine
 
-from minisd.errors import FileFormatError, InputError, MismatchError, OutputError
-from minisd.tokenizer_files import optional_json, read_json, read_merges, read_tokenizer_json, special
-from minisd.writing import write_text
+from minisd import validation
+from minisd.errors import InputError, MismatchError
+from minisd.tokenizer_files import BOS, EOS, read_folder, read_merges, write_folder
 
-BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 BPE_FILE_MERGES = 49152 - 256 - 2  # what openai/CLIP takes of the 262,144 merges in its file
 
 
@@ -119,43 +117,19 @@ class Tokenizer:
     def from_folder(cls, path: str | Path) -> Self:
         """The tokenizer folder of a checkpoint: vocab.json, merges.txt, or tokenizer.json (transformers 5).
 
-        Added tokens `x`, `x_1`, `x_2` in a row are one token of three vectors.
-        Special tokens come from special_tokens_map.json, then from tokenizer_config.json: those of SD 2
-        disagree on the padding, the map is right. Raises FileFormatError or MismatchError, naming the file.
+        Added tokens `x`, `x_1`, `x_2` in a row are one token of three vectors. Raises FileFormatError or MismatchError,
+        naming the file.
         """
-        folder = Path(path)
-        if not folder.is_dir():
-            raise FileFormatError(f"{folder} is not a folder; give the tokenizer folder of a checkpoint")
-        config = optional_json(folder / "tokenizer_config.json")
-        specials = {**config, **optional_json(folder / "special_tokens_map.json")}
-        added = optional_json(folder / "added_tokens.json")
-        main_file = folder / "vocab.json"
-        if main_file.exists() or not (folder / "tokenizer.json").exists():
-            vocab, merges = read_json(main_file), read_merges(folder / "merges.txt")
-        else:
-            main_file = folder / "tokenizer.json"
-            vocab, merges, more = read_tokenizer_json(main_file)
-            added |= more
-        if not all(type(i) is int for i in vocab.values()):
-            raise FileFormatError(f"{main_file} has ids that are no whole numbers; fetch it again")
+        tables = read_folder(Path(path))
         try:
-            added |= {token["content"]: int(i) for i, token in config.get("added_tokens_decoder", {}).items()}
-            extra = sorted((int(i), token) for token, i in added.items() if vocab.get(token) != i)
-            bos, eos, pad = (special(specials, *role) for role in (("bos", BOS), ("eos", EOS), ("pad", EOS)))
-            length = min(config.get("model_max_length", 77), 10**6)
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
-            files = f"{folder / 'tokenizer_config.json'}, special_tokens_map.json or added_tokens.json"
-            raise FileFormatError(f"{files} is not in CLIP's form ({error!r}); fetch them again") from error
-        try:
-            length = 77 if length == 10**6 else int(length)  # transformers writes 1e30 for "not given"
-            tokenizer = cls(vocab, merges, bos=bos, eos=eos, pad=pad, max_length=length)
-            for i, token in extra:
+            tokenizer = cls(tables.vocab, tables.merges, **tables.options)
+            for i, token in tables.added:
                 if i != len(tokenizer):
                     raise InputError(f"the added token {token!r} has id {i} where {len(tokenizer)} is next")
                 tokenizer.add_token(token)
             tokenizer._find_vectors()
         except InputError as error:
-            raise MismatchError(f"{main_file} does not fit the files beside it: {error}") from error
+            raise MismatchError(f"{tables.path} does not fit the files beside it: {error}") from error
         return tokenizer
 
     @classmethod
@@ -175,34 +149,10 @@ class Tokenizer:
 
         Added tokens go to added_tokens.json. Raises OutputError.
         """
-        folder = Path(folder)
-        flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
-        roles = {"bos_token": self.bos, "eos_token": self.eos, "unk_token": self.eos}
-        specials = {role: {"content": token, **flags} for role, token in roles.items()}
-        config = {
-            "add_prefix_space": False,
-            "do_lower_case": True,
-            "errors": "replace",
-            "model_max_length": self.max_length,
-            "pad_token": self.pad,
-            "tokenizer_class": "CLIPTokenizer",
-            **{role: {"__type": "AddedToken", **token} for role, token in specials.items()},
-        }
         vocab = {token: i for i, token in enumerate(self._tokens) if token in self.vocab}
-        texts = {
-            "vocab.json": json.dumps(vocab, ensure_ascii=False),
-            "merges.txt": "".join(f"{line}\n" for line in ("#version: 0.2", *map(" ".join, self.merges))),
-            "special_tokens_map.json": json.dumps({**specials, "pad_token": self.pad}, indent=2),
-            "tokenizer_config.json": json.dumps(config, indent=2),
-        }
-        if self.added:
-            texts["added_tokens.json"] = json.dumps({t: self.token_to_id(t) for t in self.added}, indent=2)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"the tokenizer cannot be saved in {folder}: {error}") from error
-        for name, text in texts.items():
-            write_text(text, folder / name, overwrite=True)
+        added = {token: self.token_to_id(token) for token in self.added}
+        roles = {"bos": self.bos, "eos": self.eos, "unk": self.eos, "pad": self.pad}
+        write_folder(Path(folder), vocab, self.merges, added, roles, self.max_length)
 
     def __call__(self, prompts: str | Sequence[str]) -> torch.Tensor:
         """Prompts (one text or a list of B) -> ids (B, max_length) int64; see `encode`."""
@@ -218,7 +168,7 @@ class Tokenizer:
         """
         room = self.max_length - 2
         bodies, dropped = [], []
-        for prompt in _check_prompts(prompts):
+        for prompt in validation.prompts(prompts):
             body, starts = self._spread(self._first_pieces(prompt) if truncation else self._pieces(prompt))
             cut = truncation and len(body) > room
             bodies.append(body[:room] if cut else body)
@@ -268,7 +218,7 @@ class Tokenizer:
 
         Bytes that are not printable ASCII show as characters of `byte_alphabet`. Raises InputError.
         """
-        pieces = self._pieces(_check_text(text, "the text"))
+        pieces = self._pieces(validation.text(text, "the text"))
         counts = [self._vectors.get(i, 1) for i in pieces.ids]
         return [name for token, n in zip(pieces.tokens, counts, strict=True) for name in _names(token, n)]
 
@@ -301,7 +251,7 @@ class Tokenizer:
 
     def check_new_token(self, token: str, vectors: int = 1) -> None:
         """Raises InputError where `add_token` would."""
-        _check_text(token, "a new token")
+        validation.text(token, "a new token")
         if not token or token != token.strip():
             raise InputError(f"a new token cannot be empty, nor begin or end with a blank, got {token!r}")
         normal = self._engine.normalizer.normalize_str
@@ -346,25 +296,3 @@ class Tokenizer:
 def _names(token: str, vectors: int) -> list[str]:
     """What the ids of a token of several vectors are called."""
     return [token, *(f"{token}_{k}" for k in range(1, vectors))]
-
-
-def _check_prompts(prompts: str | Sequence[str]) -> Sequence[str]:
-    if isinstance(prompts, str):
-        return [_check_text(prompts, "the prompt")]
-    if not isinstance(prompts, list | tuple):
-        got = type(prompts).__name__
-        raise InputError(f"a prompt must be text or a list of texts, got {got}; write '' for none")
-    if not prompts:
-        raise InputError("a list of prompts cannot be empty; write '' for a prompt without words")
-    return [_check_text(text, f"prompt {i}") for i, text in enumerate(prompts)]
-
-
-def _check_text(text: str, name: str) -> str:
-    if not isinstance(text, str):
-        raise InputError(f"{name} must be text (str), got {type(text).__name__}; convert it first")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = f"half of a surrogate pair, {text[error.start]!r}, at position {error.start}"
-        raise InputError(f"{name} holds {half}, where whole characters were expected; remove it") from None
-    return text

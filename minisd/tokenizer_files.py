@@ -1,12 +1,97 @@
-"""The files that a CLIP vocabulary comes in: vocab.json and merges.txt, tokenizer.json, the original list of merges."""
+"""The files that a CLIP vocabulary comes in: vocab.json and merges.txt, tokenizer.json, the original list of merges.
+
+The official folder, which is read and written, and the parts that it is read by.
+"""
 
 import gzip
 import json
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from minisd.errors import FileFormatError, MismatchError
+from minisd.errors import FileFormatError, MismatchError, OutputError
+from minisd.writing import write_text
+
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+
+
+class Tables(NamedTuple):
+    """What a folder says: ids and merges, tokens added to them with their ids, and the options of a Tokenizer."""
+
+    path: Path  # of the file that the vocabulary was in
+    vocab: dict[str, int]
+    merges: list[tuple[str, str]]
+    added: list[tuple[int, str]]  # by id
+    options: dict[str, Any]
+
+
+def read_folder(folder: Path) -> Tables:
+    """The tokenizer folder of a checkpoint: vocab.json and merges.txt, or tokenizer.json, and what is beside them.
+
+    Special tokens come from special_tokens_map.json, then from tokenizer_config.json: those of SD 2 disagree on the
+    padding, the map is right. Raises FileFormatError or MismatchError, naming the file.
+    """
+    if not folder.is_dir():
+        raise FileFormatError(f"{folder} is not a folder; give the tokenizer folder of a checkpoint")
+    config = optional_json(folder / "tokenizer_config.json")
+    specials = {**config, **optional_json(folder / "special_tokens_map.json")}
+    added = optional_json(folder / "added_tokens.json")
+    path = folder / "vocab.json"
+    if path.exists() or not (folder / "tokenizer.json").exists():
+        vocab, merges = read_json(path), read_merges(folder / "merges.txt")
+    else:
+        path = folder / "tokenizer.json"
+        vocab, merges, more = read_tokenizer_json(path)
+        added |= more
+    if not all(type(i) is int for i in vocab.values()):
+        raise FileFormatError(f"{path} has ids that are no whole numbers; fetch it again")
+    try:
+        added |= {token["content"]: int(i) for i, token in config.get("added_tokens_decoder", {}).items()}
+        extra = sorted((int(i), token) for token, i in added.items() if vocab.get(token) != i)
+        options = {role: special(specials, role, usual) for role, usual in (("bos", BOS), ("eos", EOS), ("pad", EOS))}
+        length = min(config.get("model_max_length", 77), 10**6)
+        length = 77 if length == 10**6 else int(length)  # transformers writes 1e30 for "not given"
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        files = f"{folder / 'tokenizer_config.json'}, special_tokens_map.json or added_tokens.json"
+        raise FileFormatError(f"{files} is not in CLIP's form ({error!r}); fetch them again") from error
+    return Tables(path, vocab, merges, extra, {**options, "max_length": length})
+
+
+def write_folder(
+    folder: Path,
+    vocab: Mapping[str, int],
+    merges: Sequence[tuple[str, str]],
+    added: Mapping[str, int | None],
+    roles: Mapping[str, str],
+    max_length: int,
+) -> None:
+    """Write the official set. roles: the tokens for "bos", "eos", "unk" and "pad". Raises OutputError."""
+    flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+    specials = {f"{role}_token": {"content": roles[role], **flags} for role in ("bos", "eos", "unk")}
+    config = {
+        "add_prefix_space": False,
+        "do_lower_case": True,
+        "errors": "replace",
+        "model_max_length": max_length,
+        "pad_token": roles["pad"],
+        "tokenizer_class": "CLIPTokenizer",
+        **{role: {"__type": "AddedToken", **token} for role, token in specials.items()},
+    }
+    texts = {
+        "vocab.json": json.dumps(vocab, ensure_ascii=False),
+        "merges.txt": "".join(f"{line}\n" for line in ("#version: 0.2", *map(" ".join, merges))),
+        "special_tokens_map.json": json.dumps({**specials, "pad_token": roles["pad"]}, indent=2),
+        "tokenizer_config.json": json.dumps(config, indent=2),
+    }
+    if added:
+        texts["added_tokens.json"] = json.dumps(added, indent=2)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"the tokenizer cannot be saved in {folder}: {error}") from error
+    for name, text in texts.items():
+        write_text(text, folder / name, overwrite=True)
 
 
 def special(tables: dict[str, Any], role: str, usual: str) -> str:

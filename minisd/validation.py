@@ -45,15 +45,24 @@ def seed(value: object) -> int:
     return whole_number(value, "seed", 0, LARGEST_SEED)
 
 
+def text(value: object, name: str) -> str:
+    """Text of whole characters, as it is: half of a surrogate pair is in no vocabulary, nor can it be printed."""
+    if not isinstance(value, str):
+        raise InputError(f"{name} is {type(value).__name__}, expected text (str).")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = f"half of a surrogate pair, {value[error.start]!r}, at position {error.start}"
+        raise InputError(f"{name} holds {half}, where whole characters were expected; remove it.") from None
+    return value
+
+
 def prompts(value: object, name: str = "prompt") -> list[str]:
     """One text or a list of texts, as a list."""
     if isinstance(value, str):
-        return [value]
+        return [text(value, name)]
     if isinstance(value, Sequence) and not isinstance(value, bytes) and len(value) > 0:
-        for i, text in enumerate(value):
-            if not isinstance(text, str):
-                raise InputError(f"{name} {i} is {type(text).__name__}, expected text (str).")
-        return list(value)
+        return [text(each, f"{name} {i}") for i, each in enumerate(value)]
     shown = "an empty list" if isinstance(value, list | tuple) else type(value).__name__
     raise InputError(f"{name} is {shown}, expected a text or a list of texts; write '' for none.")
 

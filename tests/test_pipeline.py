@@ -289,6 +289,15 @@ def test_a_model_of_a_small_world_says_which_words_it_never_learned(sd1: StableD
         sd1.denoise("a dog", **SIZE)  # lists no words, so knows any
 
 
+def test_half_a_character_is_refused_before_any_work(sd1: StableDiffusion) -> None:
+    """By the name of what it was given as, whoever is told first."""
+    for given, name in ((("a cat", "b\ud83d"), "prompt 1"), ("\udc00", "prompt")):
+        with pytest.raises(InputError, match=f"{name} holds half of a surrogate pair"):
+            sd1.denoise(given, **SIZE)
+        with pytest.raises(InputError, match=f"negative_{name} holds half of a surrogate pair"):
+            sd1.denoise(["a cat"] * 2 if name == "prompt 1" else "a cat", given, **SIZE)
+
+
 def test_decoding_divides_by_the_scaling_factor_once(sd1: StableDiffusion) -> None:
     x = noise(2, 4, 8, 12)
     with torch.no_grad():

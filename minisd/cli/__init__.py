@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 from minisd.cli import bench, convert, evaluate, generate, inspect, train, verify
 from minisd.cli.parser import Parser
+from minisd.cli.saying import say
 from minisd.errors import MinisdError
 
 COMMANDS = {
@@ -41,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MinisdError as error:
         if debug:
             raise
-        _say(f"minisd: {error}")
+        _complain(f"minisd: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        _say("minisd: interrupted; nothing was written")
+        _complain("minisd: interrupted; nothing was written")
         return 130
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,10 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    _say(f"note: {message}")
+    _complain(f"note: {message}")
 
 
-def _say(text: str) -> None:
-    line = " ".join(text.split())
-    encoding = sys.stderr.encoding or "utf-8"
-    print(line.encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
+def _complain(text: str) -> None:
+    """On standard error, in one line."""
+    say(" ".join(text.split()), sys.stderr)

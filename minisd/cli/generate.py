@@ -19,7 +19,8 @@ from minisd import images, validation
 from minisd.callbacks import Film
 from minisd.cli.given import file_stem, numbered, read_prompt, split_option
 from minisd.cli.parser import Parser, real, whole
-from minisd.cli.saving import enlarged, save, save_film, say
+from minisd.cli.saving import enlarged, save, save_film
+from minisd.cli.saying import say
 from minisd.errors import InputError, OutputError
 from minisd.models import CLIP
 from minisd.pipeline import DenoisingStep, StableDiffusion

@@ -1,6 +1,5 @@
 """Save what was drawn, where it should go or where it is safe, and say so."""
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from PIL import Image
 
 from minisd import images
 from minisd.callbacks import Film
+from minisd.cli.saying import say
 from minisd.errors import OutputError
 
 
@@ -34,9 +34,3 @@ def save_film(film: Film, target: Path, overwrite: bool) -> None:
     else:
         images.save(film.strip(), target, overwrite=overwrite)
     say(f"{target}  the steps: above x_t, below the predicted x0")
-
-
-def say(text: str) -> None:
-    """Print what any terminal can show, whatever its encoding."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))

@@ -76,8 +76,8 @@ def train_vae(
     """Train an autoencoder, fresh or from `start`, or continue the run at `path`, for `minutes` or `steps` in all.
 
     keep_latents: latents stay close to what they are in `start`, so that a UNet which knows them stays of use.
-    Returns its moving average, normalised. Raises MismatchError when `start` has other sizes,
-    InputError when there is none whose latents could be kept.
+    Returns its moving average, normalised unless the latents were kept. Raises MismatchError when `start` has other
+    sizes, InputError when there is none whose latents could be kept.
     """
     if keep_latents and start is None:
         raise InputError("keep_latents is of an autoencoder's latents; give it as start.")

@@ -27,16 +27,9 @@ IN_FRONT = {"medium": ["small", "medium", "large"], "large": ["medium", "large"]
 PATIENCE = 4  # batches of tries for several of a kind in a style, before they are flat
 
 
-def scene_from_seed(
-    seed: int,
-    two: float = 0.4,
-    several: float = 0.1,
-    white: float = 0.55,
-    styled: float = 0.0,
-    overlapping: float = 0.0,
-) -> Scene:
-    """The scene of a seed; see sample_scene."""
-    return sample_scene(torch.Generator().manual_seed(seed), two, several, white, styled, overlapping)
+def scene_from_seed(seed: int, **chances: float) -> Scene:
+    """The scene of a seed; see sample_scene for the chances that it takes."""
+    return sample_scene(torch.Generator().manual_seed(seed), **chances)
 
 
 def sample_scene(

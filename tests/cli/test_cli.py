@@ -11,6 +11,7 @@ from small import small_pipeline
 import weights_loader
 from minisd.cli import main
 from minisd.cli.given import file_stem
+from minisd.cli.saying import say
 from minisd.schedulers import DDIM
 
 
@@ -298,3 +299,11 @@ def test_help_names_only_defaults_that_say_something(command: list[str], capsys:
     assert "(default: )" not in said
     if not command:
         assert "(default: sticker)" in said
+
+
+def test_what_a_terminal_lacks_is_escaped() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii", newline="\n")
+    say("a snowman, \u2603", stream)
+    stream.flush()
+    assert raw.getvalue() == b"a snowman, \\u2603\n"
