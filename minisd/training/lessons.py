@@ -5,26 +5,24 @@ import torch
 from minisd.tokenizer import Tokenizer
 from minisd.training.vocabulary import learn_vocabulary
 from minisd.world.captions import WORDS
-from minisd.world.nouns import STYLE_VOCABULARY
 from minisd.world.sampling import sample_scene
 from minisd.world.scene import Scene
 from minisd.world.splits import held_out
 
 UNSEEN = 1_000_000  # seeds of scenes from here on are not those of training
-STYLED, OVERLAPPING = 0.0, 0.0  # see `sample_scene`: the embedded model was not taught them yet, ...
-LATER = {*STYLE_VOCABULARY, "front", "behind"}  # ... nor these words
-TAUGHT_WORDS = " ".join(word for word in WORDS if word not in LATER)
+TAUGHT_WORDS = " ".join(WORDS)
+STYLED = 0.3  # share of things, or of several alike, in another style than flat
 SHORT = 26  # tokens of a text in training: every caption is shorter, and padding costs as much as words
 
 
 def new_tokenizer() -> Tokenizer:
-    """The vocabulary of what is taught of Sticker World."""
-    return learn_vocabulary(TAUGHT_WORDS.split())
+    """The vocabulary of Sticker World."""
+    return learn_vocabulary(WORDS)
 
 
 def sample_lesson(generator: torch.Generator) -> Scene:
     """Draw a scene that is not held out; half of them show two things, more than a third several of a kind."""
-    chances = {"two": 0.52, "several": 0.34, "white": 0.65, "styled": STYLED, "overlapping": OVERLAPPING}
+    chances = {"two": 0.52, "several": 0.34, "white": 0.65, "styled": STYLED, "overlapping": 0.25}
     while held_out(scene := sample_scene(generator, **chances)):
         pass
     return scene
