@@ -21,8 +21,7 @@ def new_tokenizer() -> Tokenizer:
 
 
 def sample_lesson(generator: torch.Generator) -> Scene:
-    """Draw a scene that is not held out; half of them show two things, half of these overlap,
-    and more than a third several of a kind."""
+    """Draw a scene that is not held out: two things in half of them, half of which overlap, or several alike."""
     chances = {"two": 0.52, "several": 0.34, "white": 0.65, "styled": STYLED, "overlapping": 0.5}
     while held_out(scene := sample_scene(generator, **chances)):
         pass
