@@ -1,4 +1,4 @@
-"""The pictures of the README, drawn by the embedded model: its loop, its heat maps, its tasks, its adapters."""
+"""The pictures of the README, drawn by the embedded model: its loop, heat maps, styles, tasks, adapters."""
 
 from collections.abc import Sequence
 
@@ -16,6 +16,14 @@ from weights_loader.sources import EMBEDDED
 
 PROMPT = "a red circle above a blue square"
 BEIGE = "on a beige background"
+STYLES = [
+    "a large yellow star sticker",
+    "an outlined purple square above a red heart sticker",
+    "three cyan diamond stickers",
+    "a green heart in front of an orange square",
+    "a blue circle behind a pink cross",
+    "a red star in front of a purple circle on a black background",
+]
 GIVEN = Scene(
     (Thing("circle", "red", "large", 0.32, 0.36, 0.19), Thing("square", "blue", "small", 0.76, 0.74, 0.09)), "beige"
 )
@@ -24,7 +32,8 @@ HOLE = (4, 6, 38, 42)  # left, top, right, below: around the circle
 
 def draw() -> dict[str, Image.Image]:
     """Each picture by the name of its file."""
-    return {"film.png": film(), "heat_maps.png": heat_maps(), "tasks.png": tasks(), "adapters.png": adapters()}
+    drawn = {"film": film, "heat_maps": heat_maps, "styles": styles, "tasks": tasks, "adapters": adapters}
+    return {f"{name}.png": picture() for name, picture in drawn.items()}
 
 
 def film() -> Image.Image:
@@ -43,6 +52,11 @@ def heat_maps() -> Image.Image:
         picture = sd(PROMPT, seed=3).images[0].resize((192, 192), Image.Resampling.LANCZOS)
     heat = [overlay(picture, maps.heat_map(word, PROMPT)) for word in ("circle", "square")]
     return images.image_grid([picture, *heat], 3, gap=4)
+
+
+def styles() -> Image.Image:
+    """A picture of each of STYLES."""
+    return images.image_grid(weights_loader.load(EMBEDDED)(STYLES, seed=1).images, len(STYLES), gap=2)
 
 
 def tasks() -> Image.Image:

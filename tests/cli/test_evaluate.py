@@ -123,10 +123,10 @@ def test_a_sheet_frames_what_is_wrong() -> None:
 def test_the_readmes_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "--pictures", str(tmp_path)]) == 0
     drawn = {path.name: Image.open(path) for path in tmp_path.iterdir()}
-    assert set(drawn) == {"film.png", "heat_maps.png", "tasks.png", "adapters.png"}
+    assert set(drawn) == {"film.png", "heat_maps.png", "styles.png", "tasks.png", "adapters.png"}
     for name, picture in drawn.items():
         assert len(picture.convert("RGB").getcolors(10**6)) > 100, name
         shown = Path(minisd.__file__).parent / "assets" / "sticker" / name
         assert Image.open(shown).size == picture.size
-    assert capsys.readouterr().out.count("\n") == 4
+    assert capsys.readouterr().out.count("\n") == 5
     assert main(["eval", "--pictures", str(tmp_path)]) == 8  # nothing is replaced unasked

@@ -52,7 +52,7 @@ def test_inpainting_that_puts_the_right_thing_in_and_that_does_nothing() -> None
     right = measure_task(Painter("inpainting", lambda prompts, **given: render(others)), 4, 0)
     assert right["exact"]["rate"] == 1
     assert right["outside"] == pytest.approx(100)
-    assert 20 < right["outside by the autoencoder"] < 80
+    assert 20 < right["outside by the autoencoder"] < 95  # 100 would be no difference at all
     lazy = measure_task(Painter("inpainting", lambda prompts, image, **given: image), 4, 0)
     assert lazy["exact"]["rate"] < 1
     assert lazy["outside"] == pytest.approx(100)
