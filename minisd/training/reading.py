@@ -202,7 +202,7 @@ def train_reader(
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         return reader.loss(read_captions(tokenizer, batch, generator), anchor)
 
-    average = train(reader, loss, Recipe(minutes, steps, learning_rate=1e-3, warmup_steps=100), path, report)
+    average = train(reader, loss, Recipe(minutes, steps, learning_rate=1e-3, warmup_steps=50), path, report)
     worst = min(reading_accuracy(average, tokenizer).items(), key=lambda item: item[1])
     report(f"reads captions: {worst[1]:.1%} right answers about the {worst[0]}, the hardest question")
     return average

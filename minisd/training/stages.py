@@ -20,7 +20,7 @@ from minisd.training.reading import Anchor, Reader, adopt, new_reader, train_rea
 from minisd.training.text_to_image import SCHEDULER, UNET_CONFIG, new_unet, text_config, train_unet
 from minisd.training.trainer import load_average
 
-SHARES = {"vae": 0.3, "text": 0.05, "unet": 0.55, "clip": 0.1}  # of the minutes, when all are trained
+SHARES = {"vae": 0.25, "text": 0.1, "unet": 0.55, "clip": 0.1}  # of the minutes, when all are trained
 STANDS_ON = {"vae": (), "text": (), "unet": ("vae", "text"), "clip": ("text",)}
 DEFAULTS = Defaults(num_inference_steps=20, guidance_scale=3.0, words=TAUGHT_WORDS)
 

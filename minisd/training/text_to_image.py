@@ -144,7 +144,7 @@ def train_unet(
         grounding = grounding_loss(attention, things[rows.to(device)], words, clarity)
         return (each / expected_loss(t)).mean() + GROUNDING * grounding
 
-    recipe = Recipe(minutes, steps, learning_rate=1e-3, warmup_steps=300, bfloat16=True)
+    recipe = Recipe(minutes, steps, learning_rate=1e-3, warmup_steps=100, bfloat16=True)
     if compiled:
         expected = _gradients(unet, loss, recipe)
         predict = torch.compile(unet)
