@@ -31,8 +31,8 @@ def invert(
         sd("a red star", latents=noise, num_inference_steps=50)  # another one like it
 
     Prompts, steps and guidance are to be those of the way back; guidance above 1 makes it less exact. refine: as many
-    more calls of the UNet for each step, for a closer result; 0 is DDIM inversion as published, see DDIMInverse. All
-    of it runs in the pipeline's own loop.
+    more calls of the UNet for each step, for a closer result, and more where steps are few; 0 is DDIM inversion as
+    published, see DDIMInverse. All of it runs in the pipeline's own loop.
     Raises InputError for a model that runs another sampler than DDIM without noise or clipping, or predicts x0.
     """
     scheduler = sd.scheduler

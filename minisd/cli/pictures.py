@@ -16,7 +16,7 @@ from weights_loader.sources import EMBEDDED
 
 PROMPT = "a red circle above a blue square"
 BEIGE = "on a beige background"
-STYLES = [
+STYLE_PROMPTS = [
     "a large yellow star sticker",
     "an outlined purple square above a red heart sticker",
     "three cyan diamond stickers",
@@ -32,8 +32,7 @@ HOLE = (4, 6, 38, 42)  # left, top, right, below: around the circle
 
 def draw() -> dict[str, Image.Image]:
     """Each picture by the name of its file."""
-    drawn = {"film": film, "heat_maps": heat_maps, "styles": styles, "tasks": tasks, "adapters": adapters}
-    return {f"{name}.png": picture() for name, picture in drawn.items()}
+    return {f"{picture.__name__}.png": picture() for picture in (film, heat_maps, styles, tasks, adapters)}
 
 
 def film() -> Image.Image:
@@ -55,8 +54,9 @@ def heat_maps() -> Image.Image:
 
 
 def styles() -> Image.Image:
-    """A picture of each of STYLES."""
-    return images.image_grid(weights_loader.load(EMBEDDED)(STYLES, seed=1).images, len(STYLES), gap=2)
+    """Things outlined, as stickers and in front of others."""
+    drawn = weights_loader.load(EMBEDDED)(STYLE_PROMPTS, seed=1).images
+    return images.image_grid(drawn, len(drawn), gap=2)
 
 
 def tasks() -> Image.Image:

@@ -11,7 +11,7 @@ from minisd.world.splits import held_out
 
 UNSEEN = 1_000_000  # seeds of scenes from here on are not those of training
 TAUGHT_WORDS = " ".join(WORDS)
-STYLED = 0.3  # see `sample_scene`: a fifth of the scenes have room for it
+STYLED = 0.3  # see `sample_scene`: a fifth of the scenes show another style than flat then
 SHORT = 26  # tokens of a text in training: every caption is shorter, and padding costs as much as words
 
 

@@ -25,6 +25,7 @@ def test_all_stages_from_nothing_and_one_from_it(tmp_path: Path, capsys: pytest.
     model = tmp_path / "first" / "model"
     assert str(model) in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "first").glob("*.pt")} == {f"{stage}.pt" for stage in SHARES}
+    assert sum(SHARES.values()) == pytest.approx(1)  # or the minutes would not be those that were asked for
     assert Image.open(tmp_path / "first" / "vae.png").width > 512
     assert Image.open(tmp_path / "first" / "unet.png").width > 256
     first = weights_loader.load(model)

@@ -1,7 +1,9 @@
 """What the lessons show, in which shares, as the model card says."""
 
 from minisd.training.lessons import lessons
+from minisd.world.shapes import THINGS
 from minisd.world.splits import held_out
+from minisd.world.styles import STYLES
 
 
 def test_lessons_show_everything_but_what_is_held_out() -> None:
@@ -14,8 +16,8 @@ def test_lessons_show_everything_but_what_is_held_out() -> None:
     assert {len(scene.things) for scene in several} == {2, 3, 4, 5}
     assert 0.45 < sum(scene.overlapping for scene in pairs) / len(pairs) < 0.58
     assert 0.15 < sum(any(thing.style != "flat" for thing in scene.things) for scene in scenes) / 1000 < 0.26
-    assert {thing.style for scene in scenes for thing in scene.things} == {"flat", "outline", "sticker"}
-    assert {thing.shape for scene in scenes for thing in scene.things} >= {"cross", "diamond"}
+    assert {thing.style for scene in scenes for thing in scene.things} == set(STYLES)
+    assert {thing.shape for scene in scenes for thing in scene.things} == set(THINGS)
     assert 0.6 < sum(scene.background == "white" for scene in scenes) / 1000 < 0.7
 
 
