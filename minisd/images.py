@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 from torch import Tensor
 
-from minisd import writing
+from minisd._internal import atomic_files
 from minisd.errors import InputError, OutputError
 
 Picture = Image.Image | Sequence[Image.Image] | NDArray[np.floating] | Tensor
@@ -170,7 +170,7 @@ def check_target(path: str | Path, overwrite: bool = False) -> Path:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise OutputError(f"{path} has the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}.")
-    writing.check_target(path, overwrite)
+    atomic_files.check_target(path, overwrite)
     return path
 
 
@@ -205,5 +205,5 @@ def save(
     if frames:
         options |= {"save_all": True, "append_images": list(frames), "duration": milliseconds, "loop": 0}
     kind = Image.registered_extensions()[path.suffix.lower()]
-    writing.write_atomically(path, lambda file: image.save(file, format=kind, **options), overwrite)
+    atomic_files.write_atomically(path, lambda file: image.save(file, format=kind, **options), overwrite)
     return path

@@ -18,9 +18,9 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Encoding as Pieces
 from tokenizers import Tokenizer as Engine
 
-from minisd import validation
+from minisd._internal import validation
+from minisd._internal.vocabulary_files import BOS, EOS, read_folder, read_merges, write_folder
 from minisd.errors import InputError, MismatchError
-from minisd.tokenizer_files import BOS, EOS, read_folder, read_merges, write_folder
 
 BPE_FILE_MERGES = 49152 - 256 - 2  # what openai/CLIP takes of the 262,144 merges in its file
 

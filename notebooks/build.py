@@ -119,7 +119,7 @@ def execute(notebook: NotebookNode, name: str, seconds: int = BUDGET) -> float:
             resources={"metadata": {"path": folder}},
         )
         variables = {
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(FOLDER), str(ROOT), os.environ.get("PYTHONPATH", "")])),
             "IPYTHONDIR": folder,
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",

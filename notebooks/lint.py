@@ -79,7 +79,7 @@ def outputs(notebook: NotebookNode) -> list[str]:
                 found.append(f"{where} has {len(json.dumps(output))} bytes, at most {LARGEST_OUTPUT} are allowed")
             for kind in output.get("data", {}):
                 if kind in PICTURES and len(output.metadata.get(kind, {}).get("alt", "").split()) < 4:
-                    found.append(f"{where} is a picture without an alternative text; show it with minisd.lesson")
+                    found.append(f"{where} is a picture without an alternative text; show it with notebooks.lesson")
                 if "widget" in kind:
                     found.append(f"{where} is a widget, which GitHub refuses to render")
             for name, pattern in LOCAL.items():

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from minisd.evaluation.suites import SUITES
+from minisd.sticker.evaluation.prompt_suites import SUITES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

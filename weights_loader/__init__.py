@@ -10,16 +10,16 @@ from pathlib import Path
 
 import torch
 
+from minisd.adapters.task_variants import variant_from, varied
 from minisd.errors import DeviceError, InputError, MismatchError
 from minisd.models import CLIP
 from minisd.pipeline import StableDiffusion
 from minisd.tokenizer import Tokenizer
-from minisd.variants import variant_from, varied
 from weights_loader import detect
 from weights_loader.adapters import load_embedding, load_lora, save_embedding, save_lora
 from weights_loader.clip import load_clip_folder, save_clip_folder
-from weights_loader.files import open_weights
 from weights_loader.folder import load_folder
+from weights_loader.formats.weight_file import open_weights
 from weights_loader.inspection import Inspection, inspect_path
 from weights_loader.saving import save_folder, save_ldm
 from weights_loader.single_file import load_single_file, text_sources
@@ -90,7 +90,7 @@ def load(
 
 
 def _embedded_variant(sd: StableDiffusion, task: str) -> StableDiffusion:
-    """The embedded model for another task; see minisd.variants."""
+    """The embedded model for another task; see minisd.adapters.task_variants."""
     path = resolve(EMBEDDED) / "variants" / f"{task}.safetensors"
     if not path.is_file():
         raise InputError(f"this installation has no {path.name} of the embedded model; reinstall minisd.")

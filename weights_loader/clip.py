@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
+from minisd._internal.atomic_files import write_json
 from minisd.configs import CLIPImageConfig, CLIPTextConfig
 from minisd.errors import MismatchError, OutputError
 from minisd.models import CLIP
 from minisd.tokenizer import Tokenizer
-from minisd.writing import write_json
 from weights_loader import official_configs
 from weights_loader.build import build
 from weights_loader.folder import component_weights, is_position_ids
+from weights_loader.formats.safetensors import save_safetensors
+from weights_loader.hub.repo_files import MODEL_INDEX, read_json
 from weights_loader.names import clip as names
 from weights_loader.names import write
-from weights_loader.repo_files import MODEL_INDEX, read_json
-from weights_loader.writing import save_safetensors
 
 INSIDE_A_MODEL = "clip"  # the folder beside unet/, vae/ and text_encoder/
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"  # of transformers up to 4, and from 5 on

@@ -11,16 +11,16 @@ from minisd.configs import UNetConfig
 from minisd.errors import FileFormatError, InputError, MismatchError
 from minisd.models import VAE, CLIPTextTransformer, UNet
 from minisd.pipeline import LOW_RES, Defaults, StableDiffusion
-from minisd.request import SDXL_DEFAULTS, UPSCALER_DEFAULTS
+from minisd.pipeline.request import SDXL_DEFAULTS, UPSCALER_DEFAULTS
 from minisd.schedulers import NoiseSchedule, Scheduler
 from minisd.tokenizer import Tokenizer
 from weights_loader import official_configs
 from weights_loader.build import Merged, Tensors, build
 from weights_loader.detect import family
-from weights_loader.files import WeightFile, open_weights
+from weights_loader.formats.weight_file import WeightFile, open_weights
+from weights_loader.hub.repo_files import MODEL_INDEX, choose_weights, read_json, shards, variants
 from weights_loader.names import Place, diffusers, expand
 from weights_loader.paths import safe_join
-from weights_loader.repo_files import MODEL_INDEX, choose_weights, read_json, shards, variants
 
 DEFAULTS = "minisd.json"  # how a model is best run; only in folders that minisd wrote
 PIPELINES = {

@@ -8,8 +8,8 @@ from pathlib import Path
 from minisd.errors import MismatchError
 from weights_loader import detect, official_configs
 from weights_loader.build import Prefixed
-from weights_loader.files import WeightFile, open_weights
 from weights_loader.folder import component_json, component_weights, read_index, text_parts
+from weights_loader.formats.weight_file import WeightFile, open_weights
 from weights_loader.names import ldm
 from weights_loader.single_file import configs, text_sources
 

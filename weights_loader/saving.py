@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from minisd.conditioning import TextPart, size_count
+from minisd._internal.atomic_files import check_target, write_json
 from minisd.errors import OutputError
 from minisd.pipeline import StableDiffusion
+from minisd.pipeline.conditioning import TextPart, size_count
 from minisd.schedulers import DDPM
-from minisd.writing import check_target, write_json
 from weights_loader import official_configs
 from weights_loader.folder import DEFAULTS, LOW_RES_SCHEDULER
+from weights_loader.formats.safetensors import save_safetensors
 from weights_loader.names import Place, diffusers, expand, ldm, openclip, write
 from weights_loader.single_file import CONFIGS_KEY
-from weights_loader.writing import save_safetensors
 
 CLASSES = {  # the official pipeline for each task
     "text": "StableDiffusionPipeline",

@@ -14,13 +14,13 @@ from minisd.configs import CLIPTextConfig, UNetConfig, VAEConfig
 from minisd.errors import FileFormatError, InputError, MismatchError
 from minisd.models import VAE, CLIPTextTransformer, UNet
 from minisd.pipeline import LOW_RES, Defaults, StableDiffusion
-from minisd.request import SDXL_DEFAULTS, UPSCALER_DEFAULTS
+from minisd.pipeline.request import SDXL_DEFAULTS, UPSCALER_DEFAULTS
 from minisd.schedulers import DDIM, PNDM, Euler, NoiseSchedule, Scheduler
 from minisd.tokenizer import Tokenizer
 from weights_loader import detect, official_configs
 from weights_loader.build import Prefixed, build
-from weights_loader.files import WeightFile
 from weights_loader.folder import LOW_RES_SCHEDULER
+from weights_loader.formats.weight_file import WeightFile
 from weights_loader.names import Place, diffusers, expand, ldm, openclip
 from weights_loader.vocabulary import padded
 

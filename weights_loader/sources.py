@@ -122,18 +122,18 @@ def _from_home(home: Home, revision: str | None, variant: str | None, offline: b
     """The first of a model's ids that delivers; the first one's error if none does."""
     from huggingface_hub import constants
 
-    from weights_loader import hub  # here, because local sources need no hub client
+    from weights_loader.hub import download  # here, because local sources need no hub client
 
     for repo in home.former:
         with suppress(MinisdError):
-            return hub.from_cache(repo, revision=revision, variant=variant)
+            return download.from_cache(repo, revision=revision, variant=variant)
     offline = constants.HF_HUB_OFFLINE if offline is None else offline
     first_error: HubError | None = None
     for repo in home.ids:
         try:
             if offline:
-                return hub.from_cache(repo, revision=revision, variant=variant)
-            return hub.download(repo, revision=revision, variant=variant, progress=progress)
+                return download.from_cache(repo, revision=revision, variant=variant)
+            return download.download(repo, revision=revision, variant=variant, progress=progress)
         except HubError as error:
             first_error = first_error or error
             offline = offline or isinstance(error, HubUnreachable)  # another id would not be reached either

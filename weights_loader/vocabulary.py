@@ -7,7 +7,7 @@ from huggingface_hub import constants, hf_hub_download
 
 from minisd.errors import HubError, MismatchError
 from minisd.tokenizer import EOS, Tokenizer
-from weights_loader.hub_errors import attempt
+from weights_loader.hub.errors import attempt
 
 CLIP_REPO = "openai/clip-vit-large-patch14"  # all official models share these two files
 FILES = ("vocab.json", "merges.txt")

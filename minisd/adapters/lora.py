@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from minisd._internal.validation import real_number
 from minisd.errors import InputError, NumericalError
-from minisd.validation import real_number
 
 Layer = nn.Linear | nn.Conv2d
 LARGEST_SCALE = 1000.0

@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from minisd.conditioning import TextPart
 from minisd.errors import InputError, MismatchError, NumericalError
 from minisd.models import CLIPTextTransformer
+from minisd.pipeline.conditioning import TextPart
 
 
 def add_embeddings(words: Mapping[str, Sequence[tuple[TextPart, Tensor]]]) -> None:

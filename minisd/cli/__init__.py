@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 from minisd.cli import bench, convert, evaluate, generate, inspect, train, verify
+from minisd.cli.console import say
 from minisd.cli.parser import Parser
-from minisd.cli.saying import say
 from minisd.errors import MinisdError
 
 COMMANDS = {

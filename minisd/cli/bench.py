@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 import minisd
-from minisd import validation
-from minisd.benchmark import measure, sides
-from minisd.benchmark.measure import Row
-from minisd.benchmark.sides import FAMILIES, SCENES
+from minisd._internal import validation
+from minisd._internal.atomic_files import check_target, write_json
 from minisd.cli.parser import Parser, whole
 from minisd.errors import InputError, NumericalError, OutputError
-from minisd.writing import check_target, write_json
+from minisd.parity.benchmark import measure, sides
+from minisd.parity.benchmark.measure import Row
+from minisd.parity.benchmark.sides import FAMILIES, SCENES
 
 ROWS = ("load", *SCENES)
 DTYPES = ("float32", "bfloat16", "float16")

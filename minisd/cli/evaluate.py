@@ -8,23 +8,32 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 import weights_loader
-from minisd import images, validation
-from minisd.cli import pictures
+from minisd import images
+from minisd._internal import validation
+from minisd._internal.atomic_files import check_target, write_json
 from minisd.cli.parser import Parser, whole
 from minisd.errors import InputError, OutputError
-from minisd.evaluation import free_attributes, judge_prompts, measure_task, pointing, rates, reconstruction, round_trip
-from minisd.evaluation.adapters import at_night, composed
-from minisd.evaluation.choosing import best_of
-from minisd.evaluation.distances import distances
-from minisd.evaluation.measures import GATE, Judged, Rate, Reconstruction
-from minisd.evaluation.suites import LARGEST_SEED, SUITES, examples
-from minisd.evaluation.tasks import Figures
 from minisd.models import CLIP
 from minisd.pipeline import StableDiffusion
+from minisd.sticker.evaluation import (
+    free_attributes,
+    judge_prompts,
+    measure_task,
+    pointing,
+    rates,
+    readme_pictures,
+    reconstruction,
+    round_trip,
+)
+from minisd.sticker.evaluation.adapters import at_night, composed
+from minisd.sticker.evaluation.best_of_n import best_of
+from minisd.sticker.evaluation.frechet import distances
+from minisd.sticker.evaluation.metrics import GATE, Judged, Rate, Reconstruction
+from minisd.sticker.evaluation.prompt_suites import LARGEST_SEED, SUITES, examples
+from minisd.sticker.evaluation.tasks import Figures
+from minisd.sticker.training.dataset import UNSEEN
+from minisd.sticker.training.retrieval import hard_negative_accuracy, retrieval
 from minisd.tokenizer import Tokenizer
-from minisd.training.lessons import UNSEEN
-from minisd.training.retrieval import hard_negative_accuracy, retrieval
-from minisd.writing import check_target, write_json
 from weights_loader.sources import EMBEDDED, EMBEDDED_VARIANTS
 
 FIGURES = ("convergence", "guidance_sweep", "sampler_comparison", "negative_prompts")
@@ -116,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _draw_pictures(folder: Path, overwrite: bool) -> int:
     """What the README shows of the embedded model."""
-    for name, picture in pictures.draw().items():
+    for name, picture in readme_pictures.draw().items():
         print(images.save(picture, folder / name, overwrite=overwrite))
     return 0
 
@@ -245,8 +254,8 @@ def _write_figures(
     sd: StableDiffusion, folder: Path, count: int, seed: int, steps: int | None, overwrite: bool
 ) -> None:
     """Measure and plot the experiments; their data first, so that no plot can lose it."""
-    from minisd.evaluation import figures  # here, because it takes matplotlib a second to load
-    from minisd.evaluation.convergence import convergence, plot_convergence
+    from minisd.parity.sampler_order import convergence, plot_convergence
+    from minisd.sticker.evaluation import figures  # here, because it takes matplotlib a second to load
 
     orders = convergence()
     write_json(orders, folder / "convergence.json", overwrite)

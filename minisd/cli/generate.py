@@ -15,16 +15,17 @@ from PIL import Image
 from tqdm import tqdm
 
 import weights_loader
-from minisd import images, validation
-from minisd.callbacks import Film
-from minisd.cli.given import file_stem, numbered, read_prompt, split_option
+from minisd import images
+from minisd._internal import validation
+from minisd.cli.console import say
+from minisd.cli.inputs import file_stem, numbered, read_prompt, split_option
+from minisd.cli.output import enlarged, save, save_film
 from minisd.cli.parser import Parser, real, whole
-from minisd.cli.saving import enlarged, save, save_film
-from minisd.cli.saying import say
 from minisd.errors import InputError, OutputError
+from minisd.interpret.clip_ranking import best, likeness
+from minisd.interpret.film import Film
 from minisd.models import CLIP
 from minisd.pipeline import DenoisingStep, StableDiffusion
-from minisd.ranking import best, likeness
 from minisd.schedulers import (
     DDIM,
     DDPM,

@@ -16,17 +16,17 @@ import torch
 import torch.distributed as dist
 
 import weights_loader
-from minisd import validation
+from minisd._internal import validation
+from minisd.adapters.task_variants import CHANNELS
 from minisd.cli.parser import Parser, real, whole
 from minisd.errors import InputError
 from minisd.models import CLIP
+from minisd.sticker.training.stages import SHARES, Budget, Options, check, train_stages
+from minisd.sticker.training.task_variants import train_variant
 from minisd.training.fine_tuning import read_pictures, train_embedding, train_lora
-from minisd.training.stages import SHARES, Budget, Options, check, train_stages
-from minisd.training.variants import train_variant
-from minisd.variants import CHANNELS
 from weights_loader.clip import INSIDE_A_MODEL
+from weights_loader.formats.safetensors import save_safetensors
 from weights_loader.sources import resolve
-from weights_loader.writing import save_safetensors
 
 ADAPTERS = ("embedding", "lora")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 import weights_loader
+from minisd._internal.atomic_files import check_target, write_json
 from minisd.cli.parser import Parser
-from minisd.verification import FACTS, MODELS, Result, Subject, known_picture, verify
-from minisd.writing import check_target, write_json
+from minisd.parity.verification import FACTS, MODELS, Result, Subject, known_picture, verify
 from weights_loader import detect
 
 FAILED = 1

@@ -10,7 +10,7 @@ from minisd.errors import InputError
 from minisd.pipeline import StableDiffusion
 from minisd.tokenizer import Tokenizer
 from weights_loader import folder
-from weights_loader.repo_files import MODEL_INDEX
+from weights_loader.hub.repo_files import MODEL_INDEX
 
 CLIP_L = "openai/clip-vit-large-patch14"  # the text encoder of SD 1.x, frozen: each of its checkpoints has it
 HOLDS_CLIP_L = "CompVis/stable-diffusion-v1-4"  # the lessons' model, so no further download

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import weights_loader
-from minisd import images, validation
+from minisd import images
+from minisd._internal import validation
 from minisd.course.component import load
 from minisd.course.networks import AutoencoderKL, UNet2DConditionModel
 from minisd.course.output import Output

@@ -8,17 +8,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import weights_loader
-from minisd import images, validation
+from minisd import images
+from minisd._internal import validation
+from minisd._internal.atomic_files import write_json
 from minisd.configs import UNetConfig
 from minisd.course.output import Output
 from minisd.course.scheduler import CourseScheduler
 from minisd.errors import InputError
 from minisd.models import UNet
 from minisd.schedulers import Scheduler
-from minisd.writing import write_json
 from weights_loader import folder, official_configs
+from weights_loader.hub.repo_files import MODEL_INDEX, PIXEL_PIPELINE
 from weights_loader.names import diffusers as names
-from weights_loader.repo_files import MODEL_INDEX, PIXEL_PIPELINE
 from weights_loader.saving import save_network
 
 MOST = 4096  # pictures at once

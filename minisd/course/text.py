@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from minisd import validation
+from minisd._internal import validation
 from minisd.adapters.textual_inversion import set_rows
 from minisd.course.component import Component
 from minisd.course.output import Output

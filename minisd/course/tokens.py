@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from minisd import validation
+from minisd._internal import validation
 from minisd.course.component import Component
 from minisd.course.output import Output
 from minisd.errors import InputError

@@ -1,1 +1,1 @@
-"""Training from scratch: the vocabulary, the autoencoder, then the UNet together with its text encoder."""
+"""Training that suits any model: the trainer, and fine-tuning of official checkpoints."""

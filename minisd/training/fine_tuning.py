@@ -15,9 +15,10 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from minisd import images, surgery
+from minisd import images
 from minisd.adapters import LowRankChanges
 from minisd.errors import InputError
+from minisd.interpret import text_vectors
 from minisd.models.layers import Attention
 from minisd.pipeline import StableDiffusion
 from minisd.training.trainer import Recipe, train
@@ -78,7 +79,7 @@ def train_embedding(
         without = next(text for text in pictures.captions if token not in text)
         raise InputError(f"the caption {without!r} does not have {token!r} in it, which is to be learned.")
     encoder, tokenizer = sd.text_encoder, copy.deepcopy(sd.tokenizer)
-    word = Word(surgery.vector(sd, like).float())
+    word = Word(text_vectors.vector(sd, like).float())
     first = tokenizer.add_token(token, len(word.vectors))
     for network in (sd.unet, encoder):
         network.requires_grad_(False)

@@ -21,8 +21,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from minisd._internal.atomic_files import write_atomically
 from minisd.errors import NumericalError, ResumeError
-from minisd.writing import write_atomically
 
 Network = TypeVar("Network", bound=nn.Module)
 Loss = Callable[[torch.Generator, float], Tensor]

@@ -17,8 +17,9 @@
 # backgrounds. Give `load` an official checkpoint in its place, and the rest of this notebook runs as it stands.
 
 # %%
+import lesson
+
 import weights_loader
-from minisd import lesson
 
 sd = weights_loader.load("sticker")
 picture = sd("a red circle", seed=1).images[0]
@@ -214,7 +215,7 @@ lesson.claim("at guidance 0 the prompt makes no difference", distance(other, row
 # asked.
 
 # %%
-from minisd.world.checker import check
+from minisd.sticker.world.checker.check import check
 
 prompts = ["a red circle", "a blue square", "a green star", "a yellow triangle"]
 right = 0
@@ -232,6 +233,7 @@ lesson.claim("most of them do", right > 8)
 # - The **seed** chooses the noise, the **steps** how finely it is taken away, **guidance** how much the words count.
 # - What the UNet predicts, $x_0$, is a picture long before the latents are.
 #
-# **Code**: the loop is `StableDiffusion._denoise` in [pipeline.py](../minisd/pipeline.py), 20 lines; the checker is
-# [checker.py](../minisd/world/checker.py). **Next**: [05 · The noise schedule](05_noise_schedule.ipynb), or take the
-# pipeline apart in [14 · Inside the pipeline](14_inside_the_pipeline.ipynb).
+# **Code**: the loop is `StableDiffusion._denoise` in [stable_diffusion.py](../minisd/pipeline/stable_diffusion.py), 20
+# lines; the checker is [check.py](../minisd/sticker/world/checker/check.py). **Next**: [05 · The noise
+# schedule](05_noise_schedule.ipynb), or take the pipeline apart in [14 · Inside the
+# pipeline](14_inside_the_pipeline.ipynb).

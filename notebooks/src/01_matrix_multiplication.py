@@ -22,9 +22,8 @@
 import statistics
 import time
 
+import lesson
 import torch
-
-from minisd import lesson
 
 a = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
 b = torch.tensor([[10.0, 0.0], [0.0, 1.0], [1.0, 1.0]])

@@ -19,10 +19,10 @@
 # that the weight is turned is called the **derivative**, and all derivatives together are the **gradient**.
 
 # %%
+import lesson
 import torch
 
 import weights_loader
-from minisd import lesson
 from minisd.images import to_pil
 
 

@@ -18,11 +18,11 @@
 # We take a picture that the embedded model draws, in grey.
 
 # %%
+import lesson
 import torch
 import torch.nn.functional as F
 
 import weights_loader
-from minisd import lesson
 
 sd = weights_loader.load("sticker")
 drawn = sd("a large red star", seed=3, num_inference_steps=12, output_type="pt").images
@@ -286,8 +286,8 @@ lesson.claim("and its shares", same(mine[1], theirs[1]))
 
 # %%
 from minisd.images import to_pil
-from minisd.world.render import render
-from minisd.world.scene import Scene, Thing
+from minisd.sticker.world.render import render
+from minisd.sticker.world.scene import Scene, Thing
 
 scene = Scene(
     (

@@ -21,14 +21,13 @@ import copy
 import math
 from pathlib import Path
 
+import lesson
 import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
-
-from minisd import lesson
 
 folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 fonts = [path for path in sorted(folder.glob("DejaVu*.ttf")) if "Display" not in path.name]

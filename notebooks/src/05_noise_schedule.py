@@ -24,10 +24,10 @@
 # %%
 from itertools import pairwise
 
+import lesson
 import torch
 
 import weights_loader
-from minisd import lesson
 from minisd.schedulers import DDIM, DDPM, NoiseSchedule
 
 betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -92,8 +92,8 @@ lesson.claim("6.8 % it is", round(100 * float(official.alpha_bars[-1]) ** 0.5, 1
 
 # %%
 from minisd.images import to_pil
-from minisd.world.render import render
-from minisd.world.scene import Scene, Thing
+from minisd.sticker.world.render import render
+from minisd.sticker.world.scene import Scene, Thing
 
 scene = Scene((Thing("star", "orange", "large", 0.4, 0.45, 0.19), Thing("circle", "blue", "medium", 0.74, 0.72, 0.13)))
 pixels = render([scene])

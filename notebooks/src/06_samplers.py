@@ -24,11 +24,11 @@
 import math
 from itertools import pairwise
 
+import lesson
 import numpy as np
 import torch
 
 import weights_loader
-from minisd import lesson
 from minisd.images import to_pil
 from minisd.schedulers import DDIM, LMS, PNDM, DPMSolverMultistep, Euler, EulerAncestral, Heun, NoiseSchedule
 
@@ -551,5 +551,5 @@ for name, kind in samplers.items():
 # **Code**: [euler.py](../minisd/schedulers/euler.py), [heun.py](../minisd/schedulers/heun.py),
 # [lms.py](../minisd/schedulers/lms.py), [dpm_solver.py](../minisd/schedulers/dpm_solver.py),
 # [pndm.py](../minisd/schedulers/pndm.py), and the spacings in [spacing.py](../minisd/schedulers/spacing.py); the orders
-# of all samplers are measured in [convergence.py](../minisd/evaluation/convergence.py).
+# of all samplers are measured in [sampler_order.py](../minisd/parity/sampler_order.py).
 # **Next**: [07 · The UNet, step by step](07_unet.ipynb).

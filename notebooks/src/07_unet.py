@@ -17,11 +17,11 @@
 # %%
 import math
 
+import lesson
 import torch
 import torch.nn.functional as F
 
 import weights_loader
-from minisd import lesson
 from minisd.images import to_pil
 
 sd = weights_loader.load("sticker")

@@ -15,11 +15,12 @@
 # Here is that moment, with everything laid out. First the words, as the text encoder hands them on:
 
 # %%
+import lesson
 import torch
 
 import weights_loader
-from minisd import guidance, lesson
 from minisd.images import to_pil
+from minisd.pipeline import guidance
 
 sd = weights_loader.load("sticker")
 prompt = "a red star"
@@ -198,7 +199,7 @@ lesson.claim("our loop draws the pipeline's picture", abs(mine - theirs).max() <
 # picture exactly right? And how much do the pictures differ from each other?
 
 # %%
-from minisd.world.checker import check
+from minisd.sticker.world.checker.check import check
 
 asked, count = "a green circle", 12
 measured = []
@@ -284,5 +285,5 @@ lesson.claim("the negative prompt does not make it redder", red(without) <= red(
 # - With the words heard, the prompt is followed, and the pictures vary less than without. A negative prompt replaces
 #   the empty row.
 #
-# **Code**: `combine` in [guidance.py](../minisd/guidance.py), the loop in [pipeline.py](../minisd/pipeline.py).
-# **Next**: [09 · The autoencoder](09_autoencoder.ipynb).
+# **Code**: `combine` in [guidance.py](../minisd/pipeline/guidance.py), the loop in
+# [stable_diffusion.py](../minisd/pipeline/stable_diffusion.py). **Next**: [09 · The autoencoder](09_autoencoder.ipynb).

@@ -17,15 +17,15 @@
 # into a picture.
 
 # %%
+import lesson
 import torch
 
 import weights_loader
-from minisd import lesson
 from minisd.configs import SD1_VAE
 from minisd.images import to_pil
-from minisd.world.render import render
-from minisd.world.sampling import scene_from_seed
-from minisd.world.scene import Scene, Thing
+from minisd.sticker.world.render import render
+from minisd.sticker.world.sampling import scene_from_seed
+from minisd.sticker.world.scene import Scene, Thing
 
 sd = weights_loader.load("sticker")
 vae = sd.vae
@@ -278,5 +278,6 @@ lesson.show(
 # - What is lost is lost for good; it is lost along edges. The encoder gives a narrow distribution.
 # - One factor brings latents to the scale of the noise.
 #
-# **Code**: [vae.py](../minisd/models/vae.py), `encode` and `decode` in [pipeline.py](../minisd/pipeline.py).
-# **Next**: [10 · Byte-pair encoding](10_byte_pair_encoding.ipynb).
+# **Code**: [vae.py](../minisd/models/vae.py), `encode` and `decode` in
+# [stable_diffusion.py](../minisd/pipeline/stable_diffusion.py). **Next**: [10 · Byte-pair
+# encoding](10_byte_pair_encoding.ipynb).

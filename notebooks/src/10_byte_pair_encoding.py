@@ -21,12 +21,12 @@
 from collections import Counter
 from itertools import pairwise
 
+import lesson
 import torch
 
 import weights_loader
-from minisd import lesson
-from minisd.world.captions import caption
-from minisd.world.sampling import scene_from_seed
+from minisd.sticker.world.captions import caption
+from minisd.sticker.world.sampling import scene_from_seed
 
 captions = [caption(scene_from_seed(s), torch.Generator().manual_seed(s)) for s in range(400)]
 words = Counter(word for text in captions for word in text.split() if word.isalpha())
@@ -299,5 +299,5 @@ lesson.claim("most of the taught words are one piece", lengths[1] >= 0.8 * len(t
 # - 75 pieces fit beside start and end; more are cut off, aloud. Added words are found first.
 # - Our encoder agrees with the library's on every word that we tried.
 #
-# **Code**: [tokenizer.py](../minisd/tokenizer.py), [tokenizer_files.py](../minisd/tokenizer_files.py). **Next**: what
-# the text encoder makes of the ids, [11 · The CLIP text transformer](11_text_transformer.ipynb).
+# **Code**: [tokenizer.py](../minisd/tokenizer.py), [vocabulary_files.py](../minisd/_internal/vocabulary_files.py).
+# **Next**: what the text encoder makes of the ids, [11 · The CLIP text transformer](11_text_transformer.ipynb).

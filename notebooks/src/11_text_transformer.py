@@ -17,11 +17,11 @@
 # %%
 import math
 
+import lesson
 import torch
 import torch.nn.functional as F
 
 import weights_loader
-from minisd import lesson
 from minisd.images import to_pil
 
 sd = weights_loader.load("sticker")
@@ -393,7 +393,7 @@ def draw(text, seed):
     return to_pil(sd.decode(x))[0]
 
 
-from minisd.world.checker import check
+from minisd.sticker.world.checker.check import check
 
 red, blue = (clip(tokenizer([text])) for text in ("a red circle", "a blue star"))
 n = 5  # start, three words, end

@@ -26,14 +26,14 @@
 # %%
 import math
 
+import lesson
 import torch
 import torch.nn.functional as F
 
 import weights_loader
-from minisd import lesson
 from minisd.images import to_pil
-from minisd.world.render import render
-from minisd.world.scene import Scene, Thing
+from minisd.sticker.world.render import render
+from minisd.sticker.world.scene import Scene, Thing
 
 colours = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 shapes = ("circle", "square", "triangle", "star", "ring", "cross")
@@ -214,7 +214,7 @@ print(f"guessing among {32_768:,}: {math.log(32_768):.2f}")
 # It must give the same number:
 
 # %%
-from minisd.training.contrastive import NEGATIVES, contrast
+from minisd.sticker.training.contrastive import NEGATIVES, contrast
 
 with torch.no_grad():
     rows, wrong = ids[:16], swapped_ids[: 16 * NEGATIVES]
@@ -457,7 +457,8 @@ lesson.claim("as many more ordinary batches teach less of it", hard > more + 0.0
 # </details>
 #
 # minisd's own training takes three untrue captions for each picture, with colours, relations or places changed
-# ([negatives.py](../minisd/training/negatives.py)), and asks the image half directly, too, what a picture shows.
+# ([hard_negatives.py](../minisd/sticker/training/hard_negatives.py)), and asks the image half directly, too, what a
+# picture shows.
 #
 # ## A judge for the UNet
 #
@@ -467,8 +468,8 @@ lesson.claim("as many more ordinary batches teach less of it", hard > more + 0.0
 # picture that CLIP finds closest to the prompt. An exact checker says whether that helps.
 
 # %%
-from minisd.ranking import likeness
-from minisd.world.checker import check
+from minisd.interpret.clip_ranking import likeness
+from minisd.sticker.world.checker.check import check
 
 sd = weights_loader.load("sticker")
 judge, judge_tokenizer = weights_loader.load_clip("sticker")
@@ -513,6 +514,7 @@ lesson.claim("what CLIP chooses is right more often than the first try", chosen 
 # - What no batch asks for is not learnt: without hard negatives, which colour belongs to which thing stays vague.
 # - A model that draws several pictures can leave the choice to CLIP.
 #
-# **Code**: [contrastive.py](../minisd/training/contrastive.py), [negatives.py](../minisd/training/negatives.py),
-# both halves in [clip_image.py](../minisd/models/clip_image.py).
-# **Next**: [13 · A whole latent diffusion model, trained small](13_small_latent_diffusion.ipynb).
+# **Code**: [contrastive.py](../minisd/sticker/training/contrastive.py),
+# [hard_negatives.py](../minisd/sticker/training/hard_negatives.py), both halves in
+# [clip_image.py](../minisd/models/clip_image.py). **Next**: [13 · A whole latent diffusion model, trained
+# small](13_small_latent_diffusion.ipynb).

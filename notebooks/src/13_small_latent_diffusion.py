@@ -21,13 +21,13 @@
 # %%
 from copy import deepcopy
 
+import lesson
 import torch
 
 import weights_loader
-from minisd import lesson
 from minisd.images import to_pil
-from minisd.world.render import render
-from minisd.world.scene import Scene, Thing
+from minisd.sticker.world.render import render
+from minisd.sticker.world.scene import Scene, Thing
 
 sd = weights_loader.load("sticker")
 vae, text_encoder = sd.vae.requires_grad_(False), sd.text_encoder.requires_grad_(False)
@@ -295,7 +295,7 @@ lesson.pictures(
 # the words were right. Every prompt that was taught, two pictures each, with and without guidance:
 
 # %%
-from minisd.world.checker import check
+from minisd.sticker.world.checker.check import check
 
 
 def share(prompts, scale, seed=10):
@@ -344,6 +344,6 @@ lesson.claim("859,520,964 parameters", count == 859_520_964)
 # - First the background is learnt, then colours, then shapes. The loss has a floor that is not zero.
 # - What came out is a pipeline like any other: it can be guided, measured and saved.
 #
-# **Code**: [text_to_image.py](../minisd/training/text_to_image.py), the loop around it in
+# **Code**: [unet.py](../minisd/sticker/training/unet.py), the loop around it in
 # [trainer.py](../minisd/training/trainer.py); `minisd train` runs them.
 # **Next**: [14 · Inside the pipeline](14_inside_the_pipeline.ipynb).

@@ -15,10 +15,10 @@
 # and a list of noise levels.
 
 # %%
+import lesson
 import torch
 
 import weights_loader
-from minisd import lesson
 from minisd.images import to_pil
 from minisd.pipeline import StableDiffusion
 
@@ -354,6 +354,7 @@ lesson.claim("saved and loaded, it draws the same picture", distance(back, their
 # - The pipeline is fifteen lines around five parts; yours and the library's draw the same picture.
 # - Parts can be shared, exchanged, left out and saved one by one.
 #
-# **Code**: [pipeline.py](../minisd/pipeline.py), and the parts: [tokenizer.py](../minisd/tokenizer.py),
-# [clip.py](../minisd/models/clip.py), [unet.py](../minisd/models/unet.py), [vae.py](../minisd/models/vae.py),
-# [schedulers](../minisd/schedulers). **Next**: [15 · The latents callback](15_latents_callback.ipynb).
+# **Code**: [stable_diffusion.py](../minisd/pipeline/stable_diffusion.py), and the parts:
+# [tokenizer.py](../minisd/tokenizer.py), [clip.py](../minisd/models/clip.py), [unet.py](../minisd/models/unet.py),
+# [vae.py](../minisd/models/vae.py), [schedulers](../minisd/schedulers). **Next**: [15 · The latents
+# callback](15_latents_callback.ipynb).

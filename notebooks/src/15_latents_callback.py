@@ -16,10 +16,10 @@
 # pipeline; the question that it leaves open is how to get there when you have the parts in your hands. Like this:
 
 # %%
+import lesson
 import torch
 
 import weights_loader
-from minisd import lesson
 from minisd.course import StableDiffusionPipeline
 
 parts = weights_loader.load("sticker")  # only for its parts; your own will do
@@ -90,8 +90,8 @@ lesson.claim("it fires at 0, 12, 24, 36 and 48", [i for i, _ in fired] == [0, 12
 # more: beside the latents $x_t$ there is `x0`, the picture that the UNet predicts at that moment. `Film` keeps both:
 
 # %%
-from minisd.callbacks import Film
 from minisd.images import image_grid, to_pil
+from minisd.interpret.film import Film
 
 film = Film(parts, every=2)
 for step in film.watch(parts.denoise(prompt, seed=3, num_inference_steps=20)):
@@ -136,7 +136,7 @@ lesson.animation(
 # **Predict, then run**: of 20 steps, after how many is the *predicted* picture right, and after how many is $x_t$?
 
 # %%
-from minisd.world.checker import check
+from minisd.sticker.world.checker.check import check
 
 asked, count = "a yellow star", 8
 run = list(parts.denoise(asked, num_images_per_prompt=count, seed=0, num_inference_steps=20))  # all eight at once
@@ -237,8 +237,8 @@ lesson.claim("stepping twice changes nothing, with a sampler that remembers", to
 # red, green and blue gives a small preview for nothing. Fit it by least squares on a few pictures:
 
 # %%
-from minisd.world.render import render
-from minisd.world.sampling import scene_from_seed
+from minisd.sticker.world.render import render
+from minisd.sticker.world.sampling import scene_from_seed
 
 pixels = render([scene_from_seed(s) for s in range(64)])
 latents = parts.encode(pixels, torch.Generator().manual_seed(0))
@@ -277,6 +277,6 @@ lesson.claim("more than half of it", explained > 0.5)
 #   GIFs.
 # - Steps are pure, so looking changes nothing; a linear map gives previews for free.
 #
-# **Code**: [callbacks.py](../minisd/callbacks.py), [course](../minisd/course), `denoise` in
-# [pipeline.py](../minisd/pipeline.py). **Next**:
+# **Code**: [film.py](../minisd/interpret/film.py), [course](../minisd/course), `denoise` in
+# [stable_diffusion.py](../minisd/pipeline/stable_diffusion.py). **Next**:
 # [16 · Schedulers and guidance compared](16_schedulers_and_guidance.ipynb).

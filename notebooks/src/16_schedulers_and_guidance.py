@@ -22,16 +22,16 @@
 import math
 from typing import NamedTuple
 
+import lesson
 import torch
 
 import weights_loader
-from minisd import lesson
-from minisd.evaluation.measures import interval, judge_prompts
-from minisd.evaluation.suites import examples
 from minisd.images import to_pil
 from minisd.schedulers import DDIM, PNDM, DPMSolverMultistep, EulerAncestral
-from minisd.world.captions import expectation
-from minisd.world.checker import check
+from minisd.sticker.evaluation.metrics import interval, judge_prompts
+from minisd.sticker.evaluation.prompt_suites import examples
+from minisd.sticker.world.captions import expectation
+from minisd.sticker.world.checker.check import check
 
 sd = weights_loader.load("sticker")
 usual = sd.scheduler
@@ -306,7 +306,7 @@ lesson.pictures(
 # "a circle", its colour is left open. How often does a colour appear, without being forbidden, and when it is?
 
 # %%
-from minisd.evaluation.freedom import main_thing
+from minisd.sticker.evaluation.diversity import main_thing
 
 free = ["a circle"] * 12
 
@@ -379,7 +379,7 @@ lesson.claim(
 # (Lin et al. 2024). For one step, by hand:
 
 # %%
-from minisd import guidance
+from minisd.pipeline import guidance
 
 u, c = torch.randn(2, 1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
 guided = u + 8 * (c - u)
@@ -412,7 +412,8 @@ lesson.claim("rescaled latents deviate less", deviation(strong[0.7]) < deviation
 # - Guidance is needed, too much of it hurts, above all with few steps. It is needed most in the first half.
 # - Negative prompts avoid what they name. Rescaling takes back the contrast of a large scale.
 #
-# **Code**: [measures.py](../minisd/evaluation/measures.py) and [figures.py](../minisd/evaluation/figures.py) measure
-# the same with more pictures, the checker is [checker.py](../minisd/world/checker.py), the scales a step come from
-# [guidance.py](../minisd/guidance.py). **Next**:
-# [17 · Image to image, and DDIM inversion](17_image_to_image_and_inversion.ipynb).
+# **Code**: [metrics.py](../minisd/sticker/evaluation/metrics.py) and
+# [figures.py](../minisd/sticker/evaluation/figures.py) measure the same with more pictures, the checker is
+# [check.py](../minisd/sticker/world/checker/check.py), the scales a step come from
+# [guidance.py](../minisd/pipeline/guidance.py). **Next**: [17 · Image to image, and DDIM
+# inversion](17_image_to_image_and_inversion.ipynb).

@@ -19,11 +19,11 @@
 # Our picture to begin with is a sketch of two blots, which is nothing that this model was trained on:
 
 # %%
+import lesson
 import torch
 from PIL import Image, ImageDraw
 
 import weights_loader
-from minisd import lesson
 from minisd.images import from_pil, to_pil
 
 sd = weights_loader.load("sticker")
@@ -123,10 +123,10 @@ lesson.claim("at strength 1 the picture does not matter here", torch.allclose(fr
 # %%
 from dataclasses import replace
 
-from minisd.evaluation.measures import psnr
-from minisd.world.checker import check
-from minisd.world.render import render
-from minisd.world.scene import Scene, Thing
+from minisd.sticker.evaluation.metrics import psnr
+from minisd.sticker.world.checker.check import check
+from minisd.sticker.world.render import render
+from minisd.sticker.world.scene import Scene, Thing
 
 SCENES = [
     # upper thing, its colour and its new one; lower thing, its colour
@@ -220,7 +220,7 @@ lesson.claim("strength 1 forgets where things were", stay[-1] < max(stay))
 # $$x_t \approx \cos\Delta\;x_s + \sin\Delta\;v(x_s, t)$$
 
 # %%
-from minisd.inversion import invert
+from minisd.interpret.inversion import invert
 
 
 def angle(t):
@@ -461,7 +461,7 @@ lesson.pictures(
 # - **Edit**: go only part of the way up, then down from there with one word changed. The rest stays better than with
 #   noise from the dice.
 #
-# **Code**: `_start` in [pipeline.py](../minisd/pipeline.py), [inversion.py](../minisd/inversion.py),
-# [ddim_inverse.py](../minisd/schedulers/ddim_inverse.py), measured by
-# [inverting.py](../minisd/evaluation/inverting.py). **Next**:
-# [18 · Inpainting, depth and upscaling](18_inpainting_depth_upscaling.ipynb).
+# **Code**: `_start` in [stable_diffusion.py](../minisd/pipeline/stable_diffusion.py),
+# [inversion.py](../minisd/interpret/inversion.py), [ddim_inverse.py](../minisd/schedulers/ddim_inverse.py), measured by
+# [inversion.py](../minisd/sticker/evaluation/inversion.py). **Next**: [18 · Inpainting, depth and
+# upscaling](18_inpainting_depth_upscaling.ipynb).

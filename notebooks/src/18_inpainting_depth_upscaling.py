@@ -18,11 +18,11 @@
 # model is then trained on, with the new channels filled, until it has learnt to use them.
 
 # %%
+import lesson
 import torch
 import torch.nn.functional as F
 
 import weights_loader
-from minisd import lesson
 from minisd.images import to_pil
 
 plain = weights_loader.load("sticker")
@@ -64,10 +64,10 @@ print("plain:", tuple(heard(plain, "a red circle", seed=0).shape), "= (pictures,
 # Six scenes of one thing each, a box around the thing as the hole, and a prompt for something else in its place:
 
 # %%
-from minisd.evaluation.measures import psnr
-from minisd.world.checker import check
-from minisd.world.render import depth, masks, render
-from minisd.world.scene import Scene, Thing
+from minisd.sticker.evaluation.metrics import psnr
+from minisd.sticker.world.checker.check import check
+from minisd.sticker.world.render import depth, masks, render
+from minisd.sticker.world.scene import Scene, Thing
 
 
 def scene(*things, background="white"):
@@ -412,6 +412,7 @@ lesson.claim(
 # - A depth map holds places and outlines; the words decide the rest.
 # - An upscaler reads the small picture, and how much noise hides its faults.
 #
-# **Code**: `_start` in [pipeline.py](../minisd/pipeline.py), [variants.py](../minisd/variants.py), how the embedded
-# ones were [trained](../minisd/training/variants.py) and [measured](../minisd/evaluation/tasks.py). **Next**:
-# [19 · Embedding surgery](19_embedding_surgery.ipynb).
+# **Code**: `_start` in [stable_diffusion.py](../minisd/pipeline/stable_diffusion.py),
+# [task_variants.py](../minisd/adapters/task_variants.py), how the embedded ones were
+# [trained](../minisd/sticker/training/task_variants.py) and [measured](../minisd/sticker/evaluation/tasks.py).
+# **Next**: [19 · Embedding surgery](19_embedding_surgery.ipynb).

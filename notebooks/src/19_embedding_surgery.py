@@ -20,12 +20,13 @@
 # Here is the whole way, one line a step:
 
 # %%
+import lesson
 import torch
 
 import weights_loader
-from minisd import lesson, surgery
 from minisd.images import to_pil
-from minisd.world.checker import check
+from minisd.interpret import text_vectors
+from minisd.sticker.world.checker.check import check
 
 sd = weights_loader.load("sticker")
 encoder = sd.text_encoder
@@ -87,7 +88,7 @@ def replaced(prompt, word, by):
 
 swapped = encode(replaced(prompt, "red", vector("blue")))
 lesson.claim("equal", torch.allclose(swapped, sd.encode_prompt(["a blue circle"]), atol=1e-5))
-theirs = surgery.encode(sd, surgery.replaced(sd, prompt, "red", surgery.vector(sd, "blue")))
+theirs = text_vectors.encode(sd, text_vectors.replaced(sd, prompt, "red", text_vectors.vector(sd, "blue")))
 lesson.claim("and so is the library's surgery", torch.allclose(swapped, theirs, atol=1e-5))
 
 # %% [markdown]
@@ -183,7 +184,7 @@ lesson.claim(
 # %%
 first, second = sd.encode_prompt(["a red circle"]), sd.encode_prompt(["a blue star"])
 course = 0.35 * first + 0.65 * second
-lesson.claim("that is surgery.lerp", torch.allclose(course, surgery.lerp(first, second, 0.65), atol=1e-5))
+lesson.claim("that is surgery.lerp", torch.allclose(course, text_vectors.lerp(first, second, 0.65), atol=1e-5))
 
 shares = [0, 0.2, 0.35, 0.5, 0.65, 0.8, 1]
 film = torch.cat([lerp(first, second, w) for w in shares])
@@ -234,7 +235,7 @@ def slerp(first, second, weight):
 
 
 ways = torch.linspace(0, 1, 6).tolist()
-gap = max(float((slerp(a, b, w) - surgery.slerp(a, b, w, dims=(1, 2, 3))).abs().max()) for w in ways)
+gap = max(float((slerp(a, b, w) - text_vectors.slerp(a, b, w, dims=(1, 2, 3))).abs().max()) for w in ways)
 lesson.claim("our slerp is surgery.slerp", gap < 1e-4)
 print(f"deviation halfway: {float(slerp(a, b, 0.5).std()):.2f}")
 
@@ -376,5 +377,6 @@ lesson.claim("here the words carry the prompt, not the padding", padded["words o
 # - Walk between noises by **slerp**; the straight way leaves the sphere on which noise lies, and gets too quiet.
 # - Order lives in the places and in who may look at whom; test what padding carries before you throw it away.
 #
-# **Code**: [surgery.py](../minisd/surgery.py), the encoder in [clip.py](../minisd/models/clip.py), `prompt_embeds` in
-# [pipeline.py](../minisd/pipeline.py). **Next**: [20 · Guidance by a loss](20_loss_guidance.ipynb).
+# **Code**: [text_vectors.py](../minisd/interpret/text_vectors.py), the encoder in [clip.py](../minisd/models/clip.py),
+# `prompt_embeds` in [stable_diffusion.py](../minisd/pipeline/stable_diffusion.py). **Next**: [20 · Guidance by a
+# loss](20_loss_guidance.ipynb).

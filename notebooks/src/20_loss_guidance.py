@@ -22,13 +22,13 @@
 # %%
 import time
 
+import lesson
 import torch
 
 import weights_loader
-from minisd import lesson
-from minisd.guidance import Guide
 from minisd.images import to_pil
-from minisd.world.palette import PALETTE, rgb
+from minisd.pipeline.guidance import Guide
+from minisd.sticker.world.palette import PALETTE, rgb
 
 sd = weights_loader.load("sticker")
 schedule, scheduler = sd.scheduler.schedule, sd.scheduler
@@ -161,7 +161,7 @@ lesson.claim("our loop draws what sd(..., guide=Guide(loss)) draws", torch.allcl
 # And will ten times the scale make the pictures bluer still?
 
 # %%
-from minisd.world.checker import check
+from minisd.sticker.world.checker.check import check
 
 
 def judged(images, prompt):
@@ -337,5 +337,6 @@ lesson.claim(
 # - Through the UNet the gradient knows how the model reacts, and costs the most. With the UNet's answer as given it
 #   is cheap, and blind at the noisy end.
 #
-# **Code**: `Guide` in [guidance.py](../minisd/guidance.py), its place in the loop in
-# [pipeline.py](../minisd/pipeline.py). **Next**: [21 · Word heat maps](21_word_heat_maps.ipynb).
+# **Code**: `Guide` in [guidance.py](../minisd/pipeline/guidance.py), its place in the loop in
+# [stable_diffusion.py](../minisd/pipeline/stable_diffusion.py). **Next**: [21 · Word heat
+# maps](21_word_heat_maps.ipynb).

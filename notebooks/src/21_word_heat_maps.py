@@ -19,11 +19,11 @@
 # The weights of one place sum to 1 over the tokens. They are what a heat map shows.
 
 # %%
+import lesson
 import torch
 
 import weights_loader
-from minisd import lesson
-from minisd.attention_maps import overlay, record_attention
+from minisd.interpret.attention_maps import overlay, record_attention
 
 
 def attention(q, k, v):
@@ -96,7 +96,7 @@ lesson.pictures(
 import math
 
 from minisd.images import from_pil
-from minisd.world.segment import find
+from minisd.sticker.world.checker.segment import find
 
 nouns = ["circle", "square", "triangle", "star"]
 hits = total = 0
@@ -169,5 +169,5 @@ lesson.claim("together they are all of it", abs(float(mean.sum()) - 1) < 1e-3)
 # - Averaged over heads, layers and steps they become heat maps of words, and those of nouns point at their things.
 # - They show where the model looks, not why it draws what it draws.
 #
-# **Code**: [attention_maps.py](../minisd/attention_maps.py), `Attention` in [layers.py](../minisd/models/layers.py).
-# **Next**: [22 · How official weights get in](22_official_weights.ipynb).
+# **Code**: [attention_maps.py](../minisd/interpret/attention_maps.py), `Attention` in
+# [layers.py](../minisd/models/layers.py). **Next**: [22 · How official weights get in](22_official_weights.ipynb).

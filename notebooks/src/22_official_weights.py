@@ -24,11 +24,11 @@ import json
 import tempfile
 from pathlib import Path
 
+import lesson
 import torch
 
 import weights_loader
-from minisd import lesson
-from weights_loader.files import open_weights
+from weights_loader.formats.weight_file import open_weights
 
 sd = weights_loader.load("sticker")
 folder = Path(tempfile.mkdtemp())
@@ -302,7 +302,7 @@ print(*problems(expected, damaged), sep="\n")
 
 # %%
 from minisd.errors import MismatchError
-from weights_loader.writing import save_safetensors
+from weights_loader.formats.safetensors import save_safetensors
 
 tensors = {name: opened.tensor(name) for name in opened.shapes}
 damages = {
@@ -422,7 +422,7 @@ from types import SimpleNamespace
 
 from minisd.configs import SD1_TEXT, SD1_VAE, SD2_TEXT
 from minisd.models import VAE, CLIPTextTransformer
-from minisd.verification import FACTS
+from minisd.parity.verification import FACTS
 
 with torch.device("meta"):
     first = SimpleNamespace(unet=UNet(SD1_UNET), vae=VAE(SD1_VAE), text_encoder=CLIPTextTransformer(SD1_TEXT))
@@ -458,6 +458,7 @@ shutil.rmtree(folder)
 # - Shapes tell the family. Whether the numbers come out right is a matter of its own: recorded numbers decide.
 #
 # **Code**: the tables in [names](../weights_loader/names/ldm.py), the strict check in
-# [build.py](../weights_loader/build.py), the header in [safetensors_file.py](../weights_loader/safetensors_file.py),
-# the facts in [facts.py](../minisd/verification/facts.py).
-# **Next**: that is the last lesson so far; [14 · Inside the pipeline](14_inside_the_pipeline.ipynb) takes any model.
+# [build.py](../weights_loader/build.py), the header in
+# [safetensors_header.py](../weights_loader/formats/safetensors_header.py), the facts in
+# [facts.py](../minisd/parity/verification/facts.py). **Next**: that is the last lesson so far; [14 · Inside the
+# pipeline](14_inside_the_pipeline.ipynb) takes any model.

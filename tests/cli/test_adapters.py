@@ -6,11 +6,11 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from small import small_pipeline
+from support.small import small_pipeline
 
 import weights_loader
 from minisd.cli import main
-from minisd.cli.given import split_option
+from minisd.cli.inputs import split_option
 from minisd.errors import InputError
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small import small_pipeline
+from support.small import small_pipeline
 
 import weights_loader
 from minisd.cli import main
-from minisd.cli.given import file_stem
-from minisd.cli.saying import say
+from minisd.cli.console import say
+from minisd.cli.inputs import file_stem
 from minisd.schedulers import DDIM
 
 

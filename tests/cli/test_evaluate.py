@@ -5,15 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from painter import Painter, in_other_colours
 from PIL import Image
+from support.painter import Painter, in_other_colours
 
 import minisd
 import weights_loader
 from minisd.cli import main
 from minisd.cli.evaluate import FIGURES, contact_sheet
-from minisd.evaluation import judge_prompts
-from minisd.evaluation.suites import SUITES
+from minisd.sticker.evaluation import judge_prompts
+from minisd.sticker.evaluation.prompt_suites import SUITES
 
 FEW = ("--count", "2", "--suites", "held-out counts, single")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from small import small_pipeline
+from support.small import small_pipeline
 
 import weights_loader
 from minisd.cli import main
-from minisd.training.stages import SHARES
+from minisd.sticker.training.stages import SHARES
 
 SHORT = ("--minutes", "0.02", "--pool", "64")
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lessons import SCHEDULE, alike, close, guided_loop, parts, picture, to_pil
+from support.course_cells import SCHEDULE, alike, close, guided_loop, parts, picture, to_pil
 
 from minisd.errors import InputError
 

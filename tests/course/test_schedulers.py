@@ -5,7 +5,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from lessons import SCHEDULE, close
+from support.course_cells import SCHEDULE, close
 
 from minisd import course
 from minisd.errors import InputError

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lessons import FULL, SCHEDULE, alike, close, encode_texts, guided_loop, parts, picture, to_pil
 from PIL import Image
+from support.course_cells import FULL, SCHEDULE, alike, close, encode_texts, guided_loop, parts, picture, to_pil
 
 from minisd.errors import InputError
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from lessons import FULL
+from support.course_cells import FULL
 
 from minisd import course
 from minisd.errors import InputError

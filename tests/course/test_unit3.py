@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lessons import FULL, SCHEDULE, alike, close, guided_loop, picture, to_pil
 from PIL import Image
+from support.course_cells import FULL, SCHEDULE, alike, close, guided_loop, picture, to_pil
 
 from minisd.errors import InputError, MismatchError
 from minisd.schedulers import LMS, Euler
@@ -195,7 +195,7 @@ def test_inpainting_as_the_reference(ours: Any, theirs: Any, model: str) -> None
 
 
 def test_depth_to_image(ours: Any) -> None:
-    from small import small_pipeline
+    from support.small import small_pipeline
 
     sd = small_pipeline(in_channels=5)
     pipe = ours.StableDiffusionDepth2ImgPipeline(sd.vae, sd.text_encoder, sd.tokenizer, sd.unet, sd.scheduler)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from lessons import alike, close
-from small import randomise
+from support.course_cells import alike, close
+from support.small import randomise
 from torch import nn
 
 from minisd.errors import InputError, MismatchError

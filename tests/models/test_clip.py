@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from small import TEXTS, oracle_text, text_like
+from support.small import TEXTS, oracle_text, text_like
 from torch import nn
 
 from minisd.configs import SD1_TEXT, SD2_TEXT, CLIPTextConfig

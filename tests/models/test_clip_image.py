@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small_clip import CLIPS, clip_like, oracle_clip
+from support.small_clip import CLIPS, clip_like, oracle_clip
 from torch import Tensor, nn
 
 from minisd.configs import SD1_TEXT, CLIPImageConfig, CLIPTextConfig

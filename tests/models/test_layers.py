@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from small import copy_weights, randomise
+from support.small import copy_weights, randomise
 
 from minisd.models.layers import (
     Attention,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from small import randomise, unet_like
+from support.small import randomise, unet_like
 
 from minisd.errors import MismatchError
 from minisd.models.unet import sinusoids

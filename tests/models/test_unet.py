@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small import UNETS, copy_weights, oracle_unet, randomise, unet_like
+from support.small import UNETS, copy_weights, oracle_unet, randomise, unet_like
 from torch import nn
 
 from minisd.configs import SD1_UNET, SD2_UNET, UNetConfig

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small import VAES, copy_weights, oracle_vae, randomise, vae_like
+from support.small import VAES, copy_weights, oracle_vae, randomise, vae_like
 from torch import nn
 
 from minisd.configs import SD1_VAE, VAEConfig

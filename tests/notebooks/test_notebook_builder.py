@@ -24,7 +24,7 @@ print(2 + 40)
 #
 # ## Summary
 #
-# [code](../minisd/lesson.py)
+# [code](../notebooks/lesson.py)
 """
 
 

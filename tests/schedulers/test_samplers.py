@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scheduler_oracle import (
+from support.scheduler_oracle import (
     adds_noise,
     drawing,
     fake_model,

@@ -37,7 +37,7 @@ def test_known_values() -> None:
 
 @pytest.mark.parametrize("schedule", [SD, LINEAR, COSINE, ZERO, replace(SD, num_train_timesteps=1100)])
 def test_tables_against_the_reference(schedule: NoiseSchedule) -> None:
-    from scheduler_oracle import oracle
+    from support.scheduler_oracle import oracle
 
     theirs = oracle(DDIM(schedule))
     # the reference's float32 shows where alpha_bar is tiny: 1e-6 absolute, and 1e-4 of itself
@@ -62,7 +62,7 @@ def test_zero_terminal_snr() -> None:
 @pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("schedule", [SD, ZERO])
 def test_noising_against_the_reference(schedule: NoiseSchedule, dtype: torch.dtype, close: float) -> None:
-    from scheduler_oracle import oracle
+    from support.scheduler_oracle import oracle
 
     theirs = oracle(DDIM(schedule), exact=True)
     x0, noise = torch.randn(2, 4, 4, 3, 5, generator=torch.Generator().manual_seed(0), dtype=dtype)
@@ -130,7 +130,7 @@ def test_wrong_fields(field: str, value: object) -> None:
 
 
 def test_sigma_space_noise_and_input_scale() -> None:
-    from scheduler_oracle import oracle
+    from support.scheduler_oracle import oracle
 
     sampler = LMS()
     grid, theirs = sampler.grid(15), oracle(sampler)

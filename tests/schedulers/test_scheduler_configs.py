@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from scheduler_oracle import oracle
+from support.scheduler_oracle import oracle
 
 from minisd.errors import InputError
 from minisd.schedulers import (

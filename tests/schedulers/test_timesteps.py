@@ -87,7 +87,7 @@ def test_course_numbers() -> None:
     ids=lambda s: s.__name__,
 )
 def test_every_n_against_the_reference(sampler: type[Scheduler] | str, spacing: str, offset: int) -> None:
-    from scheduler_oracle import TRAILING_BUGS, oracle
+    from support.scheduler_oracle import TRAILING_BUGS, oracle
 
     if sampler == "prk":
         ours: Scheduler = PNDM(skip_prk_steps=False, timestep_spacing=spacing, steps_offset=offset)
@@ -113,7 +113,7 @@ def test_every_n_against_the_reference(sampler: type[Scheduler] | str, spacing: 
 
 
 def test_where_the_reference_is_wrong_we_are_right() -> None:
-    from scheduler_oracle import TRAILING_BUGS, oracle
+    from support.scheduler_oracle import TRAILING_BUGS, oracle
 
     assert len(TRAILING_BUGS) == 62
     ours = DDIM(timestep_spacing="trailing")

@@ -7,18 +7,19 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
-from small import small_pipeline
+from support.small import small_pipeline
 
 import weights_loader
-from minisd import surgery
 from minisd.adapters import Lora, LowRank, LowRankChanges, add_embeddings
 from minisd.cli import main
 from minisd.errors import InputError
+from minisd.interpret import text_vectors
 from minisd.pipeline import StableDiffusion
-from minisd.training import examples, fine_tuning
+from minisd.sticker.training import examples
+from minisd.sticker.world.checker.check import check
+from minisd.sticker.world.render import render
+from minisd.training import fine_tuning
 from minisd.training.fine_tuning import Pictures, attention_weights, read_pictures, train_embedding, train_lora
-from minisd.world.checker import check
-from minisd.world.render import render
 
 WORD = "<candy>"
 
@@ -44,7 +45,7 @@ def bits(sd: StableDiffusion) -> list[torch.Tensor]:
 
 def test_a_word_learns_and_nothing_else_changes(sd: StableDiffusion, tmp_path: Path) -> None:
     before, size = bits(sd), len(sd.tokenizer)
-    start = surgery.vector(sd, "cat")
+    start = text_vectors.vector(sd, "cat")
     lines: list[str] = []
     vectors = train_embedding(sd, learned(), WORD, "cat", 1, tmp_path / "run.pt", lines.append, steps=12)
     assert vectors.shape == start.shape

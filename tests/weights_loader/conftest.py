@@ -1,7 +1,7 @@
 """Small pipelines saved by the reference, one of SD 1 and one of SD 2, for the tests of loading."""
 
 import pytest
-from saved_models import Saved, save_oracle
+from support.saved_models import Saved, save_oracle
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,9 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from saved_models import copy, edit, edit_json
-from small import small_tokenizer, write_tokenizer
-from small_clip import CLIPS, oracle_clip, randomise_clip
+from support.saved_models import copy, edit, edit_json
+from support.small import small_tokenizer, write_tokenizer
+from support.small_clip import CLIPS, oracle_clip, randomise_clip
 from torch import Tensor
 
 import weights_loader

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import TEXTS, UNETS, VAES, oracle_text, oracle_unet, oracle_vae, small_pipeline
+from support.small import TEXTS, UNETS, VAES, oracle_text, oracle_unet, oracle_vae, small_pipeline
 
 from minisd.configs import (
     SD1_TEXT,

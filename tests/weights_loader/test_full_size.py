@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors
 import torch
-from small import merges, write_tokenizer
+from support.small import merges, write_tokenizer
 
 import weights_loader
 from minisd.tokenizer import clip_vocabulary

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from saved_models import (
+from support.saved_models import (
     LATENTS,
     PROMPTS,
     TEXT_FILE,
@@ -26,7 +26,7 @@ from saved_models import (
     same_weights,
     shard,
 )
-from small import small_pipeline
+from support.small import small_pipeline
 from torch import Tensor
 
 import weights_loader

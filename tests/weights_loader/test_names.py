@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import randomise, small_pipeline
+from support.small import randomise, small_pipeline
 from torch import Tensor, nn
 
 from minisd.configs import (

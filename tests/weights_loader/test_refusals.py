@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from saved_models import (
+from support.saved_models import (
     UNET_FILE,
     VAE_FILE,
     Saved,
@@ -19,7 +19,7 @@ from saved_models import (
     shard,
     single,
 )
-from small import small_pipeline, small_tokenizer
+from support.small import small_pipeline, small_tokenizer
 from torch import Tensor
 
 import weights_loader

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from saved_models import (
+from support.saved_models import (
     Saved,
     as_published,
     assert_same_picture,
@@ -14,7 +14,7 @@ from saved_models import (
     save_oracle,
     single,
 )
-from small import small_tokenizer
+from support.small import small_tokenizer
 
 import weights_loader
 from minisd.errors import (

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minisd.errors import FileFormatError, HubOffline, InputError, MismatchError, UnsafeFileError
+from weights_loader.hub.repo_files import choose_weights, needed_files, shards, variants, weight_files
 from weights_loader.paths import safe_join
-from weights_loader.repo_files import choose_weights, needed_files, shards, variants, weight_files
 from weights_loader.sources import KNOWN, resolve
 
 

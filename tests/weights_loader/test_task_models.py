@@ -6,8 +6,8 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from saved_models import same_weights
-from small import oracle_pipeline, small_tokenizer
+from support.saved_models import same_weights
+from support.small import oracle_pipeline, small_tokenizer
 
 import weights_loader
 from minisd.pipeline import LOW_RES, StableDiffusion

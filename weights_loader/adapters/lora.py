@@ -5,17 +5,17 @@ from pathlib import Path
 
 import torch
 
+from minisd._internal.validation import real_number
 from minisd.adapters.lora import LARGEST_SCALE, Layer, Lora, LowRank
 from minisd.errors import MismatchError, NumericalError
 from minisd.pipeline import StableDiffusion
-from minisd.validation import real_number
 from weights_loader.adapters.lora_file import Keys, plan
 from weights_loader.adapters.lora_names import Target, layers
 from weights_loader.adapters.parts import networks
 from weights_loader.adapters.peft_config import PeftConfig, header_settings
 from weights_loader.build import SHOWN
-from weights_loader.files import WeightFile, open_weights
-from weights_loader.repo_files import read_json
+from weights_loader.formats.weight_file import WeightFile, open_weights
+from weights_loader.hub.repo_files import read_json
 
 PEFT_CONFIG = "adapter_config.json"
 IN_FOLDERS = (  # in order of preference

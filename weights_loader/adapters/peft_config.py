@@ -10,8 +10,8 @@ from typing import Any
 
 from minisd.errors import FileFormatError, MismatchError
 from weights_loader.adapters.lora_file import ADVICE, ENDINGS
-from weights_loader.files import WeightFile
-from weights_loader.safetensors_file import shown
+from weights_loader.formats.safetensors_header import shown
+from weights_loader.formats.weight_file import WeightFile
 
 HEADER = "lora_adapter_metadata"  # where diffusers writes them, each with its network's name in front
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from minisd.adapters import LowRank
 from minisd.errors import InputError
 from minisd.models import UNet
+from weights_loader.formats.safetensors import save_safetensors
 from weights_loader.names import diffusers
-from weights_loader.writing import save_safetensors
 
 
 def save_lora(changes: Mapping[str, LowRank], unet: UNet, path: str | Path, overwrite: bool = False) -> None:

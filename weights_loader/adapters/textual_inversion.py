@@ -13,11 +13,11 @@ from pathlib import Path
 from torch import Tensor
 
 from minisd.adapters import add_embeddings
-from minisd.conditioning import TextPart
 from minisd.errors import InputError, MismatchError
 from minisd.pipeline import StableDiffusion
+from minisd.pipeline.conditioning import TextPart
 from weights_loader import detect
-from weights_loader.files import WeightFile, open_weights
+from weights_loader.formats.weight_file import WeightFile, open_weights
 
 NAMELESS = ({"emb_params"}, {"clip_l", "clip_g"}, {"clip_l"}, {"clip_g"})
 FAMILIES = {(768,): "SD 1.x", (1024,): "SD 2.x", (768, 1280): "SDXL", (1280,): "the SDXL refiner"}

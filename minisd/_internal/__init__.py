@@ -1,0 +1,1 @@
+"""Helpers shared by the packages of minisd: argument checks, atomic file writing, vocabulary files."""

@@ -1,0 +1,1 @@
+"""Look inside a pipeline: word heat maps, films, text vectors, inversion, ranking by CLIP."""

@@ -1,0 +1,90 @@
+"""How far a model's pictures, as a whole, are from those of the world, to the eye of CLIP's image half.
+
+Frechet distances grow as samples shrink, and an autoencoder has its share; so two sets of scenes, and scenes that were
+only encoded and decoded, are measured beside the drawn ones, all of one size.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from minisd import images
+from minisd.errors import InputError
+from minisd.models import CLIP
+from minisd.pipeline import StableDiffusion
+from minisd.sticker.evaluation.metrics import BATCH, judge_prompts
+from minisd.sticker.training.dataset import UNSEEN, lessons
+from minisd.sticker.world.captions import caption
+from minisd.sticker.world.render import render
+
+OTHERS = 7919  # what is drawn is compared with other scenes than those whose captions it was drawn from
+
+
+class Distance(NamedTuple):
+    """Between two sets of pictures: Frechet's, and the unbiased estimate of the squared mean discrepancy."""
+
+    frechet: float
+    mmd: float
+
+
+def frechet(first: Tensor, second: Tensor) -> float:
+    """Between the normal distributions with the means and covariances of two sets of vectors (N, D), (M, D).
+
+    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2) (Heusel et al. 2017, equation 6). Raises InputError.
+    """
+    first, second = _checked(first, second)
+    one, two = torch.cov(first.T), torch.cov(second.T)
+    shared = torch.linalg.eigvals(one @ two).real.clamp(min=0).sqrt().sum()  # of a product of two such, none is below 0
+    between = (first.mean(0) - second.mean(0)).square().sum()
+    return float(between + one.trace() + two.trace() - 2 * shared)
+
+
+def mmd(first: Tensor, second: Tensor) -> float:
+    """Unbiased squared maximum mean discrepancy of vectors (N, D), (M, D), with the kernel (x.y / D + 1)^3.
+
+    The kernel inception distance of Binkowski et al. 2018 without the Inception network: 0 in the mean for equal
+    distributions, whatever N; it may be negative. Raises InputError.
+    """
+    first, second = _checked(first, second)
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def among(x: Tensor) -> Tensor:
+        all_pairs = kernel(x, x)
+        return (all_pairs.sum() - all_pairs.trace()) / (len(x) * (len(x) - 1))
+
+    return float(among(first) + among(second) - 2 * kernel(first, second).mean())
+
+
+def _checked(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1] or min(len(first), len(second)) < 2:
+        raise InputError(
+            f"distances are between two sets of vectors, got {tuple(first.shape)} and {tuple(second.shape)}; "
+            "give (N, D) and (M, D) with N, M >= 2."
+        )
+    return first.double(), second.double()
+
+
+@torch.no_grad()
+def distances(
+    sd: StableDiffusion, clip: CLIP, count: int, seed: int, steps: int | None = None, label: str | None = None
+) -> dict[str, Distance]:
+    """From `count` scenes of the world: "scenes", other ones; "autoencoder", those decoded; "drawn", their captions."""
+    size = clip.image_encoder.config.image_size
+    reference, scenes = lessons(count, UNSEEN + seed + OTHERS), lessons(count, UNSEEN + seed)
+    generator = torch.Generator().manual_seed(seed)
+    prompts = [caption(scene, generator) for scene in scenes]
+    drawn = judge_prompts(sd, prompts, seed, steps, label=label).pictures
+    pixels = render(scenes, size)
+    decoded = torch.cat([sd.vae.decode(sd.vae.encode(part).mean).clamp(-1, 1) for part in pixels.split(BATCH)])
+    world = _features(clip, render(reference, size))
+    sets = {"scenes": pixels, "autoencoder": decoded, "drawn": torch.cat([images.from_pil(each) for each in drawn])}
+    vectors = {name: _features(clip, pictures) for name, pictures in sets.items()}
+    return {name: Distance(frechet(each, world), mmd(each, world)) for name, each in vectors.items()}
+
+
+def _features(clip: CLIP, pixels: Tensor) -> Tensor:
+    """What CLIP sees, before its vectors are made one long: (N, 3, size, size) -> (N, P)."""
+    return torch.cat([clip.image_encoder.pool(clip.image_encoder(part)) for part in pixels.split(4 * BATCH)])

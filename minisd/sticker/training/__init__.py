@@ -1,0 +1,1 @@
+"""Train the embedded model from scratch: vocabulary, autoencoder, text encoder, UNet, CLIP, task variants."""

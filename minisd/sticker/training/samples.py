@@ -1,0 +1,37 @@
+"""What a stage can do so far, as a picture beside its run."""
+
+from pathlib import Path
+
+import torch
+
+from minisd import images
+from minisd.models import VAE
+from minisd.pipeline import StableDiffusion
+from minisd.sticker.training.dataset import UNSEEN, lessons
+from minisd.sticker.world.render import render
+
+PROMPTS = [
+    "a red circle",
+    "a small yellow star sticker",
+    "a large purple heart on a black background",
+    "a green square in front of an orange triangle",
+    "a large red star to the left of a small blue ring on a beige background",
+    "an orange cross in the top left and a pink diamond on the right",
+    "three small blue circles",
+    "an outlined blue heart",
+]
+
+
+@torch.no_grad()
+def save_reconstructions(vae: VAE, path: Path, count: int = 8) -> None:
+    """Scenes that training does not see, above what the autoencoder makes of them."""
+    device = next(vae.parameters()).device
+    pixels = render(lessons(count, seed=UNSEEN), vae.config.sample_size, device)
+    again = vae.decode(vae.encode(pixels).mean)
+    images.save(images.image_grid(images.to_pil(torch.cat([pixels, again])), count, gap=2), path, overwrite=True)
+
+
+def save_drawings(sd: StableDiffusion, path: Path) -> None:
+    """Each of PROMPTS, drawn in 10 steps."""
+    pictures = sd(PROMPTS, seed=1, num_inference_steps=10).images
+    images.save(images.image_grid(pictures, 4, gap=2), path, overwrite=True)

@@ -1,7 +1,0 @@
-"""Official weights against the numbers that are known of them; `minisd verify` shows the outcome."""
-
-from minisd.verification.checks import MODELS, Fact, Result, verify
-from minisd.verification.facts import FACTS
-from minisd.verification.measures import Run, Subject, known_picture
-
-__all__ = ["FACTS", "MODELS", "Fact", "Result", "Run", "Subject", "known_picture", "verify"]

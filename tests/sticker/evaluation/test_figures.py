@@ -1,0 +1,109 @@
+"""The experiments with painters whose answer is known, and what their plots say."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from support.painter import Asked, Painter, as_asked, in_other_colours
+
+from minisd.errors import OutputError
+from minisd.pipeline import StableDiffusion
+from minisd.schedulers import LCM, LMS, Scheduler
+from minisd.sticker.evaluation import figures
+from minisd.sticker.world.palette import COLOURS
+from minisd.sticker.world.scene import Scene
+
+
+def hard_of_hearing(asked: Asked) -> Scene:
+    """Listens from guidance 3 on, and then knows only green where nothing else is said."""
+    scene = (as_asked if asked.scale >= 3 else in_other_colours)(asked)
+    if asked.prompt == "a circle" and asked.scale >= 3:
+        return replace(scene, things=(replace(scene.things[0], colour="green"),))
+    return scene
+
+
+def slow(asked: Asked) -> Scene:
+    """Right from eight steps on; with LMS from four."""
+    needed = 4 if isinstance(asked.scheduler, LMS) else 8
+    return (as_asked if asked.steps >= needed else in_other_colours)(asked)
+
+
+def obedient(asked: Asked) -> Scene:
+    """Draws yellow circles, purple stars where yellow is unwelcome."""
+    scene = as_asked(
+        Asked(prompt="a purple star" if asked.negative == "yellow" else "a yellow circle", seed=asked.seed)
+    )
+    return scene
+
+
+def test_guidance_sweep(tmp_path: Path) -> None:
+    sd: StableDiffusion = Painter(hard_of_hearing)  # type: ignore[assignment]
+    data = figures.guidance_sweep(sd, 6, seed=0, scales=(0, 1, 3))
+    assert [each["rate"] for each in data["exact"]] == [0, 0, 1]
+    assert data["exact"][2]["low"] < 1
+    assert data["entropy"][2] == {"bits": 0, "error": 0}
+    assert 1 < data["entropy"][0]["bits"] < math.log2(7)
+    assert (data["count"], data["seed"], data["steps"]) == (6, 0, 50)
+    figure = figures.plot_guidance_sweep(json.loads(json.dumps(data)), tmp_path / "a.png")
+    assert "Guidance 3 draws two things best: 100 % exact, 0 % at 0" in figure.get_suptitle()
+    assert_plotted(tmp_path / "a.png", figure)
+
+
+def test_sampler_comparison(tmp_path: Path) -> None:
+    painter = Painter(slow)
+    before = painter.scheduler
+    data = figures.sampler_comparison(painter, 2, seed=0, steps=(2, 4, 8))  # type: ignore[arg-type]
+    assert painter.scheduler is before
+    assert list(data["samplers"]) == ["DDIM", "DDPM", "PNDM", "LMS", "DPMSolverMultistep", "UniPC"]
+    assert [each["rate"] for each in data["samplers"]["DDIM"]] == [0, 0, 1]
+    assert [each["rate"] for each in data["samplers"]["LMS"]] == [0, 1, 1]
+    figure = figures.plot_sampler_comparison(json.loads(json.dumps(data)), tmp_path / "a.png")
+    assert figure.get_suptitle().startswith("LMS with 4 steps draws 100 % exactly")
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == list(data["samplers"])
+    assert_plotted(tmp_path / "a.png", figure)
+
+
+def test_negative_prompts(tmp_path: Path) -> None:
+    data = figures.negative_prompts(Painter(obedient), 2, seed=0)  # type: ignore[arg-type]
+    yellow = list(COLOURS).index("yellow")
+    assert [each["rate"] for each in data["without"]] == [float(k == yellow) for k in range(8)]
+    assert [each["rate"] for each in data["with"]] == [0] * 8
+    assert [each["rate"] for each in data["circle without"]] == [1] * 8
+    assert [each["rate"] for each in data["circle with"]] == [float(k != yellow) for k in range(8)]
+    figure = figures.plot_negative_prompts(json.loads(json.dumps(data)), tmp_path / "a.png")
+    assert "from 12 % to 0 % on average,\n88 % of the pictures show a circle" in figure.get_suptitle()
+    assert_plotted(tmp_path / "a.png", figure)
+    with pytest.raises(OutputError, match="exists already"):
+        figures.plot_negative_prompts(data, tmp_path / "a.png")
+
+
+def assert_plotted(path: Path, figure: figures.Figure) -> None:
+    assert Image.open(path).size[1] == 576
+    for axes in figure.axes:
+        assert axes.get_xlabel()
+        assert axes.get_ylabel()
+        assert any(container.has_yerr for container in axes.containers)
+
+
+@pytest.mark.parametrize("sampler", [sampler for sampler in Scheduler.samplers().values() if sampler is not LCM])
+def test_every_sampler_can_start_from_pure_noise(sampler: type[Scheduler]) -> None:
+    """On the schedule of the comparison, with the exact v of normally distributed data: 200 steps end in that."""
+    mean, std = 0.7, 0.5
+    scheduler = sampler.in_place_of(Painter().scheduler)
+    assert scheduler.schedule.alpha_bar(999) == 0
+    rng = torch.Generator().manual_seed(0)
+    grid = scheduler.grid(200)
+    x, memory = torch.randn(4000, generator=rng) * grid.init_noise_sigma, None
+    for i, t in enumerate(grid.timesteps):
+        alpha_bar = scheduler.schedule.alpha_bar(int(t))
+        signal, noise = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
+        seen = scheduler.scale_input(grid, i, x)
+        x0 = mean + signal * std**2 / (alpha_bar * std**2 + noise**2) * (seen - signal * mean)
+        v = signal * (seen - signal * x0) / noise - noise * x0
+        x, _, memory = scheduler.step(grid, i, x, v, memory, lambda: torch.randn(4000, generator=rng))
+    assert float(x.mean()) == pytest.approx(mean, abs=0.03)
+    assert float(x.std()) == pytest.approx(std, rel=0.05)

@@ -1,0 +1,121 @@
+"""The embedded model: it loads, it is small, stock diffusers agrees with it, and it draws what its prompt says."""
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import weights_loader
+from minisd.images import from_pil, to_pil
+from minisd.pipeline import StableDiffusion
+from minisd.sticker.training.dataset import lessons
+from minisd.sticker.training.retrieval import hard_negative_accuracy, retrieval
+from minisd.sticker.world.captions import WORDS
+from minisd.sticker.world.checker.check import check
+from minisd.sticker.world.palette import COLOURS
+from minisd.sticker.world.render import render
+from minisd.sticker.world.shapes import THINGS
+from minisd.sticker.world.splits import PAIRS
+from weights_loader.sources import resolve
+
+
+@pytest.fixture(scope="module")
+def sd() -> StableDiffusion:
+    return weights_loader.load("sticker")
+
+
+def test_it_is_small_and_says_how_it_was_made(sd: StableDiffusion) -> None:
+    folder = resolve("sticker")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert size < 24 * 2**20
+    assert "minisd train" in (folder / "README.md").read_text()
+    assert sd.tokenizer(["a red circle"]).shape == (1, 77)
+    words = sd.defaults.words.split()
+    assert set(words) <= set(WORDS)
+    assert all(len(sd.tokenizer.tokenize(word)) == 1 for word in words)
+    assert sd.unet.conv_in.weight.dtype == torch.float32
+    assert str(weights_loader.inspect("sticker")).count("float16") == 3
+
+
+def test_seeds_repeat_and_differ(sd: StableDiffusion) -> None:
+    first, again, other = (np.asarray(sd("a red circle", seed=seed).images[0]) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_it_draws_as_well_as_its_card_says(sd: StableDiffusion) -> None:
+    """Thresholds a little below the card's figures, so that only a broken model, sampler or loader fails."""
+    card = json.loads((resolve("sticker") / "results.json").read_text())
+    shapes, colours = (sorted(set(names) & set(sd.defaults.words.split())) for names in (THINGS, COLOURS))
+    prompts = [f"a {colour} {shape}" for colour in colours for shape in shapes if (shape, colour) not in PAIRS]
+    verdicts = [
+        check(from_pil(image)[0], prompt) for prompt, image in zip(prompts, sd(prompts, seed=100).images, strict=True)
+    ]
+    colours = sum(verdict.colour for verdict in verdicts) / len(verdicts)
+    exact = sum(verdict.exact for verdict in verdicts) / len(verdicts)
+    assert colours >= card["single"]["colour"]["rate"] - 0.15
+    assert exact >= card["single"]["exact"]["rate"] - 0.25
+    assert colours > 0.7  # chance is one in six
+    assert exact > 0.7  # and one in 24
+
+
+def test_guidance_and_negative_prompts_matter(sd: StableDiffusion) -> None:
+    weak, strong, away = (
+        np.asarray(sd("a red circle", seed=3, **arguments).images[0], dtype=float)
+        for arguments in ({"guidance_scale": 0}, {}, {"negative_prompt": "a red circle"})
+    )
+    assert abs(weak - strong).max() > 50  # of 255: the thing itself, in a picture that is mostly white
+    assert abs(away - strong).max() > 50
+
+
+def test_stock_diffusers_draws_the_same_picture(sd: StableDiffusion, tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    from diffusers import StableDiffusionPipeline
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        oracle = StableDiffusionPipeline.from_pretrained(resolve("sticker"), torch_dtype=torch.float32)
+    oracle.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    arguments = {"num_inference_steps": 5, "guidance_scale": 3.0, "latents": noise, "output_type": "latent"}
+    theirs = oracle("a red circle above a blue square", **arguments).images
+    ours = sd("a red circle above a blue square", **arguments).images
+    assert (theirs - ours).abs().max() <= 1e-4 * theirs.abs().max()
+
+
+def test_its_clip_recognises_scenes(sd: StableDiffusion) -> None:
+    """As well as the card says, but for what fewer scenes leave to chance; and it reads as the pipeline does."""
+    card = json.loads((resolve("sticker") / "results.json").read_text())["clip"]
+    clip, tokenizer = weights_loader.load_clip("sticker")
+    assert tokenizer.vocab == sd.tokenizer.vocab
+    with torch.no_grad():
+        ids = tokenizer(["a red circle above a blue square"])
+        assert torch.equal(clip.text_encoder(ids), sd.text_encoder(ids))
+    found = retrieval(clip, tokenizer, 200)
+    for way in ("text to image", "image to text"):
+        assert found[way] >= card[way]["rate"] - 0.05  # among fewer it is easier
+    assert hard_negative_accuracy(clip, tokenizer, 300) >= card["hard negatives"]["rate"] - 0.05
+    assert min(found.values()) > 0.8
+    pixels = from_pil(sd("a large red star", seed=1).images[0])
+    with torch.no_grad():
+        likeness = clip(
+            pixels, tokenizer(["a large red star", "a large red ring", "a large blue star", "a small red star"])
+        )
+    assert likeness[0].argmax() == 0
+
+
+def test_transformers_sees_the_same() -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = resolve("sticker") / "clip"
+    theirs = transformers.CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+    processor = transformers.CLIPImageProcessor.from_pretrained(folder)
+    clip, tokenizer = weights_loader.load_clip("sticker")
+    pictures = to_pil(render(lessons(3, seed=4), 64))
+    ids = tokenizer(["a red circle", "a blue square left of a red star"])
+    with torch.no_grad():
+        expected = theirs(input_ids=ids, pixel_values=processor(pictures, return_tensors="pt")["pixel_values"])
+        got = clip(torch.cat([from_pil(picture) for picture in pictures]), ids)
+    assert (got - expected.logits_per_image).abs().max() <= 1e-4 * got.abs().max()

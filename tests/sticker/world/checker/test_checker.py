@@ -1,0 +1,166 @@
+"""The checker is exact: all right on our own pictures, soft and noisy ones too, never on a wrong caption."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import ndimage
+from torch import Tensor
+
+from minisd.errors import InputError
+from minisd.sticker.world.captions import Expectation, caption, expectation, expectation_of
+from minisd.sticker.world.checker.check import check, judge
+from minisd.sticker.world.checker.recognise import Found
+from minisd.sticker.world.checker.regions import components
+from minisd.sticker.world.checker.segment import find
+from minisd.sticker.world.palette import BACKGROUNDS, COLOURS
+from minisd.sticker.world.render import render
+from minisd.sticker.world.sampling import scene_from_seed
+from minisd.sticker.world.scene import RELATIONS, SIZES, Scene, Thing
+from minisd.sticker.world.shapes import THINGS
+
+SCENES = [scene_from_seed(seed) for seed in range(1000)]
+SCENES += [scene_from_seed(seed, two=0, several=1) for seed in range(100)]
+
+
+@cache
+def findings() -> list[tuple[tuple[Found, ...], str | None]]:
+    return [(tuple(found), background) for found, background in map(find, render(SCENES))]
+
+
+def counterfactuals(scene: Scene) -> list[Expectation]:
+    """Everything that the scene is not, one change away."""
+    whole = expectation_of(scene)
+    changed = [replace(whole, background=name) for name in BACKGROUNDS if name != scene.background]
+    changed += [replace(whole, relation=name) for name in RELATIONS if scene.relation not in (None, name)]
+    changed += [replace(whole, things=(*whole.things, whole.things[0]))]
+    if len(whole.things) > 2:
+        changed += [replace(whole, things=whole.things[:-1])]
+    for i, thing in enumerate(whole.things):
+        others = [replace(thing, shape=name) for name in THINGS if name != thing.shape]
+        others += [replace(thing, colour=name) for name in COLOURS if name != thing.colour]
+        others += [replace(thing, size=name) for name in SIZES if name != thing.size]
+        changed += [replace(whole, things=(*whole.things[:i], o, *whole.things[i + 1 :])) for o in others]
+    if len(whole.things) == 2:
+        changed.append(replace(whole, things=whole.things[:1], relation=None))
+        a, b = whole.things
+        if a.colour != b.colour:  # the binding: both colours, both shapes, the wrong way round
+            changed.append(replace(whole, things=(replace(a, colour=b.colour), replace(b, colour=a.colour))))
+    return changed
+
+
+def test_all_of_our_own_pictures_are_exact():
+    generator = torch.Generator().manual_seed(0)
+    for scene, (found, background) in zip(SCENES, findings(), strict=True):
+        assert judge(found, background, expectation_of(scene)).exact, scene
+        words = caption(scene, generator)
+        assert judge(found, background, expectation(words)).exact, words
+
+
+def test_no_counterfactual_is_exact():
+    tried = 0
+    for scene, (found, background) in zip(SCENES, findings(), strict=True):
+        for wrong in counterfactuals(scene):
+            tried += 1
+            assert not judge(found, background, wrong).exact, (scene, wrong)
+    assert tried > 20000
+
+
+def test_centres_and_areas_are_measured_to_a_twentieth_of_a_pixel():
+    for scene, (found, _) in zip(SCENES, findings(), strict=True):
+        for thing in scene.things:
+            nearest = min(found, key=lambda f: abs(f.x - thing.x) + abs(f.y - thing.y))
+            assert nearest.x == pytest.approx(thing.x, abs=0.1 / 64)
+            assert nearest.y == pytest.approx(thing.y, abs=0.1 / 64)
+            assert (nearest.area / torch.pi) ** 0.5 == pytest.approx(thing.radius, abs=0.2 / 64)
+
+
+def soft(pictures: Tensor, sigma: float) -> Tensor:
+    return torch.from_numpy(ndimage.gaussian_filter(pictures.numpy(), (0, 0, sigma, sigma), mode="nearest"))
+
+
+@pytest.mark.parametrize(("size", "sigma", "noise"), [(64, 0.7, 0), (64, 1.0, 0.04), (64, 0, 0.06), (128, 1.5, 0.04)])
+def test_stable_under_blur_and_noise(size, sigma, noise):
+    scenes = SCENES[: 200 if size == 64 else 50]
+    pictures = soft(render(scenes, size), sigma)
+    pictures = pictures + noise * torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
+    for scene, picture in zip(scenes, pictures, strict=True):
+        assert check(picture, scene).exact, scene
+
+
+def test_verdict_says_what_is_wrong():
+    scene = Scene(
+        (Thing("circle", "red", "medium", 0.4, 0.25, 0.13), Thing("square", "blue", "medium", 0.5, 0.7, 0.13))
+    )
+    picture = render([scene])[0]
+    assert check(picture, "a red circle above a blue square").exact
+    wrong = {
+        "a red circle below a blue square": {"relation"},
+        "a blue circle above a red square": {"object", "colour"},
+        "a red star above a blue square": {"object", "shape"},
+        "a red circle": {"count"},
+        "a small red circle above a blue square": {"size"},
+        "a red circle above a blue square on a black background": {"background"},
+    }
+    names = ["object", "shape", "colour", "size", "position", "relation", "count", "background"]
+    for prompt, expected in wrong.items():
+        verdict = check(picture, prompt)
+        if prompt.startswith("a blue circle"):  # either the colours or the relation are wrong, not both
+            assert not verdict.exact
+            assert not verdict.object
+        else:
+            assert {name for name in names if not getattr(verdict, name)} == expected, prompt
+
+
+def test_touching_things_are_told_apart_and_strangers_are_not_named():
+    touching = Scene(
+        (Thing("square", "red", "large", 0.34, 0.5, 0.18), Thing("square", "blue", "large", 0.66, 0.5, 0.18))
+    )
+    assert check(render([touching])[0], "a red square left of a blue square").exact
+    picture = render([Scene(())])[0]
+    assert check(picture, "a red circle").found == ()
+    picture[:, 20:28, 5:60] = torch.tensor([-0.2, -0.6, -1.0])[:, None, None]  # a long brown bar
+    (stranger,), background = find(picture)
+    assert (stranger.shape, stranger.colour, background) == (None, None, "white")
+    assert not check(picture, "a shape").count
+
+
+@pytest.mark.parametrize("sigma", [0, 1, 2, 4])
+def test_noise_is_nothing(sigma):
+    noise = soft(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(sigma)), sigma)[0]
+    noise = noise / noise.std()
+    assert not check(noise, "a red circle").exact
+    assert not check(noise, "a red circle above a blue square").exact
+    assert not check(noise, "five small red circles").exact
+
+
+def test_pil_and_tensor_agree():
+    scene = SCENES[3]
+    picture = render([scene])[0]
+    pil = Image.fromarray(((picture.permute(1, 2, 0) + 1) * 127.5).round().numpy().astype(np.uint8))
+    assert check(pil, scene).exact
+    assert [f.shape for f in check(pil, scene).found] == [f.shape for f in check(picture, scene).found]
+
+
+def test_components_against_scipy():
+    generator = torch.Generator().manual_seed(0)
+    for density in (0.0, 0.2, 0.4, 0.6, 1.0):
+        mask = torch.rand(40, 56, generator=generator) < density
+        labels, (expected, count) = components(mask), ndimage.label(mask.numpy(), np.ones((3, 3)))
+        assert int(labels.max()) == count
+        pairs = {(int(a), int(b)) for a, b in zip(labels.flatten(), expected.flatten(), strict=True)}
+        assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64), (3, 64, 32), (3, 8, 8), (1, 3, 64, 64)])
+def test_wrong_pictures_are_errors(shape):
+    with pytest.raises(InputError, match="shape"):
+        check(torch.zeros(shape), "a red circle")
+
+
+def test_nan_is_an_error():
+    with pytest.raises(InputError, match="NaN"):
+        check(torch.full((3, 64, 64), float("nan")), "a red circle")

@@ -1,0 +1,1 @@
+"""Read and write weight files: safetensors, and PyTorch checkpoints."""

@@ -1,0 +1,1 @@
+"""The hub client: which files of a repository are needed, downloading, the cache, and its errors."""
