@@ -1,4 +1,4 @@
-"""`python -m minisd`, where the `minisd` command is not on the path; `torchrun -m minisd train ...`."""
+"""Run the command line as `python -m minisd` or, in several processes, as `torchrun -m minisd train ...`."""
 
 import sys
 

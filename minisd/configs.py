@@ -1,11 +1,11 @@
 """Every size and option of the components, as frozen dataclasses; presets by dataclasses.replace.
 
-Levels are listed from the full resolution down. What a preset does not override is the Stable Diffusion 1.x value.
+Levels are listed from the full resolution down. Values that a preset does not override are those of SD 1.x.
 """
 
 from dataclasses import dataclass, replace
 
-CLIP_VOCABULARY = 49408  # ids of every official CLIP text encoder
+CLIP_VOCABULARY = 49408  # number of ids of every official CLIP text encoder
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class CLIPTextConfig:
     activation: str = "quick_gelu"  # "gelu" (erf) for OpenCLIP
     norm_eps: float = 1e-5
     projection_width: int | None = None  # of the pooled text vector; None: no projection in the checkpoint
-    end_id: int | None = None  # of the end token; None: the last of the vocabulary, or of CLIP's where words were added
+    end_id: int | None = None  # of the end token; None: the last id of the vocabulary without added words
 
     @property
     def end_token(self) -> int:
-        """The id at whose first place the pooled text is read."""
+        """The id of the end token; the pooled text is read at its first position."""
         return min(self.vocab_size, CLIP_VOCABULARY) - 1 if self.end_id is None else self.end_id
 
 
@@ -41,13 +41,13 @@ class CLIPImageConfig:
     mlp_width: int = 4096
     activation: str = "quick_gelu"  # "gelu" (erf) for OpenCLIP
     norm_eps: float = 1e-5
-    projection_width: int = 768  # of the space that pictures and texts share
+    projection_width: int = 768  # of the space that images and texts share
     mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)  # of red, green, blue in [0, 1] over OpenAI's data
     std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
 
     @property
     def patches(self) -> int:
-        """Number of patches of a picture."""
+        """Number of patches of an image."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -82,19 +82,33 @@ class UNetConfig:
     depths: tuple[int, ...] = (1, 1, 1, 0)
     middle_depth: int = 1
     heads: tuple[int, ...] = (8, 8, 8, 8)
-    layers_per_block: int = 2  # the way up has one more
-    context_width: int = 768  # 0: there is no text, and attention is of the picture to itself (Ho et al. 2020)
+    layers_per_block: int = 2  # the up blocks have one more
+    context_width: int = 768  # 0: no text; attention is only self-attention (Ho et al. 2020)
     in_channels: int = 4
     out_channels: int = 4
     sample_size: int = 64  # latent cells along one side, as trained
     norm_groups: int = 32
     linear_projection: bool = False  # into and out of the transformers: Linear (SD 2) or 1x1 convolution (SD 1)
-    upcast_attention: bool = False  # queries times keys in float32, however the rest runs (SD 2.1 768)
+    upcast_attention: bool = False  # queries times keys in float32 in any dtype (SD 2.1 768)
     only_cross_attention: tuple[bool, ...] = (False, False, False, False)  # levels whose first attention reads text
     class_count: int | None = None  # noise levels of the x4 upscaler, embedded and added to the time
     pooled_width: int | None = None  # SDXL: width of the pooled text and size vector, embedded and added likewise
     size_embedding_width: int = 256  # SDXL: sinusoid width of each of the size numbers in that vector
     original_ddpm: bool = False  # small differences of the first networks: norms, time sinusoids, padding
+
+    @property
+    def family(self) -> str:
+        """The official family that these sizes belong to, such as "SD 1.x inpainting"; "own" for any other sizes."""
+        if self.pooled_width is not None:
+            if self.context_width == 1280:
+                return "SDXL refiner"
+            return "SDXL" + {4: "", 9: " inpainting"}.get(self.in_channels, f" ({self.in_channels} channels)")
+        if self.class_count is not None:
+            return "x4 upscaler"
+        base = {768: "SD 1.x", 1024: "SD 2.x"}.get(self.context_width, "own")
+        if self.channels != (320, 640, 1280, 1280):
+            base = "own"
+        return base + {4: "", 9: " inpainting", 5: " depth"}.get(self.in_channels, f" ({self.in_channels} channels)")
 
     @property
     def time_width(self) -> int:
@@ -103,7 +117,7 @@ class UNetConfig:
 
     @property
     def norm_eps(self) -> float:
-        """Of the norms in the residual blocks."""
+        """Epsilon of the norms in the residual blocks."""
         return 1e-6 if self.original_ddpm else 1e-5
 
 

@@ -1,6 +1,6 @@
-"""What may go wrong, as classes: each is a MinisdError and also the builtin that a caller would expect.
+"""The errors of minisd: each is a MinisdError and also the builtin class that a caller would expect.
 
-Every message is one sentence: what, got, expected, what to do next. `exit_code` is what the command line returns.
+Every message is one sentence: what, got, expected, what to do next. `exit_code` is that of the command line.
 """
 
 
@@ -11,13 +11,13 @@ class MinisdError(Exception):
 
 
 class InputError(MinisdError, ValueError):
-    """An argument is outside of what is allowed."""
+    """An argument is not allowed."""
 
     exit_code = 2
 
 
 class FileFormatError(MinisdError, ValueError):
-    """A file is not what its name or its reader says it is."""
+    """A file does not have the expected format."""
 
     exit_code = 3
 
@@ -29,13 +29,13 @@ class IntegrityError(MinisdError, OSError):
 
 
 class MismatchError(MinisdError, ValueError):
-    """A sound file that does not fit the model it is meant for."""
+    """A valid file that does not fit the model."""
 
     exit_code = 3
 
 
 class HubError(MinisdError, OSError):
-    """The model hub could not deliver."""
+    """The model hub could not provide a file."""
 
     exit_code = 4
 
@@ -45,35 +45,35 @@ class HubNotFound(HubError):
 
 
 class HubGated(HubError):
-    """The hub wants a login, or accepted terms, first."""
+    """The hub requires a login, or accepted terms."""
 
 
 class HubRateLimited(HubError):
-    """The hub asks to slow down."""
+    """The hub received too many requests."""
 
 
 class HubUnreachable(HubError):
-    """The hub did not answer, or what answered was no hub."""
+    """The hub did not answer, or the answer is not from a hub."""
 
 
 class HubOffline(HubError):
-    """Offline, and the file is not in the cache."""
+    """Offline mode, and the file is not in the cache."""
 
 
 class UnsafeFileError(MinisdError, ValueError):
-    """A file that would run code, or point outside of its folder."""
+    """A file that would run code, or that names a file outside its folder."""
 
     exit_code = 5
 
 
 class NumericalError(MinisdError, ArithmeticError):
-    """NaN or infinity where a finite number must be; the message names the stage."""
+    """NaN or infinity in a result; the message names the stage."""
 
     exit_code = 6
 
 
 class DeviceError(MinisdError, RuntimeError):
-    """No such device on this machine."""
+    """The device does not exist on this machine."""
 
     exit_code = 7
 
@@ -91,12 +91,12 @@ class CallbackError(MinisdError, RuntimeError):
 
 
 class OutputError(MinisdError, OSError):
-    """A result cannot be written where it should go."""
+    """A result cannot be written to its target."""
 
     exit_code = 8
 
 
 class ResumeError(MinisdError, RuntimeError):
-    """A training run cannot continue from what it found."""
+    """A training run cannot continue from the files in its folder."""
 
     exit_code = 9

@@ -1,21 +1,36 @@
-"""Pictures in and out: tensors in [-1, 1], NumPy arrays in [0, 1], PIL images; grids; PNG files."""
+"""Images as tensors in [-1, 1], as NumPy arrays in [0, 1] and as PIL images; grids; image files."""
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image
 from torch import Tensor
 
-from minisd._internal import atomic_files
-from minisd.errors import InputError, OutputError
+from minisd._internal.image_files import SUFFIXES, check_target, free_name, open_image, save
+from minisd.errors import InputError
 
 Picture = Image.Image | Sequence[Image.Image] | NDArray[np.floating] | Tensor
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+
+__all__ = [
+    "SUFFIXES",
+    "Picture",
+    "check_target",
+    "free_name",
+    "from_pil",
+    "image_grid",
+    "numpy_to_pil",
+    "open_image",
+    "save",
+    "size_of",
+    "to_map",
+    "to_numpy",
+    "to_pil",
+    "to_pixels",
+]
 
 
 def to_numpy(pixels: Tensor) -> NDArray[np.float32]:
@@ -26,13 +41,13 @@ def to_numpy(pixels: Tensor) -> NDArray[np.float32]:
 def numpy_to_pil(array: NDArray[np.floating]) -> list[Image.Image]:
     """Array (B, H, W, 3) or (H, W, 3) in [0, 1], of any float type -> images, rounded to 8 bits.
 
-    Raises InputError for other shapes and for NaN, which would come out black.
+    Raises InputError for other shapes and for NaN, which would become black.
     """
     batch = array[None] if array.ndim == 3 else array
     if batch.ndim != 4 or batch.shape[-1] not in (1, 3):
-        raise InputError(f"a picture array is {array.shape}, expected (H, W, 3) or (B, H, W, 3).")
+        raise InputError(f"an image array is {array.shape}, expected (H, W, 3) or (B, H, W, 3).")
     if not np.isfinite(batch).all():
-        raise InputError("a picture array holds NaN or infinity, expected numbers in 0..1.")
+        raise InputError("an image array holds NaN or infinity, expected numbers in 0..1.")
     rounded = (batch.astype(np.float32).clip(0, 1) * 255).round().astype(np.uint8)
     return [Image.fromarray(row[..., 0] if row.shape[-1] == 1 else row) for row in rounded]
 
@@ -42,22 +57,8 @@ def to_pil(pixels: Tensor) -> list[Image.Image]:
     return numpy_to_pil(to_numpy(pixels))
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """A picture file, whole, turned as its EXIF data say. Raises InputError for what is none, or not all there."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}; check its name.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
-        raise InputError(
-            f"{path} cannot be read as a picture ({error}), expected a whole PNG, JPEG or WebP."
-        ) from error
-
-
 def from_pil(image: Image.Image) -> Tensor:
-    """An image of any mode -> pixels (1, 3, H, W) in [-1, 1]; transparency on white, 16 bits and floats by range."""
+    """An image of any mode -> pixels (1, 3, H, W) in [-1, 1]; transparency becomes white, see `_grey` for 16 bits."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -68,7 +69,7 @@ def from_pil(image: Image.Image) -> Tensor:
 
 
 def _grey(image: Image.Image) -> NDArray[np.floating]:
-    """An image as one channel (H, W) in [0, 1]: 16 bits from 0 to 65535, floats above 1 from 0 to 255."""
+    """The brightness (H, W) in [0, 1]: 16 bits range from 0 to 65535; floats range to 255 if any is above 1."""
     if image.mode == "F":
         array = np.asarray(image, dtype=np.float32)
         return (array / np.float32(255 if array.max() > 1 else 1)).clip(0, 1)
@@ -78,10 +79,10 @@ def _grey(image: Image.Image) -> NDArray[np.floating]:
 
 
 def to_pixels(image: Picture, name: str = "image", size: tuple[int, int] | None = None) -> Tensor:
-    """Pictures of any kind -> pixels (B, 3, H, W) in [-1, 1], float32.
+    """Images of any kind -> pixels (B, 3, H, W) in [-1, 1], float32.
 
-    image: a PIL image, a list of them, a NumPy array (H, W, 3) or (B, H, W, 3) in [0, 1], or a tensor (B, 3, H, W) in
-    [-1, 1]. size: (width, height) that PIL images are resized to (Lanczos); others must have it.
+    image: a PIL image, a list of PIL images, a NumPy array (H, W, 3) or (B, H, W, 3) in [0, 1], or a tensor
+    (B, 3, H, W) in [-1, 1]. size: (width, height); PIL images are resized to it (Lanczos), others must have it.
     Raises InputError for other shapes and values.
     """
     if isinstance(image, Tensor):
@@ -97,12 +98,12 @@ def to_pixels(image: Picture, name: str = "image", size: tuple[int, int] | None 
             "an array (B, H, W, 3) in [0, 1] or PIL images."
         )
     if not bool((pixels.abs() <= 1.001).all()):  # NaN is not
-        raise InputError(f"{name} holds values outside of its range: tensors are in [-1, 1], arrays in [0, 1].")
+        raise InputError(f"{name} holds values outside of its range, expected tensors in [-1, 1] and arrays in [0, 1].")
     return _of_size(pixels.float().cpu(), name, size)
 
 
 def size_of(image: Picture, name: str = "image") -> tuple[int, int]:
-    """(height, width) of pictures of any kind; raises InputError as to_pixels does."""
+    """(height, width) of images of any kind; raises InputError as to_pixels does."""
     if isinstance(image, Tensor | np.ndarray):
         height, width = to_pixels(image, name).shape[2:]
         return height, width
@@ -110,10 +111,10 @@ def size_of(image: Picture, name: str = "image") -> tuple[int, int]:
 
 
 def to_map(image: Picture, name: str, size: tuple[int, int] | None = None) -> Tensor:
-    """A mask or a depth map of any kind -> (B, 1, H, W), float32: PIL images in [0, 1], other values as they are.
+    """A mask or a depth map of any kind -> (B, 1, H, W), float32.
 
-    image: PIL images, of which the brightness counts, or an array or tensor (H, W), (B, H, W) or (B, 1, H, W).
-    size: see to_pixels. Raises InputError for other shapes, NaN and infinity.
+    image: PIL images, whose brightness is scaled to [0, 1], or an array or tensor (H, W), (B, H, W) or (B, 1, H, W),
+    whose values stay. size: see to_pixels. Raises InputError for other shapes, NaN and infinity.
     """
     if isinstance(image, Tensor | np.ndarray):
         values = torch.as_tensor(image)
@@ -129,14 +130,14 @@ def to_map(image: Picture, name: str, size: tuple[int, int] | None = None) -> Te
 
 
 def _listed(image: Any, name: str) -> list[Image.Image]:
-    """One or several PIL images as a list of one size."""
+    """One or several PIL images as a list. Raises InputError for anything else and for different sizes."""
     listed = [image] if isinstance(image, Image.Image) else list(image) if isinstance(image, list | tuple) else []
     if not listed or not all(isinstance(each, Image.Image) for each in listed):
         raise InputError(
             f"{name} is {type(image).__name__}, expected a PIL image, a list of them, an array or a tensor."
         )
     if len({each.size for each in listed}) > 1:
-        raise InputError(f"{name} holds pictures of {len({each.size for each in listed})} sizes, expected one size.")
+        raise InputError(f"{name} holds images of {len({each.size for each in listed})} sizes, expected one size.")
     return listed
 
 
@@ -153,7 +154,7 @@ def _of_size(values: Tensor, name: str, size: tuple[int, int] | None) -> Tensor:
 
 
 def image_grid(images: Sequence[Image.Image], columns: int | None = None, gap: int = 0) -> Image.Image:
-    """Images of one size as one picture, row by row; about square unless `columns` says otherwise."""
+    """Images of one size side by side, row by row; the grid is about square unless `columns` is given."""
     if not images:
         raise InputError("a grid needs at least one image, got none.")
     columns = math.ceil(math.sqrt(len(images))) if columns is None else columns
@@ -163,47 +164,3 @@ def image_grid(images: Sequence[Image.Image], columns: int | None = None, gap: i
     for i, image in enumerate(images):
         grid.paste(image, ((i % columns) * (width + gap), (i // columns) * (height + gap)))
     return grid
-
-
-def check_target(path: str | Path, overwrite: bool = False) -> Path:
-    """A path that a picture may be written to; OutputError, before any work is done, for one that it may not."""
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise OutputError(f"{path} has the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}.")
-    atomic_files.check_target(path, overwrite)
-    return path
-
-
-def free_name(folder: Path, stem: str, suffix: str = ".png") -> Path:
-    """The first of stem.png, stem-2.png, ... that does not exist yet."""
-    path, n = folder / f"{stem}{suffix}", 2
-    while path.exists() or path.is_symlink():
-        path, n = folder / f"{stem}-{n}{suffix}", n + 1
-    return path
-
-
-def save(
-    image: Image.Image,
-    path: str | Path,
-    *,
-    overwrite: bool = False,
-    settings: Mapping[str, object] | None = None,
-    frames: Sequence[Image.Image] = (),
-    milliseconds: int = 120,
-) -> Path:
-    """Write an image whole or not at all; `settings` become text in a PNG, `frames` the rest of a GIF.
-
-    Raises OutputError: see check_target; and when the disk is full, with the old file untouched.
-    """
-    path = check_target(path, overwrite)
-    options: dict[str, object] = {}
-    if path.suffix.lower() == ".png" and settings:
-        info = PngImagePlugin.PngInfo()
-        for key, value in settings.items():
-            info.add_itxt(key, str(value))
-        options["pnginfo"] = info
-    if frames:
-        options |= {"save_all": True, "append_images": list(frames), "duration": milliseconds, "loop": 0}
-    kind = Image.registered_extensions()[path.suffix.lower()]
-    atomic_files.write_atomically(path, lambda file: image.save(file, format=kind, **options), overwrite)
-    return path

@@ -1,1 +1,1 @@
-"""The lessons: plain-text sources in src/, executed notebooks beside this file, the builder and the lint."""
+"""The lessons: sources in src/, executed notebooks in this folder, their display helpers, builder and lint."""

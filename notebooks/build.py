@@ -1,7 +1,7 @@
 """Build the notebooks: python -m notebooks.build [NUMBER ...] [--check]
 
-src/NN_name.py, in percent format, becomes the executed NN_name.ipynb; never the other way. A notebook records what
-it was made from, so that --check can tell whether source, embedded model and outputs still belong together.
+The builder converts src/NN_name.py, in percent format, to NN_name.ipynb and executes it. The notebook records hashes of
+its source and of the embedded model, so --check can find notebooks that are out of date.
 """
 
 import argparse
@@ -28,39 +28,39 @@ FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 MODEL = ROOT / "minisd" / "assets" / "sticker"
 BUDGET = 90  # seconds a notebook may take on two CPU cores
-GALLERY = {"04": 5, "07": 4, "15": 1, "16": 5, "18": 1, "21": 0}  # whose picture, counted from 0, the README shows
+GALLERY = {"04": 5, "07": 4, "15": 1, "16": 5, "18": 1, "21": 0}  # which image of a notebook READMEs show, from 0
 
 
 class BuildError(ValueError):
-    """What is wrong with a source, in one sentence."""
+    """A source cannot be built; the message says why in one sentence."""
 
 
 def sources(numbers: Sequence[str] = (), folder: Path = FOLDER) -> list[Path]:
-    """The sources in learning order, or those of some numbers. Raises BuildError for a number that there is not."""
+    """The sources in learning order, all or those of `numbers`. Raises BuildError for an unknown number."""
     found = sorted((folder / "src").glob("[0-9][0-9]_*.py"))
     known = [path.name[:2] for path in found]
     if len(set(known)) < len(known):
-        raise BuildError(f"two sources have one number among {', '.join(known)}; give each its own.")
+        raise BuildError(f"two sources have the same number: {', '.join(known)}; rename one of them.")
     for number in numbers:
         if number not in known:
-            raise BuildError(f"there is no notebook {number!r}, expected one of {', '.join(known)}.")
+            raise BuildError(f"unknown notebook {number!r}, expected one of {', '.join(known)}.")
     return [path for path in found if not numbers or path.name[:2] in numbers]
 
 
 def target(source: Path) -> Path:
-    """Where the notebook of a source lies."""
+    """The path of the notebook that is built from a source."""
     return source.parent.parent / f"{source.stem}.ipynb"
 
 
 def convert(source: Path) -> NotebookNode:
-    """A source in percent format -> a notebook without outputs, always the same. Raises BuildError."""
+    """A source in percent format -> a notebook without outputs; deterministic. Raises BuildError."""
     try:
         text = source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BuildError(f"{source.name} cannot be read as UTF-8 text: {error}.") from error
     parts = re.split(r"^# %%(.*)\n", text, flags=re.MULTILINE)
     if len(parts) == 1 or parts[0].strip():
-        raise BuildError(f"{source.name} does not begin with a cell; its first line is to be `# %% [markdown]`.")
+        raise BuildError(f"{source.name} does not begin with a cell; make `# %% [markdown]` its first line.")
     cells = []
     for n, (kind, body) in enumerate(zip(parts[1::2], parts[2::2], strict=True)):
         where, name = f"cell {n} of {source.name}", f"{source.name[:2]}-{n:02d}"
@@ -73,13 +73,13 @@ def convert(source: Path) -> NotebookNode:
             try:
                 ast.parse(body)
             except SyntaxError as error:
-                raise BuildError(f"{where} is no Python: {error.msg} in its line {error.lineno}.") from error
+                raise BuildError(f"{where} is not valid Python: {error.msg} in its line {error.lineno}.") from error
             cells.append(nbformat.v4.new_code_cell(body, id=name))
         else:
             raise BuildError(f"{where} begins with `# %%{kind}`, expected `# %%` or `# %% [markdown]`.")
-    made_from = {"source": hashlib.sha256(text.encode()).hexdigest(), "model": model_hash("sticker-" in text)}
+    hashes = {"source": hashlib.sha256(text.encode()).hexdigest(), "model": model_hash("sticker-" in text)}
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}, "minisd": made_from}
+    metadata = {"kernelspec": kernel, "language_info": {"name": "python"}, "minisd": hashes}
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
 
@@ -87,25 +87,25 @@ def _uncommented(body: str, where: str) -> str:
     lines = body.split("\n")
     for line in lines:
         if line != "#" and not line.startswith("# "):
-            raise BuildError(f"{where} is Markdown, but has the line {line!r}; each is to begin with `# `.")
+            raise BuildError(f"{where} is Markdown with the line {line!r}, expected `# ` at the start of each line.")
     return "\n".join(line[2:] for line in lines)
 
 
 @cache
 def model_hash(variants: bool) -> str:
-    """Of the embedded model that outputs depend on: weights, settings, vocabulary; with `variants` of these, too."""
+    """A hash of the embedded model (weights, settings, vocabulary) and, with `variants`, of its task variants."""
     digest = hashlib.sha256()
-    apart = {"results.json", "tasks.json", "adapters", *(() if variants else ("variants",))}
+    excluded = {"results.json", "tasks.json", "adapters", *(() if variants else ("variants",))}
     for path in sorted(MODEL.rglob("*")):
-        if path.suffix in (".safetensors", ".json", ".txt") and not apart & set(path.relative_to(MODEL).parts):
+        if path.suffix in (".safetensors", ".json", ".txt") and not excluded & set(path.relative_to(MODEL).parts):
             digest.update(path.relative_to(MODEL).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
 def execute(notebook: NotebookNode, name: str, seconds: int = BUDGET) -> float:
-    """Run all cells in a new kernel, offline and on one thread; returns the seconds that they took.
+    """Run all cells in a new kernel, offline and on one thread; returns the run time in seconds.
 
-    Raises BuildError for a cell that fails, and when they take more than `seconds`.
+    Raises BuildError if a cell fails or the run takes more than `seconds`.
     """
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
@@ -124,7 +124,7 @@ def execute(notebook: NotebookNode, name: str, seconds: int = BUDGET) -> float:
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
         }
-        began = time.perf_counter()
+        start = time.perf_counter()
         try:
             client.execute(env={**os.environ, **variables})
         except CellExecutionError as error:
@@ -133,12 +133,12 @@ def execute(notebook: NotebookNode, name: str, seconds: int = BUDGET) -> float:
             )
             raise BuildError(f"{name}: cell {failed.id} failed with {error.ename}: {error.evalue}") from error
         except CellTimeoutError as error:
-            raise BuildError(f"{name}: a cell ran for more than {seconds} s; make it smaller.") from error
+            raise BuildError(f"{name}: a cell ran for more than {seconds} s; reduce its work.") from error
         except DeadKernelError as error:
-            raise BuildError(f"{name}: its kernel died; look for what uses too much memory.") from error
-        took = time.perf_counter() - began
+            raise BuildError(f"{name}: the kernel died, maybe out of memory; reduce what cells hold.") from error
+        took = time.perf_counter() - start
     if took > seconds:
-        raise BuildError(f"{name} took {took:.0f} s, expected at most {seconds}; make it smaller.")
+        raise BuildError(f"{name} took {took:.0f} s, expected at most {seconds}; reduce its work.")
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = _joined(cell.outputs)
@@ -148,7 +148,7 @@ def execute(notebook: NotebookNode, name: str, seconds: int = BUDGET) -> float:
 
 
 def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Printed text as one output, however the kernel happened to cut it."""
+    """Outputs with consecutive pieces of printed text joined: the kernel splits text anywhere."""
     joined: list[NotebookNode] = []
     for output in outputs:
         last = joined[-1] if joined else None
@@ -160,50 +160,51 @@ def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def stale(source: Path) -> list[str]:
-    """Why the notebook of a source has to be built again; nothing where it is current."""
+    """The reasons to build the notebook of a source again; empty if it is up to date."""
     path = target(source)
     if not path.exists():
         return [f"{path.name} is missing"]
     try:
-        notebook, wanted = nbformat.read(path, as_version=4), convert(source)
+        notebook, expected = nbformat.read(path, as_version=4), convert(source)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         return [f"{path.name} cannot be compared with its source: {error}"]
-    found = notebook.metadata.get("minisd", {})
+    recorded = notebook.metadata.get("minisd", {})
     reasons = [
         f"{path.name}: its {part} has changed"
-        for part, value in wanted.metadata.minisd.items()
-        if found.get(part) != value
+        for part, value in expected.metadata.minisd.items()
+        if recorded.get(part) != value
     ]
-    cells = [[(cell.id, cell.cell_type, cell.source) for cell in each.cells] for each in (notebook, wanted)]
-    return reasons or ([] if cells[0] == cells[1] else [f"{path.name}: its cells are not those of its source"])
+    cells = [[(cell.id, cell.cell_type, cell.source) for cell in each.cells] for each in (notebook, expected)]
+    return reasons or ([] if cells[0] == cells[1] else [f"{path.name}: its cells differ from its source"])
 
 
 def gallery(source: Path) -> tuple[Path, bytes] | None:
-    """The picture of a built notebook that the README shows, and its file; None where it shows none."""
+    """The image of a built notebook that READMEs show, with its path; None if they show none."""
     if source.name[:2] not in GALLERY:
         return None
     cells = nbformat.read(target(source), as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    pictures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
-    if len(pictures) <= GALLERY[source.name[:2]]:
-        raise BuildError(f"{source.stem} has {len(pictures)} pictures; GALLERY asks for another one.")
+    images = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    index = GALLERY[source.name[:2]]
+    if index >= len(images):
+        raise BuildError(f"{source.stem} has {len(images)} images, but GALLERY names image {index}, counted from 0.")
     path = source.parent.parent / "gallery" / f"{source.name[:2]}.png"
-    return path, base64.b64decode(pictures[GALLERY[source.name[:2]]])
+    return path, base64.b64decode(images[index])
 
 
 def gallery_problems(source: Path) -> list[str]:
-    """Why the gallery does not show what a notebook does; nothing where it does."""
+    """The problem if the gallery file differs from the image in the notebook; empty if they agree."""
     try:
         shown = gallery(source)
     except BuildError as error:
         return [str(error)]
     if shown is None or (shown[0].exists() and shown[0].read_bytes() == shown[1]):
         return []
-    return [f"gallery/{shown[0].name} is not the picture of {target(source).name}"]
+    return [f"gallery/{shown[0].name} differs from the image in {target(source).name}"]
 
 
 def check(chosen: Sequence[Path], folder: Path = FOLDER) -> list[str]:
-    """All that is wrong with committed notebooks: outdated, left over, or against the rules of the lint."""
+    """All problems of the built notebooks: out of date, without a source, or against the rules of the lint."""
     wrong = []
     for source in chosen:
         path = target(source)
@@ -216,7 +217,7 @@ def check(chosen: Sequence[Path], folder: Path = FOLDER) -> list[str]:
 
 
 def build(source: Path) -> float:
-    """Execute a source and write its notebook, unless something is wrong with it. Raises BuildError."""
+    """Execute a source and write its notebook if it follows the rules. Returns seconds; raises BuildError."""
     notebook = convert(source)
     took = execute(notebook, source.stem)
     path = target(source)
@@ -237,12 +238,12 @@ def build(source: Path) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns 1 where something is wrong with a notebook, 2 for input that makes no sense."""
+    """The command. Returns 1 if a notebook has a problem, 2 for an unknown number."""
     parser = argparse.ArgumentParser(
         prog="python -m notebooks.build", description="Build the notebooks, or check them."
     )
-    parser.add_argument("numbers", nargs="*", metavar="NUMBER", help="such as 00 05; all of them unless given")
-    parser.add_argument("--check", action="store_true", help="run nothing, say what is outdated or against the rules")
+    parser.add_argument("numbers", nargs="*", metavar="NUMBER", help="notebooks to build, such as 00 05; default: all")
+    parser.add_argument("--check", action="store_true", help="run nothing; list outdated notebooks and broken rules")
     options = parser.parse_args(arguments)
     try:
         chosen = sources(options.numbers)
@@ -251,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if options.check:
         wrong = check(chosen)
-        print("\n".join(wrong) or f"{len(chosen)} notebooks are current")
+        print("\n".join(wrong) or f"{len(chosen)} notebooks are up to date")
         return 1 if wrong else 0
     for source in chosen:
         try:

@@ -1,6 +1,6 @@
-"""What the notebooks show things with: figures that must have an alternative text, checked sentences, source code.
+"""Display helpers of the notebooks: figures with an alternative text, checked sentences, source code.
 
-Nothing here computes anything; needs IPython, which comes with the `notebooks` extra.
+They compute nothing. They need IPython, which the `notebooks` extra installs.
 """
 
 import base64
@@ -8,6 +8,7 @@ import inspect
 import io
 import math
 import textwrap
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,29 +19,32 @@ from torch import Tensor
 
 from minisd.errors import InputError
 
+# huggingface_hub imports tqdm.auto, which warns in Jupyter without ipywidgets: the notebooks show plain text bars
+warnings.filterwarnings("ignore", message="IProgress not found")
+
 TITLE = 11  # points
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by the colour-blind, too
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # safe for colour blindness
 
 
 def claim(sentence: str, holds: bool | Tensor) -> None:
-    """Print a sentence that is true; AssertionError for one that is not: so prose cannot drift from the code."""
+    """Print a sentence that is true. Raises AssertionError if it is false: so prose and code cannot disagree."""
     if not bool(holds):
-        raise AssertionError(f"this is not so: {sentence}")
+        raise AssertionError(f"this claim is false: {sentence}")
     print("✓", sentence)
 
 
 def axes(rows: int = 1, columns: int = 1, width: float = 4.0, height: float = 3.0) -> tuple[Figure, Any]:
-    """A figure and its axes (an array where there are several), in colours that all readers can tell apart."""
+    """A figure and its axes (an array if there are several), in colours that all readers can distinguish."""
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    made = figure.subplots(rows, columns)
-    for each in [made] if rows * columns == 1 else made.flat:
+    panels = figure.subplots(rows, columns)
+    for each in [panels] if rows * columns == 1 else panels.flat:
         each.set_prop_cycle(color=COLOURS)
         each.spines[["top", "right"]].set_visible(False)
-    return figure, made
+    return figure, panels
 
 
 def show(figure: Figure, alt: str, title: str = "") -> None:
-    """Show a figure. alt says in a sentence what is to be seen in it; title states the finding."""
+    """Show a figure. alt: a sentence that describes the figure; title: the finding."""
     if title:
         figure.suptitle(_wrapped(title, figure.get_figwidth()), fontsize=TITLE)
     file = io.BytesIO()
@@ -58,13 +62,13 @@ def pictures(
     size: float = 1.15,
     cmap: str = "gray",
 ) -> None:
-    """Pictures in a grid: PIL images, or tensors and arrays (h, w), which `cmap` colours, all on one scale.
+    """Show images in a grid: PIL images, or tensors and arrays (h, w), coloured by `cmap` on one common scale.
 
-    labels: one a picture, or one a column; rows: one a row, at the left; size: inches of each.
+    labels: one for each image or one for each column; rows: one for each row, at the left; size: inches of an image.
     """
     columns = len(images) if columns is None else columns
     if labels and len(labels) not in (columns, len(images)):
-        raise InputError(f"there are {len(labels)} labels, expected {columns}, one a column, or {len(images)}.")
+        raise InputError(f"{len(labels)} labels were given, expected {columns} (columns) or {len(images)} (images).")
     count = math.ceil(len(images) / columns)
     width = columns * size + (0.9 if rows else 0)
     heading = len(_wrapped(title, width).split("\n")) if title else 0
@@ -92,24 +96,24 @@ def pictures(
 
 
 def animation(frames: Sequence[Image.Image], alt: str, milliseconds: int = 150) -> None:
-    """Frames as a GIF, the last one held for a while; a still strip should say the same beside it."""
+    """Show frames as a GIF that pauses at the last frame. A still strip near it should show the same."""
     file = io.BytesIO()
     durations = [milliseconds] * (len(frames) - 1) + [10 * milliseconds]
     frames[0].save(file, "GIF", save_all=True, append_images=list(frames[1:]), duration=durations, loop=0)
     _display("image/gif", file.getvalue(), alt)
 
 
-def source(thing: Callable[..., Any] | type) -> None:
-    """The library's code of a function or class, as it is now."""
+def source(item: Callable[..., Any] | type) -> None:
+    """Show the current source code of a function or class of the library."""
     from IPython.display import display
 
-    text = inspect.getsource(thing).rstrip()
-    name = f"{thing.__module__}.{thing.__qualname__}"
+    text = inspect.getsource(item).rstrip()
+    name = f"{item.__module__}.{item.__qualname__}"
     display({"text/markdown": f"`{name}`\n\n```python\n{text}\n```", "text/plain": f"# {name}\n{text}"}, raw=True)
 
 
 def _wrapped(title: str, width: float) -> str:
-    """A title in lines that fit into a figure of so many inches."""
+    """A title, broken into lines that fit a figure of this width in inches."""
     return textwrap.fill(title, max(12, int(width * 72 / (0.5 * TITLE))))
 
 
@@ -117,6 +121,6 @@ def _display(kind: str, data: bytes, alt: str) -> None:
     from IPython.display import display
 
     if len(alt.split()) < 4:
-        raise InputError(f"the alternative text is {alt!r}, expected a sentence on what is to be seen.")
-    coded = base64.b64encode(data).decode()
-    display({kind: coded, "text/plain": f"[picture: {alt}]"}, metadata={kind: {"alt": alt}}, raw=True)
+        raise InputError(f"alt is {alt!r}, expected a sentence that describes the image.")
+    encoded = base64.b64encode(data).decode()
+    display({kind: encoded, "text/plain": f"[image: {alt}]"}, metadata={kind: {"alt": alt}}, raw=True)

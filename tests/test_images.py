@@ -1,4 +1,4 @@
-"""Pictures in and out: rounding, ranges, modes, grids, files that are written whole or not at all."""
+"""Images: rounding, ranges, modes, grids, and files that are written completely or not at all."""
 
 import math
 import os
@@ -24,7 +24,7 @@ def test_minus_one_to_one_is_rounded_not_cut() -> None:
     assert np.asarray(image)[0, :, 0].tolist() == [0, 128, 127, 255, 0, 255]
 
 
-def test_every_byte_survives_the_way_in_and_out() -> None:
+def test_every_byte_survives_a_round_trip() -> None:
     array = np.arange(256 * 3, dtype=np.uint8).reshape(16, 16, 3)
     pixels = images.from_pil(Image.fromarray(array))
     assert pixels.shape == (1, 3, 16, 16)
@@ -62,7 +62,7 @@ def test_arrays_of_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_nan_is_no_black_picture(value: float) -> None:
+def test_nan_does_not_become_black(value: float) -> None:
     array = np.zeros((4, 4, 3))
     array[1, 2, 0] = value
     with pytest.raises(InputError, match="NaN"):
@@ -115,7 +115,7 @@ def test_animations(tmp_path: Path) -> None:
         assert (read.n_frames, read.info["duration"], read.info["loop"]) == (3, 50, 0)
 
 
-def test_existing_files_are_kept_unless_told(tmp_path: Path) -> None:
+def test_existing_files_are_kept_unless_overwrite_is_given(tmp_path: Path) -> None:
     path = images.save(picture(), tmp_path / "a.png")
     with pytest.raises(OutputError, match="exists"):
         images.save(picture((0, 0, 0)), path)
@@ -160,7 +160,7 @@ def test_free_names(tmp_path: Path) -> None:
         assert images.free_name(tmp_path, "cat").name == expected
 
 
-def test_every_mode_is_as_pil_has_it() -> None:
+def test_every_mode_is_converted_as_by_pil() -> None:
     rgb = picture((200, 30, 90))
     for mode in ("RGB", "L", "1", "P", "CMYK", "YCbCr", "HSV", "LAB"):
         image = rgb if mode == "RGB" else Image.new("RGB", (6, 4), (128, 128, 128)).convert(mode)
@@ -176,16 +176,16 @@ def test_sixteen_bits_and_floats_are_scaled_by_their_range() -> None:
         assert torch.allclose(images.to_map(image, "mask")[0, 0], torch.from_numpy(steps), atol=1e-4)
 
 
-def test_files_are_turned_as_they_say(tmp_path: Path) -> None:
+def test_files_are_rotated_by_their_exif_data(tmp_path: Path) -> None:
     image = Image.new("RGB", (6, 4))
     exif = image.getexif()
-    exif[0x0112] = 6  # turned by 90 degrees
+    exif[0x0112] = 6  # rotated by 90 degrees
     image.save(tmp_path / "a.jpg", exif=exif)
     assert images.open_image(tmp_path / "a.jpg").size == (4, 6)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
-def test_what_is_not_all_there_is_no_picture(tmp_path: Path, suffix: str) -> None:
+def test_cut_files_are_refused(tmp_path: Path, suffix: str) -> None:
     noisy = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     noisy.save(tmp_path / f"a{suffix}")
     content = (tmp_path / f"a{suffix}").read_bytes()

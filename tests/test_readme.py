@@ -1,44 +1,170 @@
-"""The README keeps its word: the layout table names what is there, the model's figures are those that were measured."""
+"""The READMEs: their examples run, their links lead somewhere, their figures are the measured ones."""
 
 import json
 import re
+import runpy
+import shlex
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pytest
+from PIL import Image, ImageDraw
+from test_imports import CORE, FILES
+
+import weights_loader
+from minisd import cli
+from minisd.cli import options
+from minisd.pipeline import StableDiffusion
 from minisd.sticker.evaluation.prompt_suites import SUITES
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
 STICKER = ROOT / "minisd" / "assets" / "sticker"
+STEPS = 4  # of examples that leave the number of steps to the model: enough to run them, too few for good images
+READMES = [
+    ROOT / "README.md",
+    *sorted(ROOT.glob("minisd/*/README.md")),
+    ROOT / "weights_loader" / "README.md",
+    ROOT / "notebooks" / "README.md",
+    ROOT / ".github" / "CONTRIBUTING.md",
+]
+TEXTS = {path: path.read_text(encoding="utf-8") for path in (*READMES, STICKER / "README.md")}
+README = TEXTS[ROOT / "README.md"]
 
 
-def lines(path: Path) -> int:
-    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
-    return sum(len(file.read_text().splitlines()) for file in files)
+class Block(NamedTuple):
+    """A fenced block of a README: its language, its code and the line of its opening fence."""
+
+    language: str
+    code: str
+    line: int
 
 
-def test_the_layout_table_is_true() -> None:
-    rows = re.findall(r"^\| `([\w/.]+)` \| (\d+) \|", README, re.MULTILINE)
-    assert len(rows) > 15
-    for name, count in rows:
-        assert (ROOT / name).exists(), name
-        assert abs(lines(ROOT / name) - int(count)) <= max(20, 0.15 * int(count)), (
-            f"{name} has {lines(ROOT / name)} lines"
-        )
+def blocks(text: str) -> list[Block]:
+    found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(match[1], match[2], text.count("\n", 0, match.start()) + 1) for match in found]
 
 
-def test_every_module_is_in_the_layout_table() -> None:
-    names = re.findall(r"^\| `([\w/.]+)` \|", README, re.MULTILINE)
-    listed = [ROOT / name for name in names]
-    for package in ("minisd", "weights_loader"):
-        for path in (ROOT / package).rglob("*.py"):
-            if path.name != "__init__.py" or path.parent.name == "weights_loader":
-                assert any(path == each or each in path.parents for each in listed), path.relative_to(ROOT)
+def commands(block: Block) -> Iterator[list[str]]:
+    """The words of each command of a bash block, or of each `$ ` line of a console block."""
+    for line in block.code.replace("\\\n", " ").splitlines():
+        if block.language == "bash" or line.startswith("$ "):
+            for command in re.split(r"&&|;", line.removeprefix("$ ")):
+                yield shlex.split(command, comments=True)
 
 
-def test_pictures_in_it_exist() -> None:
-    for name in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
+def run_command(words: list[str], where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run `minisd ...` or `python -m minisd...` in this process; other commands are not ours."""
+    match words:
+        case ["minisd", *arguments]:
+            assert cli.main(arguments) == 0, f"{where}: {shlex.join(words)}"
+        case ["python", "-m", module, *_] if module.startswith("minisd"):
+            monkeypatch.setattr(sys, "argv", words[2:])
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaded models draw in few steps by default."""
+    load = weights_loader.load
+
+    def load_quick(*arguments: Any, **settings: Any) -> StableDiffusion:
+        sd = load(*arguments, **settings)
+        sd.defaults = replace(sd.defaults, num_inference_steps=STEPS)
+        return sd
+
+    monkeypatch.setattr(weights_loader, "load", load_quick)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to run examples in: images to begin with, and the embedded model's adapters, as in a clone."""
+    mask, depth, small = Image.new("L", (64, 64)), Image.new("L", (64, 64)), Image.new("RGB", (16, 16), "beige")
+    ImageDraw.Draw(mask).rectangle((4, 4, 40, 40), fill="white")
+    ImageDraw.Draw(depth).ellipse((10, 10, 34, 34), fill="white")
+    ImageDraw.Draw(small).ellipse((2, 2, 8, 8), fill="red")
+    for name, image in (("mask", mask), ("depth", depth), ("small", small)):
+        image.save(tmp_path / f"{name}.png")
+    adapters = STICKER.relative_to(ROOT) / "adapters"
+    shutil.copytree(ROOT / adapters, tmp_path / adapters)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # the command line replaces it
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.usefixtures("quick")
+def test_examples_run(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python blocks and `minisd` commands, in order; a command may use the files of an earlier one."""
+    for block in blocks(TEXTS[path]):
+        where = f"{path.relative_to(ROOT)}:{block.line}"
+        assert block.language in ("python", "bash", "console", ""), f"{where} is {block.language}"
+        if block.language == "python":
+            code = compile("\n" * block.line + block.code, str(path), "exec")  # errors name the README's own lines
+            exec(code, {"__name__": "__main__"})
+        elif block.language == "bash":
+            for words in commands(block):
+                run_command(words, where, monkeypatch)
+
+
+def test_commands_that_are_not_run_have_valid_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Console blocks need official weights, a network or hours: only their options are read."""
+    for command in (options.generate, *options.COMMANDS.values()):
+        monkeypatch.setattr(f"minisd.cli.{command.__name__}.run", lambda arguments: 0)
+    for path, text in TEXTS.items():
+        for block in blocks(text):
+            for words in commands(block) if block.language == "console" else ():
+                if words[:1] == ["minisd"]:
+                    run_command(words, f"{path.relative_to(ROOT)}:{block.line}", monkeypatch)
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives to the headings."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_and_images_lead_somewhere(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", TEXTS[path]):
+        if not link.startswith(("https://", "http://")):
+            name, _, anchor = link.partition("#")
+            target = (path.parent / name).resolve() if name else path
+            assert target.is_relative_to(ROOT), f"{link} leaves the repository"
+            assert target.exists(), f"{link} leads nowhere"
+            assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), f"no heading for {link}"
+
+
+def section(title: str) -> str:
+    """The text under a heading of the README."""
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 160
+
+
+def test_the_reading_list_is_in_the_core() -> None:
+    rows = re.findall(
+        r"^\| \[`([\w/.]+)`\]\(\1\) \| [^|]+ \| (.*) \|$", section("Read it in an afternoon"), re.MULTILINE
+    )
+    assert len(rows) == 10
+    assert rows[0][0] == "minisd/minimal.py"
+    for name, notebook in rows:
         assert (ROOT / name).is_file(), name
+        assert Path(name).with_suffix("").parts[1] in CORE, name
+        assert re.fullmatch(r"\[(\d\d)\]\(notebooks/\1_\w+\.ipynb\)", notebook), notebook
+
+
+def test_the_map_has_every_package() -> None:
+    rows = re.findall(r"^\| \[`([\w/]+)`\]\(\1\) \|", section("Where things are"), re.MULTILINE)
+    packages = {"/".join(module.split(".")[:2]) for module, path in FILES.items() if path.name == "__init__.py"}
+    assert sorted(rows) == sorted(packages - {"minisd"} - {name for name in packages if "weights_loader/" in name})
 
 
 def share(rate: dict[str, float] | None, interval: bool = False) -> str:
@@ -53,8 +179,13 @@ def measured(name: str) -> dict[str, Any]:
     return json.loads((STICKER / name).read_text())
 
 
+def table(pattern: str) -> dict[str, str]:
+    """The rows of the READMEs that a pattern of (name, values) matches, by name."""
+    return dict(row for path in READMES for row in re.findall(pattern, TEXTS[path], re.MULTILINE))
+
+
 def test_the_table_of_suites_is_what_was_measured() -> None:
-    rows = dict(re.findall(r"^\| ([\w -]+) \| [^|]+ \| (.+ \| .+ \| .+ \| .+ \| .+) \|$", README, re.MULTILINE))
+    rows = table(r"^\| ([\w -]+) \| [^|]+ \| (.+ \| .+ \| .+ \| .+ \| .+) \|$")
     card = " ".join((STICKER / "README.md").read_text().split())
     results = measured("results.json")
     suites = {name: results[name] for name in SUITES if name in results}
@@ -67,12 +198,12 @@ def test_the_table_of_suites_is_what_was_measured() -> None:
 
 def test_the_table_of_variants_is_what_was_measured() -> None:
     tasks = measured("tasks.json")
-    rows = dict(re.findall(r"^\| `(sticker-\w+)` \| [^|]+ \| (.+) \|$", README, re.MULTILINE))
+    rows = table(r"^\| `(sticker-\w+)` \| [^|]+ \| (.+) \|$")
     hole, depth, small = (tasks[f"sticker-{task}"] for task in ("inpainting", "depth", "upscaling"))
     floor = hole["outside by the autoencoder"]
-    for said in (share(hole["exact"]), f"{hole['outside']:.1f} dB", f"the autoencoder alone {floor:.1f}"):
-        assert said in rows["sticker-inpainting"]
-    for said in (f"IoU {depth['iou']:.2f}", share(depth["colour"]), share(depth["exact"])):
-        assert said in rows["sticker-depth"]
-    for said in (f"{small['psnr']:.1f} dB", f"bicubic {small['bicubic psnr']:.1f}", share(small["exact"])):
-        assert said in rows["sticker-upscaling"]
+    for figure in (share(hole["exact"]), f"{hole['outside']:.1f} dB", f"the autoencoder alone {floor:.1f}"):
+        assert figure in rows["sticker-inpainting"]
+    for figure in (f"IoU {depth['iou']:.2f}", share(depth["colour"]), share(depth["exact"])):
+        assert figure in rows["sticker-depth"]
+    for figure in (f"{small['psnr']:.1f} dB", f"bicubic {small['bicubic psnr']:.1f}", share(small["exact"])):
+        assert figure in rows["sticker-upscaling"]

@@ -235,7 +235,7 @@ def test_without_padding_rows_are_as_long_as_the_longest(small):
 
 
 @pytest.mark.parametrize("count", [74, 75, 76, 77, 78, 500])
-def test_long_prompts_keep_the_end_token_and_quote_what_is_lost(small, count):
+def test_long_prompts_keep_the_end_token_and_quote_the_cut_text(small, count):
     words = ["xyz"[n % 3] for n in range(min(count, 75))] + [str(n % 10) for n in range(count - 75)]
     prompt = " ".join(words)
     with warnings.catch_warnings(record=True) as caught:
@@ -456,13 +456,13 @@ def test_original_bpe_file(small_folders, tmp_path, monkeypatch, packed):
     assert (tokenizer.vocab, tokenizer.merges, tokenizer.pad_id) == (folder.vocab, folder.merges, 0)
     assert torch.equal(quiet(tokenizer, AWKWARD).ids, quiet(folder, AWKWARD).ids)
     assert Tokenizer.from_bpe(path).pad == EOS
-    monkeypatch.setattr("minisd.tokenizer.BPE_FILE_MERGES", 10)  # the original goes on behind CLIP's merges
+    monkeypatch.setattr("minisd.tokenizer.BPE_FILE_MERGES", 10)  # the original file continues after CLIP's merges
     assert Tokenizer.from_bpe(path).merges == MERGES[:10]
 
 
 def test_original_bpe_file_of_official_size(sd1, official_folders, tmp_path):
     merges = (official_folders["sd15"] / "merges.txt").read_text(encoding="utf-8")
-    (tmp_path / "bpe.txt").write_text(merges + "zz zz\nyy yy\n", encoding="utf-8")  # the original goes on: cut
+    (tmp_path / "bpe.txt").write_text(merges + "zz zz\nyy yy\n", encoding="utf-8")  # the original file is longer
     tokenizer = Tokenizer.from_bpe(tmp_path / "bpe.txt")
     assert (tokenizer.vocab, tokenizer.merges) == (sd1.vocab, sd1.merges)
 
@@ -550,7 +550,7 @@ def test_missing_folder_and_broken_bpe_files(tmp_path):
         Tokenizer.from_bpe(tmp_path / "other.txt")
 
 
-def test_tables_that_do_not_fit():
+def test_vocabularies_and_merges_that_do_not_fit():
     vocab = clip_vocabulary(MERGES)
     for tables, options in [
         ((vocab, [("zq", "zq")]), {}),

@@ -1,7 +1,7 @@
-"""Build a network from a file: on the meta device, strictly, by assigning the file's own tensors.
+"""Build a network from stored tensors: on the meta device, strictly, by assigning the tensors of the file.
 
-Everything is decided from names and shapes before the first byte of a weight is read: a network is complete, or there
-is one error that lists what is wrong. Tensors stay views of the mapped file where dtype and device allow.
+Names and shapes are checked before the first byte of a weight is read. A network is complete, or one error lists all
+differences. Tensors stay views of the mapped file where dtype and device allow.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,26 +12,26 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from minisd.errors import MismatchError
-from weights_loader.names import Place
+from weights_loader.names import TensorSource
 
-SHOWN = 10  # names in an error message
+MAX_NAMES_SHOWN = 10  # in an error message
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 class Tensors(Protocol):
-    """Tensors by name, shapes known beforehand: a weight file, several shards, or a dictionary."""
+    """Tensors by name, with shapes known before reading: a weight file, several shards, or a part of a file."""
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Of every tensor, by name."""
+        """The shape of every tensor, by name."""
 
     def tensor(self, name: str) -> Tensor:
         """The tensor of that name."""
 
 
 class Prefixed:
-    """The tensors whose names begin with a prefix, without it."""
+    """The tensors whose names begin with a prefix, by their names without it."""
 
     def __init__(self, tensors: Tensors, prefix: str) -> None:
         self._tensors, self._prefix = tensors, prefix
@@ -45,22 +45,22 @@ class Prefixed:
 class Merged:
     """The tensors of several files as one."""
 
-    def __init__(self, parts: Iterable[Tensors]) -> None:
-        self._where = {name: part for part in parts for name in part.shapes}
-        self.shapes = {name: part.shapes[name] for name, part in self._where.items()}
+    def __init__(self, files: Iterable[Tensors]) -> None:
+        self._file_of = {name: file for file in files for name in file.shapes}
+        self.shapes = {name: file.shapes[name] for name, file in self._file_of.items()}
 
     def tensor(self, name: str) -> Tensor:
         """The tensor of that name."""
-        return self._where[name].tensor(name)
+        return self._file_of[name].tensor(name)
 
 
 class NoInitialisation(TorchFunctionMode):
-    """Skips torch.nn.init: on the meta device it draws nothing, but imports the whole of torch._dynamo to do so."""
+    """Skips torch.nn.init, which has no effect on the meta device but imports the whole of torch._dynamo there."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Every torch function passes through here while the mode is on."""
+        """Called in place of every torch function while the mode is on."""
         kwargs = {} if kwargs is None else kwargs
         if getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
@@ -69,56 +69,68 @@ class NoInitialisation(TorchFunctionMode):
 
 def build(
     blank: Callable[[], Network],
-    places: Callable[[list[str]], Mapping[str, Place]],
+    tensor_sources: Callable[[list[str]], Mapping[str, TensorSource]],
     tensors: Tensors,
-    ignorable: Callable[[str], bool],
     what: str,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    ignorable: Callable[[str], bool] | None = None,
 ) -> Network:
-    """The network that `blank` makes, filled: every parameter from its place, every tensor used or ignorable.
+    """Fill the network that `blank` makes: each parameter from its source; each tensor must be used or ignorable.
 
-    Raises MismatchError that lists missing, unexpected and misshapen tensors of `what`.
+    tensor_sources: {parameter: its source}, for a list of parameters. what: the name of the network in messages.
+    ignorable: whether a tensor of that name may be left out; None: no tensor.
+    Raises MismatchError, which lists the missing, unexpected and misshapen tensors.
     """
     with torch.device("meta"), NoInitialisation():
         network = blank()
     shapes = {name: parameter.shape for name, parameter in network.state_dict().items()}
-    where = places(list(shapes))
-    _check(where, shapes, tensors.shapes, ignorable, what)
+    sources = tensor_sources(list(shapes))
+    _check(sources, shapes, tensors.shapes, ignorable, what)
     state = {}
-    for name, place in where.items():
-        tensor = place.read(tensors.tensor(place.name))
+    for name, source in sources.items():
+        tensor = source.read(tensors.tensor(source.name))
         if not tensor.is_floating_point():
-            raise MismatchError(f"{what}: {place.name} holds {tensor.dtype}, expected floating-point weights.")
+            raise MismatchError(f"{what}: {source.name} holds {tensor.dtype}, expected floating-point weights.")
         state[name] = tensor.to(device=device, dtype=dtype)
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval()
 
 
 def _check(
-    where: Mapping[str, Place],
+    sources: Mapping[str, TensorSource],
     shapes: Mapping[str, torch.Size],
     stored: Mapping[str, tuple[int, ...]],
-    ignorable: Callable[[str], bool],
+    ignorable: Callable[[str], bool] | None,
     what: str,
 ) -> None:
-    used = {place.name for place in where.values()}
+    used = {source.name for source in sources.values()}
     missing = sorted(used - set(stored))
-    unexpected = sorted(name for name in set(stored) - used if not ignorable(name))
+    unexpected = sorted(name for name in set(stored) - used if ignorable is None or not ignorable(name))
     misshapen = sorted(
         {
-            f"{place.name} {tuple(stored[place.name])} (expected {place.shape(shapes[name])})"
-            for name, place in where.items()
-            if place.name in stored and tuple(stored[place.name]) != place.shape(shapes[name])
+            f"{source.name} {tuple(stored[source.name])} (expected {source.shape(shapes[name])})"
+            for name, source in sources.items()
+            if source.name in stored and tuple(stored[source.name]) != source.shape(shapes[name])
         }
     )
     problems = [
-        f"{len(names)} {kind}: {', '.join(names[:SHOWN])}{', ...' if len(names) > SHOWN else ''}"
+        f"{len(names)} {kind}: {listed(names)}"
         for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
         if names
     ]
     if problems:
         raise MismatchError(
             f"{what} does not fit its network; {'; '.join(problems)}; nothing was loaded, "
-            "`minisd inspect` shows what the file holds."
+            "`minisd inspect` shows the contents of the file."
         )
+
+
+def listed(names: list[str]) -> str:
+    """Names for an error message, at most MAX_NAMES_SHOWN."""
+    return ", ".join(names[:MAX_NAMES_SHOWN]) + (", ..." if len(names) > MAX_NAMES_SHOWN else "")
+
+
+def is_position_ids(name: str) -> bool:
+    """Whether a tensor is the constant 0, 1, 2, ..., which old files store with the embeddings."""
+    return name.endswith("embeddings.position_ids")

@@ -1,4 +1,4 @@
-"""What a weight file is: its layout, family and sizes, read off names and shapes alone."""
+"""The layout and the sizes of a weight file, from the names and shapes of its tensors alone."""
 
 import re
 from collections.abc import Mapping
@@ -25,40 +25,52 @@ SCHEDULE_BUFFERS = {
     "posterior_mean_coef1",
     "posterior_mean_coef2",
 }
-EXTRAS = (ldm.EMA, "depth_model.", "low_scale_model.", "control_model.", "embedding_manager.", "denoiser.sigmas")
+UNUSED_PREFIXES = (
+    ldm.EMA,
+    "depth_model.",
+    "low_scale_model.",
+    "control_model.",
+    "embedding_manager.",
+    "denoiser.sigmas",
+)
+UPSCALER_SCALING = 0.08333  # of the latents of the x4 upscaler's VAE, which has 3 levels
+# The family by the width of the text states that its UNet reads: the sum of the widths of its text encoders.
+FAMILIES = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL", 1280: "the SDXL refiner"}
 
-# What else people point a loader at: a pattern that some tensor name matches, what that is, what to do with it.
-STRANGERS = (
+# Files that are not models of minisd: a pattern that matches one of their tensor names, what they are, what to do.
+FOREIGN_FORMATS = (
     (r"(^|\.)joint_blocks\.", "an SD 3 checkpoint", "minisd runs SD 1.x, 2.x and SDXL"),
     (r"(^|\.)double_blocks\.", "a Flux checkpoint", "minisd runs SD 1.x, 2.x and SDXL"),
     (
         r"lora_(up|down|A|B)|[._]lora\.|_lora\.|lora_unet|lora_te|lora_linear_layer|^(unet|text_encoder):\d+:",
         "a LoRA",
-        "load the model that it adapts, then add it with weights_loader.load_lora or --lora",
+        "load the model that it was made for, then add it with weights_loader.load_lora or --lora",
     ),
     (
         r"^(string_to_param|emb_params$|clip_[lg]$|<.+>$)",
         "a textual-inversion embedding",
-        "load the model that it belongs to, then add it with weights_loader.load_embedding or --embedding",
+        "load the model that it was made for, then add it with weights_loader.load_embedding or --embedding",
     ),
-    (r"^(control_model\.|controlnet_)", "a ControlNet", "load the model that it steers"),
+    (r"^(control_model\.|controlnet_)", "a ControlNet", "minisd does not run ControlNets; load a whole model"),
     (r"^decoder\.layers\.|^encoder\.layers\.\d+\.conv", "a TAESD autoencoder", "load a whole model"),
 )
 
 
 def layout(shapes: Shapes, path: object) -> Layout:
-    """Which layout a file has: an original single file, or one component in diffusers layout.
+    """The layout of a file: an original single file ("ldm"), or one network in diffusers layout.
 
-    Raises MismatchError that says what else the file is.
+    Raises MismatchError, which names the format of any other file.
     """
     has_unet = f"{ldm.UNET}input_blocks.0.0.weight" in shapes
     if has_unet and any(name.startswith(("cond_stage_model.", "conditioner.embedders.")) for name in shapes):
         return "ldm"
-    if (found := stranger(shapes)) is not None:
-        raise MismatchError(f"{path} is {found[0]}, expected a Stable Diffusion model; {found[1]}.")
+    if (found := foreign_format(shapes)) is not None:
+        what, advice = found
+        raise MismatchError(f"{path} is {what}, expected a Stable Diffusion model; {advice}.")
     if has_unet:
         raise MismatchError(
-            f"{path} holds a UNet but no text encoder (cond_stage_model.* or conditioner.*); load a whole model."
+            f"{path} holds a UNet but no text encoder (cond_stage_model.* or conditioner.*); "
+            "load a file of a whole model."
         )
     if "time_embedding.linear_1.weight" in shapes and "conv_in.weight" in shapes:
         return "unet"
@@ -67,34 +79,34 @@ def layout(shapes: Shapes, path: object) -> Layout:
     if any(name.endswith("embeddings.token_embedding.weight") for name in shapes):
         return "text_encoder"
     first = ", ".join(sorted(shapes)[:3]) or "no tensors at all"
-    raise MismatchError(f"{path} is no Stable Diffusion model that minisd knows: it holds {first}.")
+    raise MismatchError(f"{path} holds {first}, expected a Stable Diffusion model; minisd does not know this format.")
 
 
-def stranger(shapes: Shapes) -> tuple[str, str] | None:
-    """What a file is that is no model, and what to do with it; None where nothing tells."""
-    for pattern, what, advice in STRANGERS:
+def foreign_format(shapes: Shapes) -> tuple[str, str] | None:
+    """The known format of a file that is not a model of minisd, and what to do with it; None for unknown formats."""
+    for pattern, what, advice in FOREIGN_FORMATS:
         if any(re.search(pattern, name) for name in shapes):
             return what, advice
     return None
 
 
 def unet_config(shapes: Shapes) -> UNetConfig:
-    """The UNet of an original file, from the shapes under its prefix.
+    """The config of the UNet in an original file, from the shapes under its prefix.
 
-    Heads cannot be seen: SD 1.x and the upscaler have 8 at every level, the others 64 channels a head.
+    The shapes do not show the heads: SD 1.x and the upscaler have 8 on every level, the others have 64 channels a head.
     """
     downsamples = [int(m[1]) for n in shapes if (m := re.fullmatch(r"input_blocks\.(\d+)\.0\.op\.weight", n))]
     if not downsamples:
-        raise MismatchError("the UNet of this file has no downsampling; it is no Stable Diffusion UNet.")
-    stride = min(downsamples)  # blocks a level, its downsampling included
+        raise MismatchError("the UNet of this file has no downsampling; it is not a UNet of Stable Diffusion.")
+    stride = min(downsamples)  # blocks on a level, its downsampling included
     firsts = [1 + stride * level for level in range(len(downsamples) + 1)]
     channels = tuple(shapes[f"input_blocks.{n}.0.out_layers.3.weight"][0] for n in firsts)
     depths = tuple(_depth(shapes, f"input_blocks.{n}.1") for n in firsts)
     linear = len(shapes["middle_block.1.proj_in.weight"]) == 2
     context = shapes["middle_block.1.transformer_blocks.0.attn2.to_k.weight"][1]
-    lookup = shapes.get("label_emb.weight")
+    classes = shapes.get("label_emb.weight")
     pooled = shapes.get("label_emb.0.0.weight")
-    eight_heads = not linear or lookup is not None
+    eight_heads = not linear or classes is not None
     return UNetConfig(
         channels=channels,
         depths=depths,
@@ -104,36 +116,38 @@ def unet_config(shapes: Shapes) -> UNetConfig:
         context_width=context,
         in_channels=shapes["input_blocks.0.0.weight"][1],
         out_channels=shapes["out.2.weight"][0],
-        sample_size=128 if pooled or lookup else 64,
+        sample_size=128 if pooled or classes else 64,
         linear_projection=linear,
         only_cross_attention=tuple(
-            # where the width equals the context's, shapes cannot tell: the upscaler's last level attends to itself
+            # if both widths are equal, shapes do not show it; the last level of the upscaler has self-attention
             bool(depth) and width != context and _first_attention_width(shapes, n) == context
             for n, width, depth in zip(firsts, channels, depths, strict=True)
         ),
-        class_count=None if lookup is None else lookup[0],
+        class_count=None if classes is None else classes[0],
         pooled_width=None if pooled is None else pooled[1],
     )
 
 
 def vae_config(shapes: Shapes) -> VAEConfig:
-    """The autoencoder of an original file, from the shapes under its prefix."""
+    """The config of the VAE in an original file, from the shapes under its prefix.
+
+    The shapes do not show the scaling factor: it is the upscaler's for 3 levels, else that of SD 1.x and 2.x.
+    """
     levels = sorted({int(m[1]) for n in shapes if (m := re.match(r"encoder\.down\.(\d+)\.block\.0\.conv1\.weight", n))})
     blocks = sum(f"encoder.down.0.block.{i}.conv1.weight" in shapes for i in range(10))
     if not levels:
-        raise MismatchError("the file has no autoencoder (first_stage_model.*); it is not a whole model.")
+        raise MismatchError("the file has no VAE (first_stage_model.*); load a file of a whole model.")
     channels = tuple(shapes[f"encoder.down.{i}.block.0.conv1.weight"][0] for i in levels)
-    upscaler = len(levels) == 3
     return VAEConfig(
         channels=channels,
         layers_per_block=blocks,
         latent_channels=shapes["post_quant_conv.weight"][0],
-        scaling_factor=0.08333 if upscaler else 0.18215,
+        scaling_factor=UPSCALER_SCALING if len(levels) == 3 else VAEConfig.scaling_factor,
     )
 
 
 def clip_config(shapes: Shapes) -> CLIPTextConfig:
-    """The CLIP text encoder of an SD 1.x file, from the shapes under `text_model.`: 64 channels a head."""
+    """The config of the CLIP text encoder in a file, from the shapes under `text_model.`: 64 channels a head."""
     vocab_size, width = shapes["embeddings.token_embedding.weight"]
     return CLIPTextConfig(
         vocab_size=vocab_size,
@@ -146,7 +160,7 @@ def clip_config(shapes: Shapes) -> CLIPTextConfig:
 
 
 def openclip_config(shapes: Shapes, whole: bool = False) -> CLIPTextConfig:
-    """The OpenCLIP text encoder of a file: `whole` for SDXL; SD 2.x leaves out the last layer and the projection."""
+    """The config of the OpenCLIP text encoder in a file; `whole`: with last layer and projection, as SDXL uses it."""
     vocab_size, width = shapes["token_embedding.weight"]
     layers = sum(f"transformer.resblocks.{i}.ln_1.weight" in shapes for i in range(100))
     return CLIPTextConfig(
@@ -159,20 +173,6 @@ def openclip_config(shapes: Shapes, whole: bool = False) -> CLIPTextConfig:
         activation="gelu",
         projection_width=shapes["text_projection"][1] if whole else None,
     )
-
-
-def family(unet: UNetConfig) -> str:
-    """What a UNet is called: by its text width, its extra channels and its embeddings."""
-    if unet.pooled_width is not None:
-        if unet.context_width == 1280:
-            return "SDXL refiner"
-        return "SDXL" + {4: "", 9: " inpainting"}.get(unet.in_channels, f" ({unet.in_channels} channels)")
-    if unet.class_count is not None:
-        return "x4 upscaler"
-    base = {768: "SD 1.x", 1024: "SD 2.x"}.get(unet.context_width, "own")
-    if unet.channels != (320, 640, 1280, 1280):
-        base = "own"
-    return base + {4: "", 9: " inpainting", 5: " depth"}.get(unet.in_channels, f" ({unet.in_channels} channels)")
 
 
 def _depth(shapes: Shapes, prefix: str) -> int:

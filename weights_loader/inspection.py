@@ -1,22 +1,24 @@
-"""What is in a file or folder, without loading it: layout, family, components, dtypes, surprises."""
+"""What a file or folder contains, without loading it: layout, family, networks, dtypes, notices."""
 
 from collections import Counter
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from minisd.errors import MismatchError
 from weights_loader import detect, official_configs
 from weights_loader.build import Prefixed
-from weights_loader.folder import component_json, component_weights, read_index, text_parts
 from weights_loader.formats.weight_file import WeightFile, open_weights
+from weights_loader.model_folder import SCHEDULER_CONFIG, ModelFolder
 from weights_loader.names import ldm
-from weights_loader.single_file import configs, text_sources
+from weights_loader.single_file import read_configs, stored_text_encoders
+from weights_loader.sources import resolve
 
 
 @dataclass
-class Component:
-    """One network in a file: how many tensors and parameters, in which dtypes."""
+class ComponentSummary:
+    """One network in a file: its numbers of tensors and parameters, and how many tensors each dtype has."""
 
     tensors: int
     parameters: int
@@ -25,71 +27,69 @@ class Component:
 
 @dataclass
 class Inspection:
-    """What `inspect` found; `str()` of it is a table for people."""
+    """The result of `inspect`; print it for a table."""
 
     path: Path
     layout: str
     family: str
     prediction_type: str | None
-    components: dict[str, Component]
+    components: dict[str, ComponentSummary]
     notices: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [f"{self.path}", f"layout     {self.layout}", f"family     {self.family}"]
-        lines.append(f"predicts   {self.prediction_type or 'not to be seen in the tensors'}")
+        lines.append(f"predicts   {self.prediction_type or 'unknown (the tensors do not show it)'}")
         for name, part in self.components.items():
-            dtypes = ", ".join(f"{kind} x{count}" for kind, count in part.dtypes.items())
+            dtypes = ", ".join(f"{dtype} x{count}" for dtype, count in part.dtypes.items())
             lines.append(f"{name:<16} {part.tensors:5d} tensors {part.parameters:13,d} parameters  {dtypes}")
         return "\n".join(lines + [f"note: {notice}" for notice in self.notices])
 
 
-def inspect_path(path: Path) -> Inspection:
-    """Look at a model folder or a weight file. Raises what reading them raises; foreign files are named."""
-    return _folder(path) if path.is_dir() else _file(path)
+def inspect(source: str | Path) -> Inspection:
+    """The layout, family, networks, dtypes and notices of a file or folder; print it for a table.
+
+    source: as for weights_loader.load, but nothing is downloaded. Raises the classes of minisd.errors.
+    """
+    path = resolve(source, offline=True)
+    return _inspect_folder(ModelFolder(path)) if path.is_dir() else _inspect_file(open_weights(path))
 
 
-def _folder(folder: Path) -> Inspection:
-    index = read_index(folder)
-    unet = official_configs.unet_config(component_json(folder, "unet"))
-    scheduler = component_json(folder, "scheduler", "scheduler_config.json")
+def _inspect_folder(folder: ModelFolder) -> Inspection:
+    layout = f"diffusers ({folder.index['_class_name']})"
+    unet = official_configs.unet_config(folder.json("unet"))
+    scheduler = folder.json("scheduler", SCHEDULER_CONFIG)
     components = {}
-    for name in (*(f"text_encoder{suffix}" for suffix in text_parts(index)), "unet", "vae"):
-        tensors = component_weights(folder, name)
+    for name in (*(f"text_encoder{suffix}" for suffix in folder.text_suffixes), "unet", "vae"):
+        tensors = folder.weights(name)
         dtypes = tensors.dtypes if isinstance(tensors, WeightFile) else {}
-        components[name] = _component(tensors.shapes, dtypes)
-    return Inspection(
-        folder,
-        f"diffusers ({index['_class_name']})",
-        detect.family(unet),
-        scheduler.get("prediction_type", "epsilon"),
-        components,
-    )
+        components[name] = _summary(tensors.shapes, dtypes)
+    prediction_type = scheduler.get("prediction_type", "epsilon")
+    return Inspection(folder.path, layout, unet.family, prediction_type, components, folder.notices)
 
 
-def _file(path: Path) -> Inspection:
-    file = open_weights(path)
+def _inspect_file(file: WeightFile) -> Inspection:
     try:
-        layout = detect.layout(file.shapes, path)
-    except MismatchError as error:  # to say what a foreign file is, is what inspecting is for
-        everything = {"everything": _component(file.shapes, file.dtypes)}
-        return Inspection(path, "unknown", str(error), None, everything, file.notices)
+        layout = detect.layout(file.shapes, file.path)
+    except MismatchError as error:  # it names the format, which is what inspecting is for
+        everything = {"everything": _summary(file.shapes, file.dtypes)}
+        return Inspection(file.path, "unknown", str(error), None, everything, file.notices)
     if layout != "ldm":
-        part = {str(layout): _component(file.shapes, file.dtypes)}
-        return Inspection(path, "diffusers, one component", f"a {layout}", None, part, file.notices)
-    texts = {f"text_encoder{'_2' if i else ''}": source.prefix for i, source in enumerate(text_sources(file))}
+        network = {str(layout): _summary(file.shapes, file.dtypes)}
+        return Inspection(file.path, "diffusers, one network", f"a {layout}", None, network, file.notices)
+    texts = {f"text_encoder{'_2' if i else ''}": text.prefix for i, text in enumerate(stored_text_encoders(file))}
     prefixes = {"unet": ldm.UNET, "vae": ldm.VAE, **texts, "EMA": ldm.EMA}
     parts = {name: {n: s for n, s in file.shapes.items() if n.startswith(p)} for name, p in prefixes.items()}
     parts["rest"] = {n: s for n, s in file.shapes.items() if not n.startswith(tuple(prefixes.values()))}
-    components = {name: _component(shapes, file.dtypes) for name, shapes in parts.items() if shapes}
-    unet = detect.unet_config(Prefixed(file, ldm.UNET).shapes)
-    prediction, notices = None, list(file.notices)
+    components = {name: _summary(shapes, file.dtypes) for name, shapes in parts.items() if shapes}
+    family = detect.unet_config(Prefixed(file, ldm.UNET).shapes).family
+    prediction_type = None
     try:
-        prediction = configs(file).scheduler.schedule.prediction_type
+        prediction_type = read_configs(file).scheduler.schedule.prediction_type
     except ValueError as error:
-        notices.append(str(error))
-    return Inspection(path, "ldm (original single file)", detect.family(unet), prediction, components, notices)
+        file.notices.append(str(error))
+    return Inspection(file.path, "ldm (original single file)", family, prediction_type, components, file.notices)
 
 
-def _component(shapes: detect.Shapes, dtypes: dict) -> Component:
-    kinds = Counter(str(dtypes[name]).removeprefix("torch.") for name in shapes if name in dtypes)
-    return Component(len(shapes), sum(prod(shape) for shape in shapes.values()), dict(kinds))
+def _summary(shapes: detect.Shapes, dtypes: dict[str, Any]) -> ComponentSummary:
+    counts = Counter(str(dtypes[name]).removeprefix("torch.") for name in shapes if name in dtypes)
+    return ComponentSummary(len(shapes), sum(prod(shape) for shape in shapes.values()), dict(counts))

@@ -1,4 +1,4 @@
-"""Save a pipeline in either official layout, so that other software reads what minisd made."""
+"""Save a pipeline in either official layout: a folder as diffusers reads it, or one original (LDM) file."""
 
 import json
 from collections.abc import Mapping
@@ -9,32 +9,61 @@ import torch
 from torch import Tensor, nn
 
 from minisd._internal.atomic_files import check_target, write_json
-from minisd.errors import OutputError
+from minisd.errors import InputError, OutputError
 from minisd.pipeline import StableDiffusion
-from minisd.pipeline.conditioning import TextPart, size_count
+from minisd.pipeline.conditioning import TokenizerAndEncoder, size_count
 from minisd.schedulers import DDPM
 from weights_loader import official_configs
-from weights_loader.folder import DEFAULTS, LOW_RES_SCHEDULER
+from weights_loader.devices import check_dtype
 from weights_loader.formats.safetensors import save_safetensors
-from weights_loader.names import Place, diffusers, expand, ldm, openclip, write
+from weights_loader.model_folder import (
+    DEFAULTS,
+    LOW_RES_SCHEDULER,
+    MODEL_INDEX,
+    PIPELINES,
+    REFINER_PIPELINE,
+    SCHEDULER_CONFIG,
+    XL_PIPELINES,
+)
+from weights_loader.names import TensorSource, diffusers, expand, ldm, openclip, write
 from weights_loader.single_file import CONFIGS_KEY
 
-CLASSES = {  # the official pipeline for each task
-    "text": "StableDiffusionPipeline",
-    "inpainting": "StableDiffusionInpaintPipeline",
-    "depth": "StableDiffusionDepth2ImgPipeline",
-    "upscaling": "StableDiffusionUpscalePipeline",
-}
-XL_CLASSES = {"text": "StableDiffusionXLPipeline", "inpainting": "StableDiffusionXLInpaintPipeline"}
-REFINER_CLASS = "StableDiffusionXLImg2ImgPipeline"
+
+def save(
+    sd: StableDiffusion,
+    target: str | Path,
+    *,
+    layout: str = "diffusers",
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a pipeline: layout "diffusers" a folder, "ldm" one .safetensors file. Raises InputError, OutputError.
+
+    dtype: convert the weights, for instance to torch.float16; None keeps their dtype.
+    """
+    if dtype is not None:
+        check_dtype(dtype)
+    path = Path(target)
+    if layout == "diffusers":
+        save_folder(sd, path, dtype, overwrite)
+    elif layout == "ldm":
+        save_ldm(sd, path, dtype, overwrite)
+    else:
+        raise InputError(f"layout is {layout!r}, expected 'diffusers' or 'ldm'.")
+    return path
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Raise OutputError if a model cannot or should not be written into the folder."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file, expected a folder or nothing; choose another name.")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise OutputError(f"{folder} is not empty; choose another folder, or pass overwrite=True.")
 
 
 def save_folder(sd: StableDiffusion, folder: Path, dtype: torch.dtype | None, overwrite: bool) -> None:
-    """Write a model folder in diffusers layout. Raises OutputError before anything is written."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file; choose the name of a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise OutputError(f"{folder} is not empty; choose another folder, or pass overwrite=True.")
+    """Write a folder in diffusers layout. Raises OutputError before anything is written."""
+    check_folder(folder, overwrite)
     texts = text_components(sd)
     networks: dict[str, tuple[nn.Module, dict[str, object], dict[str, str]]] = {
         "unet": (sd.unet, official_configs.unet_json(sd.unet.config), diffusers.unet(sd.unet.config)),
@@ -46,15 +75,15 @@ def save_folder(sd: StableDiffusion, folder: Path, dtype: torch.dtype | None, ov
     for name, (network, config_json, modules) in networks.items():
         save_network(network, config_json, modules, folder / name, dtype, overwrite)
     (folder / "scheduler").mkdir(exist_ok=True)
-    write_json(sd.scheduler.to_config(), folder / "scheduler" / "scheduler_config.json", overwrite)
+    write_json(sd.scheduler.to_config(), folder / "scheduler" / SCHEDULER_CONFIG, overwrite)
     for suffix, (tokenizer, _) in texts.items():
         tokenizer.save(folder / f"tokenizer{suffix}")
     index = _index(sd)
     if sd.task == "upscaling":
         (folder / LOW_RES_SCHEDULER).mkdir(exist_ok=True)
-        write_json(DDPM(sd.low_res).to_config(), folder / LOW_RES_SCHEDULER / "scheduler_config.json", overwrite)
+        write_json(DDPM(sd.low_res).to_config(), folder / LOW_RES_SCHEDULER / SCHEDULER_CONFIG, overwrite)
     write_json(asdict(sd.defaults), folder / DEFAULTS, overwrite)
-    write_json(index, folder / "model_index.json", overwrite)  # last: what has one is complete
+    write_json(index, folder / MODEL_INDEX, overwrite)  # last: it marks a complete folder
 
 
 def save_network(
@@ -65,7 +94,7 @@ def save_network(
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write the weights and the config of one network, named by {our module: their module}. Raises OutputError."""
+    """Write the weights and the config of one network. modules: {our module: their module}. Raises OutputError."""
     folder.mkdir(parents=True, exist_ok=True)
     state = network.state_dict()
     stem = "model" if folder.name.startswith("text_encoder") else "diffusion_pytorch_model"
@@ -74,16 +103,16 @@ def save_network(
     write_json(config_json, folder / "config.json", overwrite)
 
 
-def text_components(sd: StableDiffusion) -> dict[str, TextPart]:
-    """The text encoders by the suffix of their official names: "", SDXL's second and the refiner's only one "_2"."""
+def text_components(sd: StableDiffusion) -> dict[str, TokenizerAndEncoder]:
+    """The text encoders by the suffix of their official names: "", and "_2" for SDXL's second and the refiner's."""
     parts = sd.text_parts
     return dict(zip(("", "_2") if len(parts) == 2 or not sd.is_xl else ("_2",), parts, strict=False))
 
 
 def _index(sd: StableDiffusion) -> dict[str, object]:
-    """model_index.json: the official pipeline and the classes of its components."""
+    """model_index.json: the official pipeline and the classes of its parts."""
     index: dict[str, object] = {
-        "_diffusers_version": "0.42.1",  # whose layout this is; its inpainting pipeline does not load without
+        "_diffusers_version": "0.42.1",  # the version of this layout; diffusers' inpainting pipeline requires it
         "feature_extractor": [None, None],
         "scheduler": ["diffusers", type(sd.scheduler).official_name],
         "unet": ["diffusers", "UNet2DConditionModel"],
@@ -91,21 +120,21 @@ def _index(sd: StableDiffusion) -> dict[str, object]:
     }
     texts = text_components(sd)
     for suffix in ("", "_2") if sd.is_xl else ("",):
-        there = suffix in texts
-        projected = there and texts[suffix].encoder.config.projection_width is not None
+        exists = suffix in texts
+        projected = exists and texts[suffix].encoder.config.projection_width is not None
         kind = "CLIPTextModelWithProjection" if projected else "CLIPTextModel"
-        index[f"text_encoder{suffix}"] = ["transformers", kind] if there else [None, None]
-        index[f"tokenizer{suffix}"] = ["transformers", "CLIPTokenizer"] if there else [None, None]
+        index[f"text_encoder{suffix}"] = ["transformers", kind] if exists else [None, None]
+        index[f"tokenizer{suffix}"] = ["transformers", "CLIPTokenizer"] if exists else [None, None]
     if sd.is_xl:
         refiner = size_count(sd.text_parts, sd.unet.config) == 5
         index |= {
-            "_class_name": REFINER_CLASS if refiner else XL_CLASSES[sd.task],
+            "_class_name": REFINER_PIPELINE if refiner else XL_PIPELINES[sd.task],
             "force_zeros_for_empty_prompt": sd.defaults.zero_empty_prompt,
             "image_encoder": [None, None],
             **({"requires_aesthetics_score": True} if refiner else {}),
         }
         return index
-    index |= {"_class_name": CLASSES[sd.task], "requires_safety_checker": False, "safety_checker": [None, None]}
+    index |= {"_class_name": PIPELINES[sd.task], "requires_safety_checker": False, "safety_checker": [None, None]}
     if sd.task == "depth":
         index["depth_estimator"] = [None, None]
     if sd.task == "upscaling":
@@ -114,18 +143,18 @@ def _index(sd: StableDiffusion) -> dict[str, object]:
 
 
 def save_ldm(sd: StableDiffusion, path: Path, dtype: torch.dtype | None, overwrite: bool) -> None:
-    """Write one file in the original layout; what its shapes cannot tell goes into its metadata.
+    """Write one file in the original layout, with the configs of all parts in its metadata.
 
-    The text encoder is CLIP's or, with erf GELU, OpenCLIP's. The last layer of OpenCLIP, which SD 2.x never uses and
-    minisd therefore does not have, is left out.
+    A text encoder with exact GELU is written as an OpenCLIP encoder, any other as a CLIP encoder. The last layer of
+    OpenCLIP is not written, because SD 2.x does not use it and minisd does not load it.
     """
     check_target(path, overwrite)
     unet, vae = (network.state_dict() for network in (sd.unet, sd.vae))
     tensors = {
         ldm.UNET + name: tensor for name, tensor in _stored(expand(ldm.unet(sd.unet.config), unet), unet, dtype).items()
     }
-    vae_places = ldm.vae(sd.vae.config, list(vae))
-    tensors |= {ldm.VAE + name: tensor for name, tensor in _stored(vae_places, vae, dtype).items()}
+    vae_sources = ldm.vae(sd.vae.config, list(vae))
+    tensors |= {ldm.VAE + name: tensor for name, tensor in _stored(vae_sources, vae, dtype).items()}
     configs = {
         "unet": official_configs.unet_json(sd.unet.config),
         "vae": official_configs.vae_json(sd.vae.config),
@@ -134,17 +163,20 @@ def save_ldm(sd: StableDiffusion, path: Path, dtype: torch.dtype | None, overwri
         "defaults": asdict(sd.defaults),
     }
     for i, (suffix, (_, encoder)) in enumerate(text_components(sd).items()):
-        text, is_openclip = encoder.state_dict(), encoder.config.activation == "gelu"
+        state, is_openclip = encoder.state_dict(), encoder.config.activation == "gelu"
         clip_prefix, openclip_prefix = ldm.text_prefixes(i) if sd.is_xl else (ldm.CLIP, ldm.OPENCLIP)
         if is_openclip:
-            prefix, places = openclip_prefix, openclip.text_encoder(list(text))
+            prefix, sources = openclip_prefix, openclip.text_encoder(list(state))
         else:
-            prefix, places = clip_prefix, expand(diffusers.text_encoder(encoder.config), text)
-        tensors |= {prefix + name: tensor for name, tensor in _stored(places, text, dtype).items()}
+            prefix, sources = clip_prefix, expand(diffusers.text_encoder(encoder.config), state)
+        tensors |= {prefix + name: tensor for name, tensor in _stored(sources, state, dtype).items()}
         configs[f"text_encoder{suffix}"] = official_configs.text_json(encoder.config)
     save_safetensors(tensors, path, {"format": "pt", CONFIGS_KEY: json.dumps(configs)}, overwrite)
 
 
-def _stored(places: Mapping[str, Place], state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    tensors = write(places, state)
+def _stored(
+    sources: Mapping[str, TensorSource], state: Mapping[str, Tensor], dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """The tensors to store, converted."""
+    tensors = write(sources, state)
     return {name: (t if dtype is None else t.to(dtype)).contiguous() for name, t in tensors.items()}

@@ -1,24 +1,21 @@
-"""The vocabulary of a single-file checkpoint, which holds none: beside the file, else CLIP's from the hub."""
+"""The vocabulary of a single-file checkpoint, which contains none: beside the file, else CLIP's from the hub."""
 
-from functools import partial
 from pathlib import Path
-
-from huggingface_hub import constants, hf_hub_download
 
 from minisd.errors import HubError, MismatchError
 from minisd.tokenizer import EOS, Tokenizer
-from weights_loader.hub.errors import attempt
 
-CLIP_REPO = "openai/clip-vit-large-patch14"  # all official models share these two files
+CLIP_REPO = "openai/clip-vit-large-patch14"  # all official models have the same vocabulary
 FILES = ("vocab.json", "merges.txt")
-OPENCLIP_PAD = "!"
+OPENCLIP_PAD = "!"  # id 0
 
 
 def find_tokenizer(path: Path, is_openclip: bool, offline: bool | None = None, progress: bool = True) -> Tokenizer:
-    """The tokenizer for a single file: its vocabulary, padded as SD 1.x (with the end token) or SD 2.x (with id 0).
+    """The tokenizer for a single file, with the padding of its text encoder.
 
-    Looks beside the file for vocab.json and merges.txt, also in a folder `tokenizer` there, and for the original
-    bpe_simple_vocab_16e6.txt.gz; then asks the hub for CLIP's. Raises MismatchError that says what to do.
+    Searches vocab.json and merges.txt in a folder `tokenizer` beside the file and beside the file itself, then the
+    original bpe_simple_vocab_16e6.txt.gz there, then CLIP's vocabulary on the hub or in its cache. Raises
+    MismatchError.
     """
     for folder in (path.parent / "tokenizer", path.parent):
         if all((folder / name).is_file() for name in FILES):
@@ -26,19 +23,19 @@ def find_tokenizer(path: Path, is_openclip: bool, offline: bool | None = None, p
     for name in ("bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt"):
         if (path.parent / name).is_file():
             return Tokenizer.from_bpe(path.parent / name, pad=OPENCLIP_PAD if is_openclip else EOS)
+    from weights_loader.hub.download import download_files  # imported here, as in sources.py
+
     try:
-        offline = constants.HF_HUB_OFFLINE if offline is None else offline
-        fetch = partial(hf_hub_download, CLIP_REPO, local_files_only=offline)
-        paths = [Path(attempt(partial(fetch, name), CLIP_REPO, name)) for name in FILES]
+        folder = download_files(CLIP_REPO, FILES, offline, progress)
     except HubError as error:
         raise MismatchError(
-            f"{path.name} holds no vocabulary and CLIP's cannot be had ({error}); put vocab.json and merges.txt "
-            "beside the file, or pass tokenizer= a folder that has them."
+            f"{path.name} contains no vocabulary, and CLIP's is not available ({error}); put vocab.json and merges.txt "
+            "beside the file, or pass tokenizer= a folder with them."
         ) from error
-    return padded(Tokenizer.from_folder(paths[0].parent), is_openclip)
+    return padded(Tokenizer.from_folder(folder), is_openclip)
 
 
 def padded(tokenizer: Tokenizer, is_openclip: bool) -> Tokenizer:
-    """The same vocabulary, padded as a text encoder of CLIP's or of OpenCLIP's kind was taught."""
+    """The same vocabulary with the padding of OpenCLIP ("!", id 0) or of CLIP (the end token)."""
     pad = OPENCLIP_PAD if is_openclip else EOS
     return Tokenizer(tokenizer.vocab, tokenizer.merges, pad=pad, max_length=tokenizer.max_length)

@@ -1,16 +1,15 @@
-"""Write files so that a reader finds the old one or the new one, whole, whatever happens in between.
+"""Write files so that a reader finds the old file or the new one, complete, even after a crash.
 
-A new file is written beside its target under another name, forced to the disk, checked, then renamed.
+The new file is written under a temporary name beside its target, flushed to the disk, checked and then renamed.
 """
 
 import contextlib
 import json
 import os
-import re
 import secrets
-import socket
 import stat
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +19,7 @@ from minisd.errors import InputError, OutputError
 def write_json(obj: Any, path: str | Path, overwrite: bool = False) -> None:
     """Write an object as indented UTF-8 JSON.
 
-    Raises: InputError (no JSON value: NaN counts as none), OutputError (the target cannot be written).
+    Raises: InputError (not a JSON value; NaN is not one), OutputError (the target cannot be written).
     """
     try:
         text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -44,36 +43,40 @@ def write_atomically(
     overwrite: bool = False,
     check: Callable[[BinaryIO], object] | None = None,
 ) -> None:
-    """Create or replace a file by what `write` writes into an open binary file.
+    """Create or replace a file; `write` gets a binary file that is open for writing.
 
-    `check` may read what was written back and raise; then, as after any failure, the target is as it was and
-    nothing else is left in its folder. The mode is that of the file replaced, or of any new file (umask).
+    `check` may read the written file and raise. After any failure the target is unchanged and the temporary file is
+    removed; if the process was killed, the next write to the same target removes it. Of two processes that write to
+    one target, the one that began later wins, and the other may raise OutputError. The mode is that of the file
+    replaced, or of a new file (umask).
 
-    Raises: OutputError; what `write` or `check` raises that is no OSError passes through.
+    Raises: OutputError; exceptions of `write` or `check` that are not OSErrors pass through.
     """
     path = Path(path)
     check_target(path, overwrite)
-    _sweep(path.parent)
-    temporary = path.parent / f"{_prefix()}{os.getpid()}-{secrets.token_hex(6)}.tmp"
+    prefix = f".minisd-{zlib.crc32(os.fsencode(path.name)):08x}-"  # short, however long the target's own name is
+    temporary = path.with_name(f"{prefix}{secrets.token_hex(6)}.tmp")
     try:
-        with _removed_on_failure(temporary):
-            with open(temporary, "xb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            if check is not None:
-                with open(temporary, "rb") as file:
-                    check(file)
-            if path.exists():
-                os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
-            check_target(path, overwrite)  # somebody may have been faster
-            os.replace(temporary, path)
+        for leftover in path.parent.glob(f"{prefix}*.tmp"):
+            with contextlib.suppress(PermissionError):  # Windows keeps a file that another process is writing
+                leftover.unlink(missing_ok=True)
+        with open(temporary, "xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        if check is not None:
+            with open(temporary, "rb") as file:
+                check(file)
+        if path.exists():
+            os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
+        check_target(path, overwrite)  # another process may have written it in the meantime
+        os.replace(temporary, path)
     except OutputError:
         raise
     except OSError as error:
-        raise OutputError(
-            f"{path} could not be written ({error.strerror or error}); what was there before is untouched."
-        ) from error
+        raise OutputError(f"{path} could not be written ({error.strerror or error}); it is unchanged.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
@@ -90,7 +93,7 @@ def check_target(path: str | Path, overwrite: bool = False) -> None:
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"{str(path)[:200]!r} cannot be written ({reason}); check its folder and its name.") from None
     if not stat.S_ISDIR(parent.st_mode):
-        raise OutputError(f"{path} cannot be written: {path.parent} is no folder.")
+        raise OutputError(f"{path} cannot be written: {path.parent} is not a folder.")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OutputError(f"{path} cannot be written: its folder is read-only; choose another.")
     if target is None:
@@ -99,45 +102,11 @@ def check_target(path: str | Path, overwrite: bool = False) -> None:
         what = "folder" if stat.S_ISDIR(target.st_mode) else "link, pipe or device"
         raise OutputError(f"{path} is a {what}, expected a regular file or nothing; choose another name.")
     if not overwrite:
-        raise OutputError(f"{path} exists already; choose another name, or allow it to be overwritten.")
-
-
-def _prefix() -> str:
-    """How the temporary files of this machine begin; the process id follows."""
-    return f".minisd-{re.sub('[^A-Za-z0-9]', '', socket.gethostname())[:40]}-"
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what processes of this machine that were killed while writing have left in the folder."""
-    if os.name != "posix":  # elsewhere signal 0 is not a question
-        return
-    for leftover in folder.glob(f"{_prefix()}*.tmp"):
-        pid = leftover.name.removeprefix(_prefix()).partition("-")[0]
-        if pid.isdigit() and not _is_alive(int(pid)):
-            leftover.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # it is someone else's
-        return True
-    return True
-
-
-@contextlib.contextmanager
-def _removed_on_failure(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:  # Ctrl-C too
-        path.unlink(missing_ok=True)
-        raise
+        raise OutputError(f"{path} exists already; choose another name, or pass overwrite=True.")
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the renaming itself survive a power cut, where the file system can."""
+    """Make the renaming survive a power cut, if the file system supports it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

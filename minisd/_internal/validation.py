@@ -1,4 +1,4 @@
-"""What a generation may be asked for: one validator for the Python functions and the command line."""
+"""Checks of arguments, shared by the Python functions and the command line. All raise InputError."""
 
 import math
 import operator
@@ -34,26 +34,26 @@ def real_number(value: object, name: str, low: float, high: float) -> float:
 
 
 def guidance(value: object) -> float:
-    """Guidance scale: any finite number up to a thousand; 1 is no guidance, below 0 is away from the prompt."""
+    """A guidance scale in -1000..1000: 1 means no guidance, a negative one guides away from the prompt."""
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"guidance_scale is {value!r}, expected a finite number; 7.5 is usual, 1 means none.")
     return real_number(value, "guidance_scale", -1000, 1000)
 
 
 def seed(value: object) -> int:
-    """A seed in 0..2**64 - 1; a negative one would be another name for a large one."""
+    """A seed in 0..2**64 - 1; torch would read a negative seed as a large one."""
     return whole_number(value, "seed", 0, LARGEST_SEED)
 
 
 def text(value: object, name: str) -> str:
-    """Text of whole characters, as it is: half of a surrogate pair is in no vocabulary, nor can it be printed."""
+    """`value` as a str without lone surrogates, which can be neither tokenized nor printed."""
     if not isinstance(value, str):
         raise InputError(f"{name} is {type(value).__name__}, expected text (str).")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         half = f"half of a surrogate pair, {value[error.start]!r}, at position {error.start}"
-        raise InputError(f"{name} holds {half}, where whole characters were expected; remove it.") from None
+        raise InputError(f"{name} holds {half}, expected whole characters; remove it.") from None
     return value
 
 
@@ -68,7 +68,7 @@ def prompts(value: object, name: str = "prompt") -> list[str]:
 
 
 def text_states(value: object, name: str, width: int) -> Tensor:
-    """What a text encoder gives, (B, L, width), as it is; InputError for another shape, NaN and infinity."""
+    """Text states (B, L, width) as a text encoder returns them; InputError for another shape, NaN and infinity."""
     shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     if not isinstance(value, Tensor) or value.ndim != 3 or value.shape[2] != width or value.numel() == 0:
         raise InputError(f"{name} is {shape}, expected a tensor (prompts, tokens, {width}), as sd.encode_prompt gives.")
@@ -77,10 +77,10 @@ def text_states(value: object, name: str, width: int) -> Tensor:
     return value
 
 
-def one_each(values: Tensor | None, name: str, kind: str, count: int, per_prompt: int) -> Tensor | None:
-    """A row for each of `count` pictures, of which `per_prompt` belong to a prompt: from one, one a prompt, or as many.
+def broadcast_rows(values: Tensor | None, name: str, kind: str, count: int, per_prompt: int) -> Tensor | None:
+    """Repeat the rows to one for each of `count` images, from 1 row, one for each prompt, or `count` rows.
 
-    kind: what the rows are called. Raises InputError.
+    kind: the name of the rows in the message. per_prompt: the number of images of each prompt.
     """
     if values is None:
         return None
@@ -89,15 +89,15 @@ def one_each(values: Tensor | None, name: str, kind: str, count: int, per_prompt
     return values.repeat_interleave(count // len(values), 0)
 
 
-def foreign_words(prompts: Sequence[str], known: str) -> list[str]:
-    """The words of the prompts, each once, that are not among the known ones; none where no words are listed."""
+def unknown_words(prompts: Sequence[str], known: str) -> list[str]:
+    """The words of the prompts, each once, that the text `known` does not contain; none if `known` has no words."""
     vocabulary = set(re.findall(r"\w+", known.lower()))
     words = dict.fromkeys(word for prompt in prompts for word in re.findall(r"\w+", prompt.lower()))
     return [word for word in words if word not in vocabulary] if vocabulary else []
 
 
 def size(value: object, name: str, multiple: int, smallest: int) -> int:
-    """A side of the picture in pixels: a multiple of the autoencoder's factor, not below the smallest."""
+    """The height or width of an image in pixels: a multiple of the autoencoder's factor, at least `smallest`."""
     side = whole_number(value, name, 1, 2**20)
     if side < smallest:
         raise InputError(f"{name} is {side}, expected at least {smallest} pixels for this model.")
@@ -108,13 +108,13 @@ def size(value: object, name: str, multiple: int, smallest: int) -> int:
 
 
 def memory(needed: int, what: str) -> None:
-    """InputError when `needed` bytes are more than this machine has; checked before anything is allocated."""
+    """InputError if `needed` bytes are more than this machine has; call it before anything is allocated."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):  # not every system tells
+    except (ValueError, OSError, AttributeError):  # not every system reports its memory
         return
     if needed > total:
         raise InputError(
             f"{what} needs about {needed / 2**30:.0f} GiB, this machine has {total / 2**30:.0f} GiB; "
-            "ask for a smaller size or fewer pictures at once."
+            "choose a smaller size or fewer images at once."
         )

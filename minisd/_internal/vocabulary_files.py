@@ -1,7 +1,4 @@
-"""The files that a CLIP vocabulary comes in: vocab.json and merges.txt, tokenizer.json, the original list of merges.
-
-The official folder, which is read and written, and the parts that it is read by.
-"""
+"""The files of a CLIP vocabulary: vocab.json and merges.txt, tokenizer.json, the merges file of the original code."""
 
 import gzip
 import json
@@ -11,29 +8,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minisd._internal.atomic_files import write_text
+from minisd._internal.json_files import read_json
 from minisd.errors import FileFormatError, MismatchError, OutputError
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 
 
 class Tables(NamedTuple):
-    """What a folder says: ids and merges, tokens added to them with their ids, and the options of a Tokenizer."""
+    """The contents of a tokenizer folder: vocabulary, merges, added tokens with their ids, options of Tokenizer."""
 
-    path: Path  # of the file that the vocabulary was in
+    path: Path  # the file that holds the vocabulary
     vocab: dict[str, int]
     merges: list[tuple[str, str]]
-    added: list[tuple[int, str]]  # by id
+    added: list[tuple[int, str]]  # sorted by id
     options: dict[str, Any]
 
 
 def read_folder(folder: Path) -> Tables:
-    """The tokenizer folder of a checkpoint: vocab.json and merges.txt, or tokenizer.json, and what is beside them.
+    """Read the tokenizer folder of a checkpoint: vocab.json and merges.txt, or tokenizer.json, and their companions.
 
-    Special tokens come from special_tokens_map.json, then from tokenizer_config.json: those of SD 2 disagree on the
-    padding, the map is right. Raises FileFormatError or MismatchError, naming the file.
+    Special tokens come from special_tokens_map.json, then from tokenizer_config.json: in SD 2 the two disagree on the
+    padding token, and the map is right. Raises FileFormatError or MismatchError; the message names the file.
     """
     if not folder.is_dir():
-        raise FileFormatError(f"{folder} is not a folder; give the tokenizer folder of a checkpoint")
+        raise FileFormatError(f"{folder} is not a folder, expected the tokenizer folder of a checkpoint.")
     config = optional_json(folder / "tokenizer_config.json")
     specials = {**config, **optional_json(folder / "special_tokens_map.json")}
     added = optional_json(folder / "added_tokens.json")
@@ -45,7 +43,7 @@ def read_folder(folder: Path) -> Tables:
         vocab, merges, more = read_tokenizer_json(path)
         added |= more
     if not all(type(i) is int for i in vocab.values()):
-        raise FileFormatError(f"{path} has ids that are no whole numbers; fetch it again")
+        raise FileFormatError(f"{path} has ids that are not whole numbers; download it again.")
     try:
         added |= {token["content"]: int(i) for i, token in config.get("added_tokens_decoder", {}).items()}
         extra = sorted((int(i), token) for token, i in added.items() if vocab.get(token) != i)
@@ -54,7 +52,7 @@ def read_folder(folder: Path) -> Tables:
         length = 77 if length == 10**6 else int(length)  # transformers writes 1e30 for "not given"
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         files = f"{folder / 'tokenizer_config.json'}, special_tokens_map.json or added_tokens.json"
-        raise FileFormatError(f"{files} is not in CLIP's form ({error!r}); fetch them again") from error
+        raise FileFormatError(f"{files} is not in CLIP's format ({error!r}); download them again.") from error
     return Tables(path, vocab, merges, extra, {**options, "max_length": length})
 
 
@@ -66,7 +64,7 @@ def write_folder(
     roles: Mapping[str, str],
     max_length: int,
 ) -> None:
-    """Write the official set. roles: the tokens for "bos", "eos", "unk" and "pad". Raises OutputError."""
+    """Write the official set of files. roles: the tokens of "bos", "eos", "unk" and "pad". Raises OutputError."""
     flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
     specials = {f"{role}_token": {"content": roles[role], **flags} for role in ("bos", "eos", "unk")}
     config = {
@@ -89,13 +87,13 @@ def write_folder(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"the tokenizer cannot be saved in {folder}: {error}") from error
+        raise OutputError(f"the tokenizer cannot be saved in {folder} ({error}); choose another folder.") from error
     for name, text in texts.items():
         write_text(text, folder / name, overwrite=True)
 
 
 def special(tables: dict[str, Any], role: str, usual: str) -> str:
-    """The special token of a role, which the files give as text or as an object, or not at all."""
+    """The special token of a role, which the files hold as a text, as an object or not at all."""
     token = tables.get(f"{role}_token")
     token = usual if token is None else token["content"] if isinstance(token, dict) else token
     if not isinstance(token, str):
@@ -104,25 +102,14 @@ def special(tables: dict[str, Any], role: str, usual: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """UTF-8 text of a file, unpacked where it is a gzip file."""
+    """The UTF-8 text of a file; gzip files are decompressed."""
     try:
         raw = path.read_bytes()
         return (gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw).decode()
     except FileNotFoundError:
-        raise FileFormatError(f"{path} is missing, which the tokenizer needs; fetch it again") from None
+        raise FileFormatError(f"{path} is missing, and the tokenizer needs it; download it again.") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise FileFormatError(f"{path} cannot be read as text ({error}); fetch it again") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise FileFormatError(f"{path} is not JSON ({error}); fetch it again") from error
-    if not isinstance(value, dict):
-        got = type(value).__name__
-        raise FileFormatError(f"{path} holds a {got} where a JSON object was expected; fetch it again")
-    return value
+        raise FileFormatError(f"{path} cannot be read as text ({error}); download it again.") from error
 
 
 def optional_json(path: Path) -> dict[str, Any]:
@@ -130,7 +117,7 @@ def optional_json(path: Path) -> dict[str, Any]:
 
 
 def read_merges(path: Path) -> list[tuple[str, str]]:
-    """Two tokens a line; the first line is a header unless it is a merge itself."""
+    """Pairs of tokens, one pair a line; the first line is a header unless it is a pair."""
     merges = []
     for number, line in enumerate(read_text(path).split("\n")):
         pair = line.split()
@@ -139,7 +126,7 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
         if len(pair) == 2:
             merges.append((pair[0], pair[1]))
         elif pair:
-            raise FileFormatError(f"{path} has {line[:80]!r} in line {number + 1}, expected two tokens")
+            raise FileFormatError(f"{path} has {line[:80]!r} in line {number + 1}, expected two tokens.")
     return merges
 
 
@@ -153,7 +140,7 @@ def read_tokenizer_json(path: Path) -> tuple[dict[str, int], list[tuple[str, str
         added = {token["content"]: token["id"] for token in data["added_tokens"]}
         suffix, vocab = model["end_of_word_suffix"], dict(model["vocab"])
     except (KeyError, TypeError, ValueError) as error:
-        raise FileFormatError(f"{path} is not in the form of CLIP's tokenizer ({error!r})") from error
+        raise FileFormatError(f"{path} is not in the format of CLIP's tokenizer ({error!r}).") from error
     if suffix != "</w>":
-        raise MismatchError(f"{path} marks the end of a word by {suffix!r} where CLIP has '</w>'")
+        raise MismatchError(f"{path} marks the end of a word by {suffix!r}, expected '</w>' as in CLIP.")
     return vocab, merges, added

@@ -1,4 +1,4 @@
-"""Small additions to a trained model: LoRA changes its layers, textual inversion gives it words.
+"""Small additions to a trained model: LoRA changes its layers, textual inversion adds words.
 
 Files of all formats are read by `weights_loader.load_lora` and `weights_loader.load_embedding`.
 """

@@ -1,8 +1,8 @@
 """LoRA: a trained change of low rank is added to the weights of some layers (Hu et al. 2021).
 
-W' = W + scale (alpha / rank) up down. The change is merged into the weights, so that a step costs no more than
-before. The weights as they were are kept, and every merge begins from them: removing a LoRA, rescaling it or loading
-several leaves no trace of rounding. Files stay untouched, for nothing is written into a tensor: a layer gets another.
+W' = W + scale (alpha / rank) up down. The change is merged into the weights, so a step costs no more than before. The
+original weights are kept, and every merge starts from them, so removing, rescaling and combining LoRAs adds no rounding
+errors. A merge gives each layer a new tensor: mapped weight files do not change.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,8 @@ LARGEST_SCALE = 1000.0
 class LowRank:
     """The change of one layer: factor * up @ down.
 
-    down: (rank, in) or, of a convolution, (rank, in, kernel, kernel), which keeps the layer's stride and padding;
-    up: (out, rank) or (out, rank, 1, 1). factor: alpha / rank, most often.
+    down: (rank, in) or, for a convolution, (rank, in, kernel, kernel), with the layer's stride and padding;
+    up: (out, rank) or (out, rank, 1, 1). factor: usually alpha / rank.
     """
 
     down: Tensor
@@ -33,7 +33,7 @@ class LowRank:
     factor: float = 1.0
 
     def fits(self, layer: Layer) -> bool:
-        """Whether the change has the shape of the layer's weight; a 1x1 convolution is as good as a matrix."""
+        """Whether the change has the shape of the layer's weight; a 1x1 convolution counts as a matrix."""
         rank, weight = self.down.shape[0], layer.weight.shape
         return _trimmed(self.down.shape) == (rank, *_trimmed(weight)[1:]) and _trimmed(self.up.shape) == (
             weight[0],
@@ -41,13 +41,13 @@ class LowRank:
         )
 
     def delta(self, like: Tensor, scale: float = 1.0) -> Tensor:
-        """scale * factor * up @ down, in the shape, on the device and in the dtype of `like`."""
+        """scale * factor * up @ down, with the shape, device and dtype of `like`."""
         up, down = (part.to(like.device, like.dtype).flatten(1) for part in (self.up, self.down))
         return ((scale * self.factor * up) @ down).reshape(like.shape)
 
 
 class LowRankChanges(nn.Module):
-    """Changes of some weights of a network, to be trained; they begin at zero, so that nothing is changed yet."""
+    """Trainable changes of some weights of a network; they start at zero, so the network is unchanged at first."""
 
     def __init__(self, network: nn.Module, names: Sequence[str], rank: int) -> None:
         super().__init__()
@@ -71,11 +71,11 @@ class LowRankChanges(nn.Module):
 
 
 class Lora:
-    """A LoRA merged into a model: set `scale` to weigh it, 0 for none; `remove()` takes it out for good.
+    """A LoRA merged into a model: `scale` sets its strength, 0 for none; `remove()` removes it.
 
-    Several may be merged into one model and removed in any order; without any, the weights are the very bits that
-    they were. Weights that are changed otherwise in the meantime (training, load_state_dict) are lost in the next
-    merge: remove LoRAs before.
+    Several LoRAs can be merged into one model and removed in any order; removing the last one restores the original
+    weights, bit for bit. Remove LoRAs before you change the weights in another way (training, load_state_dict): the
+    next merge would undo that change.
     """
 
     def __init__(self, parts: Mapping[Layer, LowRank], scale: float = 1.0) -> None:
@@ -85,7 +85,7 @@ class Lora:
 
     @property
     def scale(self) -> float:
-        """How much of the LoRA is in the weights: 1 is as it was trained, 0 nothing."""
+        """The strength of the LoRA: 1 is as trained, 0 none."""
         return self._scale
 
     @scale.setter
@@ -102,7 +102,7 @@ class Lora:
         return len(self._parts)
 
     def remove(self) -> None:
-        """Take it out of the weights; once more does nothing."""
+        """Remove the LoRA from the weights; a second call does nothing."""
         if not self._removed:
             _merge(self._parts, self._key, None)
             self._removed = True
@@ -113,13 +113,13 @@ class Lora:
 
 
 class _Merged(NamedTuple):
-    """What a changed layer is made of: its own weight, and the changes with their scales, by LoRA."""
+    """A changed layer: its original weight, and the change and scale of each LoRA."""
 
     base: Tensor
     active: dict[object, tuple[LowRank, float]]
 
     def weight(self, like: Tensor) -> Tensor:
-        """The weight that the layer should have, on the device and in the dtype of `like`, which it has now."""
+        """The merged weight, with the device and dtype of `like`, the layer's current weight."""
         changes = [(part, scale) for part, scale in self.active.values() if scale != 0]
         if not changes:
             return self.base.to(like.device, like.dtype)
@@ -130,14 +130,14 @@ class _Merged(NamedTuple):
         return total.to(like.dtype)
 
 
-# The layers that are changed now, for as long as they exist. No value refers to a layer, or none would ever go.
+# The changed layers, while they exist. Values must not reference the layer, or it would never be garbage-collected.
 _MERGED: WeakKeyDictionary[nn.Module, _Merged] = WeakKeyDictionary()
 
 
 def _merge(parts: Mapping[Layer, LowRank], key: object, scale: float | None) -> None:
-    """Give the LoRA `key` its scale, None for taking it out; nothing is changed unless all of it can be."""
+    """Merge the LoRA `key` with a scale, or remove it (None); on an error no layer is changed."""
     staged = []
-    with torch.inference_mode(False), torch.no_grad():  # or the weights could never be trained again
+    with torch.inference_mode(False), torch.no_grad():  # inference tensors could never be trained
         for layer, part in parts.items():
             kept = _MERGED.get(layer, _Merged(layer.weight.data, {}))
             active = {other: change for other, change in kept.active.items() if other is not key or scale is not None}
@@ -145,7 +145,8 @@ def _merge(parts: Mapping[Layer, LowRank], key: object, scale: float | None) -> 
                 active[key] = (part, scale)
             merged = _Merged(kept.base, active)
             weight = merged.weight(layer.weight.data)
-            if active and not torch.stack(torch.aminmax(weight)).isfinite().all():  # isfinite(weight) takes ten times
+            # the extremes are finite if all numbers are; isfinite(weight) is ten times slower
+            if active and not torch.stack(torch.aminmax(weight)).isfinite().all():
                 raise NumericalError(
                     f"a weight of shape {tuple(weight.shape)} is not finite in {weight.dtype} with this LoRA at scale "
                     f"{scale}; try a smaller scale or load the model in float32; nothing was changed."

@@ -1,61 +1,59 @@
-"""The command line: `minisd "a prompt"`, and `minisd COMMAND` for everything else; one module a command."""
+"""The command line: `minisd "a prompt"` draws images, `minisd COMMAND` does everything else.
 
+options.py has the options of all commands; the module of a command is imported only when the command runs.
+"""
+
+import importlib
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from minisd.cli import bench, convert, evaluate, generate, inspect, train, verify
-from minisd.cli.console import say
+from minisd.cli import options
+from minisd.cli.option_names import with_options
+from minisd.cli.output import complain
 from minisd.cli.parser import Parser
 from minisd.errors import MinisdError
 
-COMMANDS = {
-    "inspect": inspect,
-    "convert": convert,
-    "verify": verify,
-    "bench": bench,
-    "train": train,
-    "eval": evaluate,
-}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, or the error's own, with one line on stderr."""
+    """Run the command line. Returns the exit code: 0, or that of the error, which is one line on standard error."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    command = COMMANDS.get(argv[0]) if argv else None
-    meant = [] if command or not argv else get_close_matches(argv[0], COMMANDS, n=1)
-    parser = Parser(
-        prog=f"minisd {argv[0]}" if command else "minisd",
-        description=(command or generate).__doc__,
-        hint=f" (did you mean `minisd {meant[0]}`?)" if meant else "",
-    )
-    if command is None:
-        parser.epilog = f"Other commands: {', '.join(f'minisd {name} --help' for name in COMMANDS)}."
-    (command or generate).add_arguments(parser)
-    debug = "--debug" in argv
-    warnings.showwarning = _show_warning
+    first = argv[0] if argv else ""
+    command = options.COMMANDS.get(first, options.generate)
+    prog = "minisd" if command is options.generate else f"minisd {first}"
+    meant = _similar_command(first)
+    paragraphs = (command.__doc__ or "").split("\n\n")
+    parser = Parser(prog, "\n\n".join(" ".join(each.split()) for each in paragraphs), meant)
+    command(parser)
+    options.common(parser)
+
+    def named(message: object) -> str:
+        return with_options(str(message), parser.option_names, argv)
+
+    warnings.showwarning = lambda message, *_, **__: complain(f"note: {named(message)}")
     try:
-        args = parser.parse_args([each for each in (argv[1:] if command else argv) if each != "--debug"])
-        return (command or generate).run(args)
+        args = parser.parse(argv if command is options.generate else argv[1:])
+        if meant:
+            complain(f"note: {first!r} is a prompt here; did you mean the command `{meant}`?")
+        return importlib.import_module(f"minisd.cli.{command.__name__}").run(args)
     except MinisdError as error:
-        if debug:
+        if "--debug" in argv:
             raise
-        _complain(f"minisd: {error}")
+        complain(f"minisd: {named(error)}")
         return error.exit_code
     except KeyboardInterrupt:
-        _complain("minisd: interrupted; nothing was written")
+        complain("minisd: interrupted; nothing was written")
         return 130
-    except BrokenPipeError:  # the reader of our output has gone
+    except BrokenPipeError:  # the reader of standard output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    _complain(f"note: {message}")
-
-
-def _complain(text: str) -> None:
-    """On standard error, in one line."""
-    say(" ".join(text.split()), sys.stderr)
+def _similar_command(first: str) -> str:
+    """The command that the first argument resembles, such as `minisd train` for trian; "" for a command itself."""
+    if first in options.COMMANDS:
+        return ""
+    similar = get_close_matches(first, [*options.COMMANDS, "help"], n=1, cutoff=0.75)
+    return f"minisd {similar[0]}".replace(" help", " --help") if similar else ""

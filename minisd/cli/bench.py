@@ -1,4 +1,4 @@
-"""Compare speed, memory and accuracy with diffusers: on this machine, with the same weights, in one run."""
+"""`minisd bench`: measure minisd and diffusers with the same weights in one run, and print a table."""
 
 import argparse
 import datetime
@@ -15,43 +15,25 @@ import torch
 import minisd
 from minisd._internal import validation
 from minisd._internal.atomic_files import check_target, write_json
-from minisd.cli.parser import Parser, whole
+from minisd.cli.options import DTYPES, ROWS
 from minisd.errors import InputError, NumericalError, OutputError
-from minisd.parity.benchmark import measure, sides
+from minisd.parity.benchmark import implementations, measure
 from minisd.parity.benchmark.measure import Row
-from minisd.parity.benchmark.sides import FAMILIES, SCENES
+from minisd.parity.benchmark.workloads import FAMILIES, WORKLOADS, tiny
 
-ROWS = ("load", *SCENES)
-DTYPES = ("float32", "bfloat16", "float16")
 USUAL_DTYPES = {"cpu": "float32,bfloat16", "cuda": "bfloat16,float16"}
 TINY_SIZE = 64
 
 
-def add_arguments(parser: Parser) -> None:
-    """The options of `minisd bench`."""
-    parser.add_argument("--family", choices=tuple(FAMILIES), default="sd15", help="whose sizes")
-    parser.add_argument("--size", type=whole, default=512, help="side of the picture in pixels")
-    parser.add_argument("--tiny", action="store_true", help="a self-test: tiny networks, 64 pixels")
-    parser.add_argument("--rows", default="load,text,unet,vae", help=f"what to measure, of {','.join(ROWS)}")
-    parser.add_argument("--dtype", help="such as float32,bfloat16 (default: the usual ones of each device)")
-    parser.add_argument("--device", help="cpu, cuda or both with a comma (default: what is there)")
-    parser.add_argument("--repeats", type=whole, default=5, help="measurements of each side, in turn")
-    parser.add_argument("--threads", type=whole, help="of the CPU (default: PyTorch's choice)")
-    parser.add_argument("--channels-last", action="store_true", help="diffusers in that memory format, too")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the random weights, or reuse them")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements there")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
-
-
 def run(args: argparse.Namespace) -> int:
-    """Make weights, measure, print the table; 6 when a row misses its accuracy gate."""
-    rows = _chosen(args.rows, ROWS, "--rows")
-    there = [device for device in USUAL_DTYPES if device == "cpu" or torch.cuda.is_available()]
-    devices = there if args.device is None else _chosen(args.device, there, "--device")
-    places = [
+    """Make random weights, measure, print the table; 6 if a row misses its accuracy gate."""
+    rows = _selected(args.rows, ROWS, "--rows")
+    available = [device for device in USUAL_DTYPES if device == "cpu" or torch.cuda.is_available()]
+    devices = available if args.device is None else _selected(args.device, available, "--device")
+    targets = [
         (torch.device(device), getattr(torch, name))
         for device in devices
-        for name in _chosen(USUAL_DTYPES[device] if args.dtype is None else args.dtype, DTYPES, "--dtype")
+        for name in _selected(USUAL_DTYPES[device] if args.dtype is None else args.dtype, DTYPES, "--dtype")
     ]
     size = TINY_SIZE if args.tiny else validation.size(args.size, "--size", 64, 64)
     repeats = validation.whole_number(args.repeats, "--repeats", 1, 1000)
@@ -59,31 +41,33 @@ def run(args: argparse.Namespace) -> int:
     validation.whole_number(threads, "--threads", 1, 1024)
     if args.json is not None:
         check_target(args.json, args.overwrite)
-    versions = sides.require_oracle()
-    configs = sides.tiny(FAMILIES[args.family]) if args.tiny else FAMILIES[args.family]
-    used = {SCENES[row].component for row in rows if row != "load"}
-    components = [each for each in sides.COMPONENTS if each in used or "load" in rows]
+    versions = implementations.require_oracle()
+    configs = tiny(FAMILIES[args.family]) if args.tiny else FAMILIES[args.family]
+    used = {WORKLOADS[row].component for row in rows if row != "load"}
+    components = [each for each in implementations.NETWORKS if each in used or "load" in rows]
 
     results: list[Row] = []
     with _threads(threads), _weights_folder(args.keep, args.family + "-tiny" * args.tiny) as folder:
-        about = _about(versions)
+        machine = _machine(versions)
         print(f"minisd bench: {args.family}{', tiny' * args.tiny}, {size} x {size} pixels")
-        print(", ".join(f"{key} {value}" for key, value in about.items()))
-        peaks = [measure.machine_peak(*place, args.tiny) for place in places]
+        print(", ".join(f"{key} {value}" for key, value in machine.items()))
+        peaks = [measure.machine_peak(*target, args.tiny) for target in targets]
         for peak in peaks:
             print("peak on {device} in {dtype}: matmul {matmul:.0f}, conv {conv:.0f} GFLOP/s".format_map(peak))
         for component in components:
-            sides.make_weights(component, configs, folder)
+            implementations.make_weights(component, configs, folder)
         print(f"medians of {repeats} (min to max); ratio = diffusers / minisd; accuracy: {measure.GATE}\n")
         oracle = "diffusers, channels_last" if args.channels_last else "diffusers"
         print(_line("what", "dtype", oracle, "minisd", "ratio", "accuracy"))
         print(_line(*("---",) * 6), flush=True)
         for name in rows:
             if name == "load":
-                measured = measure.loading(components, folder, places, repeats)
+                measured = measure.measure_loading(components, folder, targets, repeats)
             else:
-                inputs = SCENES[name].inputs(configs, size)
-                measured = measure.compare(SCENES[name], inputs, folder, places, repeats, args.channels_last)
+                inputs = WORKLOADS[name].inputs(configs, size)
+                measured = measure.measure_workload(
+                    WORKLOADS[name], inputs, folder, targets, repeats, args.channels_last
+                )
             for row in measured:
                 print(_line(*row.cells()), flush=True)
                 results.append(row)
@@ -93,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         content = {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "settings": settings | {"size": size},
-            "machine": about,
+            "machine": machine,
             "peaks_gflops": peaks,
             "rows": [row.as_json() for row in results],
         }
@@ -105,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
     return NumericalError.exit_code if missed else 0
 
 
-def _chosen(text: str, allowed: Sequence[str], option: str) -> list[str]:
-    """The parts of a comma-separated list, each once, in the order of `allowed`."""
+def _selected(text: str, allowed: Sequence[str], option: str) -> list[str]:
+    """The parts of a comma-separated list, in the order of `allowed`. Raises InputError."""
     parts = [part.strip() for part in text.split(",")]
     if not set(parts) <= set(allowed):
         raise InputError(f"{option} is {text!r}, expected one or more of {','.join(allowed)}.")
@@ -132,12 +116,12 @@ def _weights_folder(keep: Path | None, name: str) -> Iterator[Path]:
     try:
         (keep / name).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{keep} cannot hold the weights ({error.strerror}); keep them elsewhere.") from error
+        raise OutputError(f"{keep} cannot hold the weights ({error.strerror}); name another folder.") from error
     yield keep / name
 
 
-def _about(versions: dict[str, str]) -> dict[str, Any]:
-    """The machine, how busy it is, and the versions."""
+def _machine(versions: dict[str, str]) -> dict[str, Any]:
+    """The machine, its load, and the versions of the libraries."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

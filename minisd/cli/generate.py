@@ -1,4 +1,4 @@
-"""Draw a picture from a prompt."""
+"""`minisd "a prompt"`: draw images and save them."""
 
 import argparse
 import secrets
@@ -17,12 +17,11 @@ from tqdm import tqdm
 import weights_loader
 from minisd import images
 from minisd._internal import validation
-from minisd.cli.console import say
 from minisd.cli.inputs import file_stem, numbered, read_prompt, split_option
-from minisd.cli.output import enlarged, save, save_film
-from minisd.cli.parser import Parser, real, whole
+from minisd.cli.output import save_film, save_image, say
+from minisd.cli.parser import real
 from minisd.errors import InputError, OutputError
-from minisd.interpret.clip_ranking import best, likeness
+from minisd.interpret.clip_ranking import best_of, clip_scores
 from minisd.interpret.film import Film
 from minisd.models import CLIP
 from minisd.pipeline import DenoisingStep, StableDiffusion
@@ -42,8 +41,6 @@ from minisd.schedulers import (
 from minisd.tokenizer import Tokenizer
 from weights_loader.sources import EMBEDDED, EMBEDDED_VARIANTS
 
-DTYPES = ("float32", "bfloat16", "float16")
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 SAMPLERS: dict[str, tuple[type[Scheduler], dict[str, object]]] = {
     "ddim": (DDIM, {}),
     "ddpm": (DDPM, {}),
@@ -59,64 +56,17 @@ SAMPLERS: dict[str, tuple[type[Scheduler], dict[str, object]]] = {
 }
 
 
-def add_arguments(parser: Parser) -> None:
-    """The options of `minisd "a prompt"`."""
-    parser.add_argument("prompt", help="what to draw; @FILE reads it from a file, - from standard input")
-    parser.add_argument("-o", "--output", type=Path, help="PNG, JPEG or WebP file (default: named by the prompt)")
-    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
-    parser.add_argument("--model", default="sticker", help="name, hub id, folder or file")
-    parser.add_argument(
-        "--lora", action="append", default=[], metavar="FILE[:SCALE]", help="merge a LoRA; may be repeated"
-    )
-    parser.add_argument(
-        "--embedding", action="append", default=[], metavar="FILE[:TOKEN]", help="add a learned word; may be repeated"
-    )
-    parser.add_argument("--negative", default="", metavar="PROMPT", help="what to keep away from")
-    parser.add_argument("--steps", type=whole, help="denoising steps (default: the model's)")
-    parser.add_argument("--sampler", choices=SAMPLERS, help="how to step (default: the model's)")
-    parser.add_argument("--karras", action="store_true", help="the sampler's noise levels after Karras et al. 2022")
-    parser.add_argument("--guidance", type=real, help="guidance scale, 1 for none (default: the model's)")
-    parser.add_argument("--seed", type=whole, help="of the first picture (default: drawn, and reported)")
-    parser.add_argument("--count", type=whole, default=1, help="pictures to draw")
-    parser.add_argument(
-        "--best-of", type=whole, default=1, metavar="N", help="draw N for each, keep what CLIP likes best"
-    )
-    parser.add_argument(
-        "--clip", metavar="MODEL", help="the CLIP of --best-of: name, hub id, folder (default: the model's)"
-    )
-    parser.add_argument("--height", type=whole, help="pixels (default: the model's)")
-    parser.add_argument("--width", type=whole, help="pixels (default: the model's)")
-    parser.add_argument("--eta", type=real, default=0.0, help="noise that DDIM adds at each step, 0..1")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="a picture to begin with")
-    parser.add_argument("--strength", type=real, help="how much of it to change, 0..1 (default: 0.8; 1 with --mask)")
-    parser.add_argument("--mask", type=Path, metavar="FILE", help="white where --image is to be painted anew")
-    parser.add_argument("--depth", type=Path, metavar="FILE", help="a depth map, white is near (depth models)")
-    parser.add_argument("--upscale", type=Path, metavar="FILE", help="a small picture to enlarge (upscalers)")
-    parser.add_argument("--noise-level", type=whole, metavar="N", help="noise on an upscaler's small picture")
-    parser.add_argument("--refiner", metavar="MODEL", help="goes on where --model stops, such as sdxl-refiner")
-    parser.add_argument("--handover", type=real, default=0.8, help="the share of the noise levels before --refiner")
-    parser.add_argument("--film", type=Path, help="also write the steps: a strip (.png) or an animation (.gif)")
-    parser.add_argument("--scale", type=whole, default=1, help="enlarge the picture, in whole pixels")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="what to compute in")
-    parser.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="for a single file: where its vocabulary is")
-    parser.add_argument("--prediction-type", choices=PREDICTION_TYPES, help="of a single file that does not tell")
-    parser.add_argument("--variant", help="which weight files of a folder or repository, such as fp16")
-    parser.add_argument("--offline", action="store_true", default=None, help="never connect; use the hub's cache")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("--strict-prompt", action="store_true", help="a prompt that is too long is an error")
-
-
 @dataclass(frozen=True)
-class Wanted:
-    """What was asked for, read and checked before anything is loaded."""
+class Inputs:
+    """The inputs of a run, read and checked before a model is loaded."""
 
     prompt: str
     model: str
+    device: torch.device
     count: int
-    tries: int  # pictures drawn for each that is kept
+    candidates: int  # images drawn for each image that is saved
     scale: int
-    targets: list[Path] | None
+    targets: list[Path] | None  # None: names from the prompt
     image: Image.Image | None
     mask: Image.Image | None
     depth: Image.Image | None
@@ -125,7 +75,7 @@ class Wanted:
 
 
 class Models(NamedTuple):
-    """What draws, what goes on with it, and what chooses."""
+    """The pipeline, the refiner for its last steps, and the CLIP that ranks the images."""
 
     sd: StableDiffusion
     refiner: StableDiffusion | None
@@ -133,96 +83,96 @@ class Models(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check everything, draw, save; says where, how long and which seed."""
-    wanted = _check(args)
+    """Check all inputs, draw, save; print the files, the time, the device and the seeds."""
+    inputs = _read_inputs(args)
     began = time.perf_counter()
-    models = _load(args, wanted)
+    models = _load_models(args, inputs)
     sd, refiner, clip = models
     loaded = time.perf_counter()
-    lost = sd.tokenizer.encode(wanted.prompt).dropped[0] if args.strict_prompt else ""
-    if lost:
-        raise InputError(f"the prompt is too long, {lost!r} would be lost; shorten it.")
+    dropped = sd.tokenizer.encode(inputs.prompt).dropped[0] if args.strict_prompt else ""
+    if dropped:
+        raise InputError(f"the prompt is too long, {dropped!r} would be dropped; shorten it.")
     seed = secrets.randbelow(2**32) if args.seed is None else args.seed
     total = sd.defaults.num_inference_steps if args.steps is None else args.steps
 
     film = Film(sd, every=max(1, total // 8))
-    steps = _steps(args, wanted, models, seed, total)
+    steps = _denoise(args, inputs, models, seed, total)
     steps = film.watch(steps) if args.film else steps
-    calls = None if args.image or refiner else len(sd.scheduler.grid(total))  # with a picture the strength decides
+    calls = None if args.image or refiner else len(sd.scheduler.grid(total))  # --strength changes the number of calls
     for step in tqdm(steps, total=calls, disable=args.quiet or not sys.stderr.isatty()):
         latents = step.latents
     pixels = (refiner or sd).decode(latents)
-    kept = list(range(wanted.count))
+    kept = list(range(inputs.count))
     if clip is not None:
-        kept = best(likeness(*clip, pixels, [wanted.prompt] * len(pixels)), wanted.tries)
-    pictures = [enlarged(picture, wanted.scale) for picture in images.to_pil(pixels[kept])]
+        kept = best_of(clip_scores(*clip, pixels, [inputs.prompt] * len(pixels)), inputs.candidates)
+    finished = [_enlarged(image, inputs.scale) for image in images.to_pil(pixels[kept])]
     seconds = time.perf_counter() - loaded
 
     guidance = sd.defaults.guidance_scale if args.guidance is None else args.guidance
-    for k, picture in enumerate(pictures):
+    for k, image in enumerate(finished):
         settings = {
-            "prompt": wanted.prompt, "negative_prompt": args.negative, "seed": seed + kept[k], "steps": total,
-            "guidance_scale": guidance, "model": wanted.model, "sampler": type(sd.scheduler).__name__,
+            "prompt": inputs.prompt, "negative_prompt": args.negative, "seed": seed + kept[k], "steps": total,
+            "guidance_scale": guidance, "model": inputs.model, "sampler": type(sd.scheduler).__name__,
             "software": "minisd", **({"loras": args.lora} if args.lora else {}),
             **({"refiner": args.refiner, "handover": args.handover} if refiner else {}),
             **({"embeddings": args.embedding} if args.embedding else {}),
-            **({"best_of": wanted.tries} if wanted.tries > 1 else {}),
+            **({"best_of": inputs.candidates} if inputs.candidates > 1 else {}),
         }  # fmt: skip
-        target = wanted.targets[k] if wanted.targets else images.free_name(Path(), file_stem(wanted.prompt))
-        path = save(picture, target, args.overwrite, settings)
-        how = f"seed {seed + kept[k]}, {total} steps, guidance {guidance:g}"
-        say(f"{path}  {picture.width} x {picture.height}, {how}")
+        target = inputs.targets[k] if inputs.targets else images.free_name(Path(), file_stem(inputs.prompt))
+        path = save_image(image, target, args.overwrite, settings)
+        say(f"{path}  {image.width} x {image.height}, seed {seed + kept[k]}, {total} steps, guidance {guidance:g}")
     if args.film:
         save_film(film, args.film, args.overwrite)
-    say(f"{seconds:.1f} s, after {loaded - began:.1f} s for loading {wanted.model}")
+    say(f"{seconds:.1f} s on {inputs.device}, after {loaded - began:.1f} s to load {inputs.model}")
     return 0
 
 
-def _check(args: argparse.Namespace) -> Wanted:
-    """Read what is given, and refuse what cannot be drawn or saved."""
+def _read_inputs(args: argparse.Namespace) -> Inputs:
+    """Read prompt and images, and check everything that needs no model."""
     prompt = read_prompt(args.prompt)
-    count = validation.whole_number(args.count, "count", 1, 10_000)
-    tries = validation.whole_number(args.best_of, "best-of", 1, 1000)
-    if args.film and tries > 1:
-        raise InputError("--film would show all that --best-of draws; leave one of them out.")
-    scale = validation.whole_number(args.scale, "scale", 1, 64)
+    count = validation.whole_number(args.count, "--count", 1, 10_000)
+    candidates = validation.whole_number(args.best_of, "--best-of", 1, 1000)
+    if args.film and candidates > 1:
+        raise InputError("--film would show every candidate of --best-of; remove one of them.")
+    scale = validation.whole_number(args.scale, "--scale", 1, 64)
+    if args.film and args.film.suffix.lower() not in (".png", ".gif"):
+        raise OutputError(f"{args.film} has the suffix {args.film.suffix!r}, expected .png (a strip) or .gif.")
     targets = [numbered(args.output, k, count) for k in range(count)] if args.output else None
     for target in [*(targets or []), *([args.film] if args.film else [])]:
         images.check_target(target, args.overwrite)
-    if args.film and args.film.suffix.lower() not in (".png", ".gif"):
-        raise OutputError(f"{args.film} has the suffix {args.film.suffix!r}, expected .png (a strip) or .gif.")
     if args.image is not None and args.upscale is not None:
-        raise InputError("--image and --upscale were both given; an upscaler begins with the picture to enlarge.")
+        raise InputError("--image and --upscale were both given; remove one of them.")
     image, mask, depth = (
         None if path is None else images.open_image(path)
         for path in (args.image or args.upscale, args.mask, args.depth)
     )
-    model = _for_the_task(args)
-    embeddings = [split_option(text) for text in args.embedding]
-    loras = [(path, 1.0 if weight is None else real(weight)) for path, weight in map(split_option, args.lora)]
-    return Wanted(prompt, model, count, tries, scale, targets, image, mask, depth, embeddings, loras)
+    return Inputs(
+        prompt, _model_for_task(args), weights_loader.check_device(args.device or weights_loader.best_device()),
+        count, candidates, scale, targets, image, mask, depth, [split_option(text) for text in args.embedding],
+        [(path, 1.0 if weight is None else real(weight)) for path, weight in map(split_option, args.lora)],
+    )  # fmt: skip
 
 
-def _load(args: argparse.Namespace, wanted: Wanted) -> Models:
-    """The model with its adapters and its sampler, the refiner, and the CLIP that chooses."""
+def _load_models(args: argparse.Namespace, inputs: Inputs) -> Models:
+    """Load the pipeline with its adapters and its sampler, the refiner, and the CLIP for --best-of."""
     load = partial(
         weights_loader.load,
-        device=args.device,
+        device=inputs.device,
         dtype=getattr(torch, args.dtype),
         variant=args.variant,
         offline=args.offline,
         progress=not args.quiet,
     )
-    sd = load(wanted.model, prediction_type=args.prediction_type, tokenizer=args.tokenizer)
+    sd = load(inputs.model, prediction_type=args.prediction_type, tokenizer=args.tokenizer)
     refiner = None if args.refiner is None else load(args.refiner)
     clip = None
-    if wanted.tries > 1:
-        of_the_model = EMBEDDED if wanted.model in EMBEDDED_VARIANTS else wanted.model
-        clip = weights_loader.load_clip(args.clip or of_the_model, device=args.device)
-    for path, token in wanted.embeddings:
-        words = weights_loader.load_embedding(sd, path, token)
-        say(f"{path}  adds {' '.join(words)}")
-    for path, weight in wanted.loras:
+    if inputs.candidates > 1:
+        clip_of_model = EMBEDDED if inputs.model in EMBEDDED_VARIANTS else inputs.model
+        clip = weights_loader.load_clip(args.clip or clip_of_model, device=inputs.device)
+    for path, token in inputs.embeddings:
+        tokens = weights_loader.load_embedding(sd, path, token)
+        say(f"{path}  adds {' '.join(tokens)}")
+    for path, weight in inputs.loras:
         weights_loader.load_lora(sd, path, weight)
     if args.sampler or args.karras:
         kind, changes = SAMPLERS[args.sampler] if args.sampler else (type(sd.scheduler), {})
@@ -231,22 +181,24 @@ def _load(args: argparse.Namespace, wanted: Wanted) -> Models:
     return Models(sd, refiner, clip)
 
 
-def _steps(args: argparse.Namespace, wanted: Wanted, models: Models, seed: int, total: int) -> Iterator[DenoisingStep]:
-    """The loop, with the refiner's part of it."""
+def _denoise(
+    args: argparse.Namespace, inputs: Inputs, models: Models, seed: int, total: int
+) -> Iterator[DenoisingStep]:
+    """The denoising steps of the pipeline, then those of the refiner."""
     sd, refiner, _ = models
-    drawn = wanted.count * wanted.tries
+    drawn = inputs.count * inputs.candidates
     common = {"num_inference_steps": total, "guidance_scale": args.guidance, "num_images_per_prompt": drawn}
     steps = sd.denoise(
-        wanted.prompt,
+        inputs.prompt,
         args.negative,
         height=args.height,
         width=args.width,
         seed=seed,
         eta=args.eta,
-        image=wanted.image,
+        image=inputs.image,
         strength=args.strength,
-        mask_image=wanted.mask,
-        depth_map=wanted.depth,
+        mask_image=inputs.mask,
+        depth_map=inputs.depth,
         noise_level=args.noise_level,
         denoising_end=None if refiner is None else args.handover,
         **common,
@@ -254,23 +206,28 @@ def _steps(args: argparse.Namespace, wanted: Wanted, models: Models, seed: int, 
     if refiner is None:
         return steps
     generators = [torch.Generator().manual_seed(seed + k) for k in range(drawn)]
-    finish = partial(refiner.denoise, wanted.prompt, args.negative, generator=generators, **common)
-    return _handed_over(steps, partial(finish, denoising_start=args.handover))
+    refine = partial(refiner.denoise, inputs.prompt, args.negative, generator=generators, **common)
+    return _then_refine(steps, partial(refine, denoising_start=args.handover))
 
 
-def _for_the_task(args: argparse.Namespace) -> str:
-    """The model to load: of the embedded one, the variant that was made for what is given."""
-    if args.model != EMBEDDED:
-        return str(args.model)
-    given = {"depth": args.depth, "upscaling": args.upscale, "inpainting": args.mask}
-    return next((f"{EMBEDDED}-{task}" for task, path in given.items() if path is not None), EMBEDDED)
-
-
-def _handed_over(
-    steps: Iterator[DenoisingStep], finish: Callable[..., Iterator[DenoisingStep]]
+def _then_refine(
+    steps: Iterator[DenoisingStep], refine: Callable[..., Iterator[DenoisingStep]]
 ) -> Iterator[DenoisingStep]:
-    """The steps of one model, then those of another that goes on with its latents."""
+    """All steps of one model, then those of the refiner, which continues from the last latents."""
     for step in steps:
         yield step
-    for more in finish(latents=step.latents):
+    for more in refine(latents=step.latents):
         yield more._replace(i=step.i + 1 + more.i)
+
+
+def _model_for_task(args: argparse.Namespace) -> str:
+    """The model to load: instead of the embedded model, its variant for --depth, --upscale or --mask."""
+    if args.model != EMBEDDED:
+        return str(args.model)
+    paths = {"depth": args.depth, "upscaling": args.upscale, "inpainting": args.mask}
+    return next((f"{EMBEDDED}-{task}" for task, path in paths.items() if path is not None), EMBEDDED)
+
+
+def _enlarged(image: Image.Image, scale: int) -> Image.Image:
+    """The image with each pixel as scale x scale equal pixels."""
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)

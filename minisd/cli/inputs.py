@@ -1,4 +1,4 @@
-"""What words on the command line stand for: prompts, files with a value after a colon, names of files."""
+"""Read the values of arguments and options: prompts, files with a value after a colon; make names for files."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ from minisd.errors import InputError
 
 
 def read_prompt(text: str) -> str:
-    """The prompt itself, or what @FILE or - (standard input) hold, as UTF-8."""
+    """The text itself; for @FILE and for - (standard input) their content in UTF-8. Raises InputError."""
     if text == "-":
         raw, where = sys.stdin.buffer.read(), "standard input"
     elif text.startswith("@"):
@@ -17,7 +17,9 @@ def read_prompt(text: str) -> str:
         try:
             raw = Path(where).read_bytes()
         except OSError as error:
-            raise InputError(f"{where!r} cannot be read ({error.strerror}); a prompt after @ is a file.") from error
+            raise InputError(
+                f"{where!r} cannot be read ({error.strerror}); a prompt that begins with @ names a file."
+            ) from error
     else:
         return text
     try:
@@ -27,16 +29,16 @@ def read_prompt(text: str) -> str:
 
 
 def split_option(text: str) -> tuple[Path, str | None]:
-    """FILE or FILE:VALUE; either may have colons: the longest part that is a path here is the file."""
+    """FILE or FILE:VALUE, split. Both may contain colons: FILE is the longest part that exists. Raises InputError."""
     colons = [len(text), *(match.start() for match in reversed(list(re.finditer(":", text))))]
     for end in colons:
         if Path(text[:end]).exists():
             return Path(text[:end]), text[end + 1 :] or None
-    raise InputError(f"{text!r}: no such file; name an adapter's file, and after a colon what to set.")
+    raise InputError(f"{text!r}: no such file; expected the file of an adapter, as FILE or FILE:VALUE.")
 
 
 def file_stem(prompt: str) -> str:
-    """A file name of at most 60 plain characters that reminds of the prompt."""
+    """A file name without suffix made from the prompt: at most 60 ASCII letters, digits and dashes."""
     plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
     stem = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:60].strip("-")
     reserved = re.fullmatch(r"con|prn|aux|nul|com\d|lpt\d", stem)  # device names on Windows
@@ -44,5 +46,5 @@ def file_stem(prompt: str) -> str:
 
 
 def numbered(path: Path, k: int, count: int) -> Path:
-    """The name of picture k of `count`: as it is where there is but one."""
+    """The path of image k: numbered from 1, and unchanged for a single image."""
     return path if count == 1 else path.with_stem(f"{path.stem}-{k + 1}")

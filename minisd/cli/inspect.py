@@ -1,14 +1,8 @@
-"""Show what is in a model folder or weight file: layout, family, components, dtypes, surprises."""
+"""`minisd inspect`: print what a model folder or a weight file holds."""
 
 import argparse
 
 import weights_loader
-from minisd.cli.parser import Parser
-
-
-def add_arguments(parser: Parser) -> None:
-    """The options of `minisd inspect`."""
-    parser.add_argument("source", help="file, folder, known name or cached hub id")
 
 
 def run(args: argparse.Namespace) -> int:

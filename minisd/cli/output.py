@@ -1,36 +1,43 @@
-"""Save what was drawn, where it should go or where it is safe, and say so."""
+"""Print lines and save images; the image code is imported only where an image is saved."""
 
+import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
-from PIL import Image
-
-from minisd import images
-from minisd.cli.console import say
+import minisd
 from minisd.errors import OutputError
-from minisd.interpret.film import Film
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
-def enlarged(picture: Image.Image, scale: int) -> Image.Image:
-    """Whole pixels stay whole."""
-    size = (picture.width * scale, picture.height * scale)
-    return picture.resize(size, Image.Resampling.NEAREST)
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a line, by default on standard output; characters that the terminal cannot show are escaped."""
+    stream = sys.stdout if stream is None else stream
+    encoding = stream.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
 
 
-def save(picture: Image.Image, target: Path, overwrite: bool, settings: dict[str, object]) -> Path:
-    """Save; a picture that cannot be written where it should go is kept in the temporary folder."""
+def complain(text: str) -> None:
+    """Print an error or a note on standard error, in one line."""
+    say(" ".join(text.split()), sys.stderr)
+
+
+def save_image(image: "Image.Image", path: Path, overwrite: bool, settings: dict[str, object]) -> Path:
+    """Save an image; where the path cannot be written, the image is kept in the temporary folder."""
     try:
-        return images.save(picture, target, overwrite=overwrite, settings=settings)
+        return minisd.images.save(image, path, overwrite=overwrite, settings=settings)
     except OutputError as error:
-        refuge = images.free_name(Path(tempfile.gettempdir()), target.stem)
-        images.save(picture, refuge, settings=settings)
-        raise OutputError(f"{error} The picture is kept at {refuge}.") from error
+        kept = minisd.images.free_name(Path(tempfile.gettempdir()), path.stem)
+        minisd.images.save(image, kept, settings=settings)
+        raise OutputError(f"{error} The image is kept at {kept}.") from error
 
 
-def save_film(film: Film, target: Path, overwrite: bool) -> None:
-    """As a strip (.png), or an animation (.gif)."""
-    if target.suffix.lower() == ".gif":
-        film.gif(target, overwrite=overwrite)
+def save_film(film: "minisd.Film", path: Path, overwrite: bool) -> None:
+    """Save the denoising steps as a strip (.png) or as an animation (.gif)."""
+    if path.suffix.lower() == ".gif":
+        film.gif(path, overwrite=overwrite)
     else:
-        images.save(film.strip(), target, overwrite=overwrite)
-    say(f"{target}  the steps: above x_t, below the predicted x0")
+        minisd.images.save(film.strip(), path, overwrite=overwrite)
+    say(f"{path}  the denoising steps: x_t above, the predicted x0 below")

@@ -1,4 +1,4 @@
-"""Check official weights (SD 1.x, 2.x, XL) against the numbers known of them; exit code 0 if none fails."""
+"""`minisd verify`: compare official weights with published numbers, and print a table."""
 
 import argparse
 import re
@@ -9,12 +9,10 @@ import torch
 
 import weights_loader
 from minisd._internal.atomic_files import check_target, write_json
-from minisd.cli.parser import Parser
-from minisd.parity.verification import FACTS, MODELS, Result, Subject, known_picture, verify
-from weights_loader import detect
+from minisd.parity.verification import FACTS, MODELS, ModelUnderTest, Result, open_reference_image, verify
 
 FAILED = 1
-NAMES = {  # what hub ids, known names and official files end in
+NAMES = {  # the last part of hub ids, known names and official files
     "v1-1": r"(stable-diffusion|sd)-v1-1",
     "v1-2": r"(stable-diffusion|sd)-v1-2",
     "v1-3": r"(stable-diffusion|sd)-v1-3",
@@ -27,51 +25,35 @@ NAMES = {  # what hub ids, known names and official files end in
 }
 
 
-def add_arguments(parser: Parser) -> None:
-    """The options of `minisd verify`."""
-    parser.add_argument("model", help="name, hub id, folder or file")
-    parser.add_argument(
-        "--as", dest="known_as", choices=list(NAMES), help="which model it is, if its name does not say"
-    )
-    parser.add_argument("--quick", action="store_true", help="only what needs no denoising")
-    parser.add_argument("--golden", type=Path, metavar="PNG", help="ddsat_c9_1.png, the otter, to compare with")
-    parser.add_argument("--picture", type=Path, metavar="PNG", help="ddsat_c15_0.png, to go through the autoencoder")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to a new file")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, mps")
-    parser.add_argument("--variant", help="which weight files of a folder or repository, such as fp16")
-    parser.add_argument("--tokenizer", type=Path, help="for a single file: the folder of its vocabulary")
-    parser.add_argument("--offline", action="store_true", default=None, help="never connect; use the hub's cache")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-
-
 def run(args: argparse.Namespace) -> int:
-    """Load in float32, print a line a check as it is made, then the verdict."""
+    """Load in float32, print each check when it is done, then the counts; 1 if a check fails."""
     if args.json is not None:
         check_target(args.json)
-    golden = None if args.golden is None else known_picture(args.golden, "golden")
-    picture = None if args.picture is None else known_picture(args.picture, "picture")
-    torch.backends.cudnn.allow_tf32 = False  # float32 in earnest
+    golden = None if args.golden is None else open_reference_image(args.golden, "golden")
+    picture = None if args.picture is None else open_reference_image(args.picture, "picture")
+    torch.backends.cudnn.allow_tf32 = False  # full float32
     torch.backends.cuda.matmul.allow_tf32 = False
+    device = weights_loader.check_device(args.device or weights_loader.best_device())
     sd = weights_loader.load(
         args.model,
-        device=args.device,
+        device=device,
         variant=args.variant,
         tokenizer=args.tokenizer,
         offline=args.offline,
         progress=not args.quiet,
     )
-    family = detect.family(sd.unet.config)
+    family = sd.unet.config.family
     model = args.known_as or model_name(args.model, family)
-    subject = Subject(sd, golden, picture, progress=not args.quiet)
-    checks = verify(subject, FACTS, family, model, args.quick)
-    print(f"{args.model}: {family}, {model or 'which one is not known'}")
+    tested = ModelUnderTest(sd, golden, picture, progress=not args.quiet)
+    checks = verify(tested, FACTS, family, model, args.quick)
+    print(f"{args.model}: {family}, {model or 'unknown model'}")
     print(row("check", "expected", "got", "difference", "allowed", "verdict"))
     results = []
     for result in checks:
         results.append(result)
         print(result_row(result), flush=True)
     counts = {verdict: sum(r.verdict == verdict for r in results) for verdict in ("pass", "FAIL", "skipped")}
-    print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()), f"on {device}")
     if args.json is not None:
         report = {"model": str(args.model), "family": family, "name": model, **counts}
         write_json({**report, "checks": [asdict(result) for result in results]}, args.json)
@@ -79,19 +61,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def model_name(source: str, family: str) -> str | None:
-    """Which model of a family a source means, by the last part of its name; None if that does not say."""
+    """The model of the family that the last part of the source names, or None."""
     last = re.sub(r"\.(safetensors|ckpt)$", "", Path(source).name)
     return next((name for name in MODELS.get(family, ()) if re.fullmatch(NAMES[name], last)), None)
 
 
 def row(*cells: str) -> str:
-    """A line of the table: the name, four numbers to the right, the verdict."""
+    """A line of the table: the name, four numbers, the verdict."""
     name, *numbers, verdict = cells
     return " ".join([f"{name:<52.52}", *(f"{number:>12}" for number in numbers), f" {verdict}"]).rstrip()
 
 
 def result_row(result: Result) -> str:
-    """A check as a line, with expected and got where they differ most."""
+    """The line of a check, with the expected and the actual value that differ most."""
     values = (result.expected, result.got, result.difference, result.tolerance)
     numbers = ["" if value is None else f"{value:.6g}" for value in values]
     return row(result.name, *numbers, result.verdict + (f": {result.note}" if result.note else ""))

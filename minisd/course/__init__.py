@@ -6,17 +6,15 @@
     pipe = StableDiffusionPipeline.from_pretrained("sticker")
     pipe("a red circle", callback=latents_callback, callback_steps=12).images[0]
 
-This layer only renames: `pipe.vae.core`, `pipe.unet.core`, `pipe.scheduler.core`, ... are minisd's own. Habits of the
-courses that the modules do not have are kept here: a scheduler that remembers where its run is, noise from torch's
-global generator where none is given, so that `torch.manual_seed` before a call counts, a callback that gets latents in
-the dtype of the weights.
+These classes only wrap minisd's own, which are `pipe.vae.core`, `pipe.unet.core`, `pipe.scheduler.core`, ... They add
+what the courses expect: a scheduler remembers the current step of its run; noise comes from torch's global generator if
+no generator is given, so `torch.manual_seed` works; a callback gets latents in the dtype of the weights.
 """
 
 from types import SimpleNamespace
 
-from minisd.course.component import Component
+from minisd.course.component import CourseComponent, CourseOutput
 from minisd.course.networks import AutoencoderKL, UNet2DConditionModel
-from minisd.course.output import Output
 from minisd.course.pipelines import (
     StableDiffusionDepth2ImgPipeline,
     StableDiffusionImg2ImgPipeline,
@@ -40,14 +38,15 @@ from minisd.course.schedulers import (
 from minisd.course.text import CLIPTextModel
 from minisd.course.tokens import CLIPTokenizer
 
-# The lessons hush the other library's log; minisd keeps none.
+# The courses silence the log of diffusers; minisd has no log.
 logging = SimpleNamespace(set_verbosity_error=lambda: None, set_verbosity_warning=lambda: None)
 
 __all__ = [
     "AutoencoderKL",
     "CLIPTextModel",
     "CLIPTokenizer",
-    "Component",
+    "CourseComponent",
+    "CourseOutput",
     "CourseScheduler",
     "DDIMScheduler",
     "DDPMPipeline",
@@ -58,7 +57,6 @@ __all__ = [
     "HeunDiscreteScheduler",
     "LCMScheduler",
     "LMSDiscreteScheduler",
-    "Output",
     "PNDMScheduler",
     "StableDiffusionDepth2ImgPipeline",
     "StableDiffusionImg2ImgPipeline",

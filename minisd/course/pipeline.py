@@ -1,4 +1,4 @@
-"""What the pipelines of the courses share: how they are made, and what is to be had of them but pictures."""
+"""What the pipelines of the courses share: how they are built, and everything except their calls."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +11,10 @@ from torch import Tensor
 import weights_loader
 from minisd import images
 from minisd._internal import validation
-from minisd.course.component import load
+from minisd.course.component import CourseOutput, load
 from minisd.course.networks import AutoencoderKL, UNet2DConditionModel
-from minisd.course.output import Output
 from minisd.course.scheduler import CourseScheduler
+from minisd.course.schedulers import wrap_scheduler
 from minisd.course.text import CLIPTextModel
 from minisd.course.tokens import CLIPTokenizer
 from minisd.errors import InputError
@@ -26,8 +26,8 @@ from minisd.tokenizer import Tokenizer
 Generators = torch.Generator | Sequence[torch.Generator]
 
 
-class Pipeline:
-    """What the pipelines share: they are made of components, native ones or those of another pipeline."""
+class CoursePipeline:
+    """A pipeline built from components: minisd's own, or those of another course pipeline."""
 
     def __init__(
         self,
@@ -40,12 +40,12 @@ class Pipeline:
         feature_extractor: None = None,
         requires_safety_checker: bool = False,
     ) -> None:
-        """Raises InputError for what is no component of minisd's, and for a safety checker: there is none here."""
+        """Raises InputError for a component that is not minisd's, and for a safety checker: minisd has none."""
         if safety_checker is not None or feature_extractor is not None:
-            raise InputError("there is no safety checker here; leave out safety_checker and feature_extractor.")
+            raise InputError("minisd has no safety checker; leave out safety_checker and feature_extractor.")
         self._vae, self._text_encoder = AutoencoderKL(vae), CLIPTextModel(text_encoder)
         self._tokenizer, self._unet = CLIPTokenizer(tokenizer), UNet2DConditionModel(unet)
-        self._scheduler = CourseScheduler.of(scheduler)
+        self._scheduler = wrap_scheduler(scheduler)
         self._progress = False
         self.core = StableDiffusion(
             self._tokenizer.core,
@@ -74,7 +74,7 @@ class Pipeline:
         use_auth_token: bool | str | None = None,
         local_files_only: bool | None = None,
     ) -> Self:
-        """A model by name, hub id, folder or file, with other parts in place of its own where they are given.
+        """Load a model (a name, hub id, folder or file); parts that are given replace the model's own.
 
         Raises what weights_loader.load raises, and InputError.
         """
@@ -98,53 +98,40 @@ class Pipeline:
 
     @property
     def scheduler(self) -> CourseScheduler:
-        """The sampler; assign another one to swap it."""
+        """The sampler; it can be assigned."""
         return self._scheduler
 
     @scheduler.setter
     def scheduler(self, scheduler: Scheduler | CourseScheduler) -> None:
-        self._scheduler = CourseScheduler.of(scheduler)
+        self._scheduler = wrap_scheduler(scheduler)
         self.core.scheduler = self._scheduler.core
 
     @property
     def components(self) -> dict[str, Any]:
-        """What another pipeline can be made of: Other(**pipe.components)."""
-        return {
-            "vae": self.vae,
-            "text_encoder": self.text_encoder,
-            "tokenizer": self.tokenizer,
-            "unet": self.unet,
-            "scheduler": self.scheduler,
-            "safety_checker": None,
-            "feature_extractor": None,
-        }
+        """The parts, from which another pipeline can be built: Other(**pipe.components)."""
+        names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+        return {name: getattr(self, name) for name in names} | {"safety_checker": None, "feature_extractor": None}
 
     def to(self, device: torch.device | torch.dtype | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move all networks to a device, a dtype, or both. Raises DeviceError for a device that is not there."""
+        """Move all networks to a device, a dtype or both. Raises DeviceError for a device that does not exist."""
         if isinstance(device, torch.dtype):
             device, dtype = None, device
         self.core.to(None if device is None else weights_loader.check_device(device), dtype)
         return self
 
     def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write a folder in diffusers layout. Raises OutputError; a folder that is not empty stays as it is."""
+        """Write a folder in diffusers layout. Raises OutputError, also for a folder that is not empty."""
         weights_loader.save(self.core, save_directory)
 
     def set_progress_bar_config(self, disable: bool = False) -> None:
-        """Whether calls show a bar; they do not before this is called."""
+        """Set whether calls show a progress bar; by default they do not."""
         self._progress = not disable
 
-    def enable_attention_slicing(self, slice_size: str | int | None = "auto") -> None:
-        """Nothing: attention here never holds its whole matrix."""
+    def _no_effect(self, slice_size: str | int | None = "auto") -> None:
+        """Accepted without effect: attention never stores its whole matrix, and images are decoded one by one."""
 
-    def disable_attention_slicing(self) -> None:
-        """Nothing, see enable_attention_slicing."""
-
-    def enable_vae_slicing(self) -> None:
-        """Nothing: pictures are decoded one by one."""
-
-    def enable_xformers_memory_efficient_attention(self) -> None:
-        """Nothing, see enable_attention_slicing."""
+    enable_attention_slicing = disable_attention_slicing = _no_effect
+    enable_vae_slicing = enable_xformers_memory_efficient_attention = _no_effect
 
     def decode_latents(self, latents: Tensor) -> NDArray[Any]:
         """Latents of unit variance (B, C, h, w) -> array (B, H, W, 3) in [0, 1]."""
@@ -158,12 +145,12 @@ class Pipeline:
         do_classifier_free_guidance: bool,
         negative_prompt: str | Sequence[str] | None = None,
     ) -> Tensor:
-        """Text states (B, L, width); with guidance those of the negative prompts before them, (2 B, L, width)."""
+        """Text states (B, L, width); with guidance (2 B, L, width), those of the negative prompts first."""
         prompts = validation.prompts(prompt)
         negative = validation.prompts("" if negative_prompt is None else negative_prompt, "negative_prompt")
         negative = negative * len(prompts) if len(negative) == 1 else negative
         if len(negative) != len(prompts):
-            raise InputError(f"there are {len(negative)} negative prompts for {len(prompts)} prompts; give as many.")
+            raise InputError(f"got {len(negative)} negative prompts for {len(prompts)} prompts, expected 1 or as many.")
         texts = [*negative, *prompts] if do_classifier_free_guidance else prompts
         return self.core.encode_prompt(texts).repeat_interleave(num_images_per_prompt, 0).to(device)
 
@@ -178,8 +165,8 @@ class Pipeline:
         return_dict: bool,
         callback: Callback | None,
         **others: Any,
-    ) -> Output | tuple[Any, None]:
-        """The pipeline's own call, with the habits of the courses."""
+    ) -> CourseOutput | tuple[Any, None]:
+        """Call minisd's pipeline with the conventions of the courses."""
 
         def in_dtype(i: int, t: Tensor, x: Tensor) -> None:
             assert callback is not None
@@ -194,5 +181,5 @@ class Pipeline:
             progress=self._progress,
             **others,
         )
-        pictures = output.images / 2 + 0.5 if output_type == "pt" else output.images
-        return Output(images=pictures, nsfw_content_detected=None) if return_dict else (pictures, None)
+        found = output.images / 2 + 0.5 if output_type == "pt" else output.images
+        return CourseOutput(images=found, nsfw_content_detected=None) if return_dict else (found, None)

@@ -5,14 +5,14 @@ from typing import Any
 
 from torch import Tensor
 
-from minisd.course.output import Output
-from minisd.course.pipeline import Generators, Pipeline
+from minisd.course.component import CourseOutput
+from minisd.course.pipeline import CoursePipeline, Generators
 from minisd.errors import InputError
 from minisd.images import Picture
 from minisd.pipeline import Callback, OutputType
 
 
-class StableDiffusionPipeline(Pipeline):
+class StableDiffusionPipeline(CoursePipeline):
     """Text to image."""
 
     def __call__(
@@ -31,11 +31,11 @@ class StableDiffusionPipeline(Pipeline):
         return_dict: bool = True,
         callback: Callback | None = None,
         callback_steps: int = 1,
-    ) -> Output | tuple[Any, None]:
-        """Prompts -> .images; arguments and errors: minisd.pipeline.StableDiffusion.
+    ) -> CourseOutput | tuple[Any, None]:
+        """Prompts -> .images; arguments and errors are those of minisd.pipeline.StableDiffusion.
 
-        callback(i, t, latents) fires at calls 0, callback_steps, 2 callback_steps, ...; PNDM makes 51 calls
-        for 50 steps, so that callback_steps=12 gives the lesson's five frames.
+        callback(i, t, latents) is called after the UNet calls 0, callback_steps, 2 callback_steps, ...; PNDM makes 51
+        calls for 50 steps, so callback_steps=12 gives the five frames of the course.
         """
         return self._run(
             prompt, negative_prompt, generator, output_type, return_dict, callback,
@@ -44,8 +44,8 @@ class StableDiffusionPipeline(Pipeline):
         )  # fmt: skip
 
 
-class StableDiffusionImg2ImgPipeline(Pipeline):
-    """Image to image: int(num_inference_steps * strength) steps from a noised picture."""
+class StableDiffusionImg2ImgPipeline(CoursePipeline):
+    """Image to image: int(num_inference_steps * strength) steps from a noised image."""
 
     def __call__(
         self,
@@ -63,10 +63,10 @@ class StableDiffusionImg2ImgPipeline(Pipeline):
         callback: Callback | None = None,
         callback_steps: int = 1,
         init_image: Picture | None = None,
-    ) -> Output | tuple[Any, None]:
-        """Prompts and pictures -> .images. init_image: the older name of image. See StableDiffusionPipeline."""
+    ) -> CourseOutput | tuple[Any, None]:
+        """Prompts and images -> .images. init_image: the older name of image. See StableDiffusionPipeline."""
         if (image is None) == (init_image is None):
-            raise InputError("image to image got no picture, or two; give image (init_image is its older name).")
+            raise InputError("expected one of image and init_image, got none or both; give image.")
         return self._run(
             prompt, negative_prompt, generator, output_type, return_dict, callback,
             image=init_image if image is None else image, strength=strength, num_inference_steps=num_inference_steps,
@@ -75,8 +75,8 @@ class StableDiffusionImg2ImgPipeline(Pipeline):
         )  # fmt: skip
 
 
-class StableDiffusionInpaintPipeline(Pipeline):
-    """Inpainting: what is white in the mask is drawn anew, by a model that reads the mask or by one that does not."""
+class StableDiffusionInpaintPipeline(CoursePipeline):
+    """Inpainting: the white area of the mask is generated anew, by an inpainting model or any other model."""
 
     def __call__(
         self,
@@ -97,8 +97,8 @@ class StableDiffusionInpaintPipeline(Pipeline):
         return_dict: bool = True,
         callback: Callback | None = None,
         callback_steps: int = 1,
-    ) -> Output | tuple[Any, None]:
-        """Prompts, pictures and masks -> .images. height, width: the picture's unless given."""
+    ) -> CourseOutput | tuple[Any, None]:
+        """Prompts, images and masks -> .images. height, width: by default those of the image."""
         return self._run(
             prompt, negative_prompt, generator, output_type, return_dict, callback,
             image=image, mask_image=mask_image, height=height, width=width, strength=strength,
@@ -107,8 +107,8 @@ class StableDiffusionInpaintPipeline(Pipeline):
         )  # fmt: skip
 
 
-class StableDiffusionDepth2ImgPipeline(Pipeline):
-    """Image to image by a model that reads a depth map."""
+class StableDiffusionDepth2ImgPipeline(CoursePipeline):
+    """Image to image with a depth model."""
 
     def __call__(
         self,
@@ -126,8 +126,8 @@ class StableDiffusionDepth2ImgPipeline(Pipeline):
         return_dict: bool = True,
         callback: Callback | None = None,
         callback_steps: int = 1,
-    ) -> Output | tuple[Any, None]:
-        """Prompts, pictures and depth maps (larger is nearer) -> .images. There is no estimator: give depth_map."""
+    ) -> CourseOutput | tuple[Any, None]:
+        """Prompts, images, depth maps (larger is nearer) -> .images. minisd has no depth estimator: give depth_map."""
         return self._run(
             prompt, negative_prompt, generator, output_type, return_dict, callback,
             image=image, depth_map=depth_map, strength=strength, num_inference_steps=num_inference_steps,

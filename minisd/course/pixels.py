@@ -1,4 +1,4 @@
-"""Diffusion models of pixels without words, with which the courses begin: trained from nothing, drawn from noise."""
+"""Diffusion models of pixels without text, which the first units of the Hugging Face course train and sample."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -12,69 +12,69 @@ from minisd import images
 from minisd._internal import validation
 from minisd._internal.atomic_files import write_json
 from minisd.configs import UNetConfig
-from minisd.course.output import Output
+from minisd.course.component import CourseOutput
 from minisd.course.scheduler import CourseScheduler
+from minisd.course.schedulers import wrap_scheduler
 from minisd.errors import InputError
 from minisd.models import UNet
 from minisd.schedulers import Scheduler
-from weights_loader import folder, official_configs
-from weights_loader.hub.repo_files import MODEL_INDEX, PIXEL_PIPELINE
+from weights_loader.loading import load_network
+from weights_loader.model_folder import MODEL_INDEX, SCHEDULER_CONFIG, ModelFolder
 from weights_loader.names import diffusers as names
+from weights_loader.pixel_configs import PIXEL_PIPELINE, PIXEL_UNET_MUST_BE, pixel_unet_config, pixel_unet_json
 from weights_loader.saving import save_network
 
-MOST = 4096  # pictures at once
+MAX_BATCH = 4096
 
 
 class UNet2DModel(nn.Module):
-    """A UNet that reads no text. A module, since the lessons train it, alone or inside of their own modules."""
+    """A UNet without text. It is a module because the courses train it, alone or inside their own modules."""
 
     def __init__(self, **config: Any) -> None:
-        """With new weights; keys of UNet2DModel's config.json. Raises InputError, MismatchError."""
+        """New weights; the arguments are the keys of UNet2DModel's config.json. Raises InputError, MismatchError."""
         super().__init__()
-        known = {*official_configs.pixel_unet_json(UNetConfig()), *official_configs.PIXEL_UNET_MUST_BE}
+        known = {*pixel_unet_json(UNetConfig()), *PIXEL_UNET_MUST_BE}
         unknown = sorted(set(config) - known)
         if unknown:
             raise InputError(f"UNet2DModel has no {', '.join(unknown)}, expected {', '.join(sorted(known))}.")
-        self.core = UNet(official_configs.pixel_unet_config(config))
+        self.core = UNet(pixel_unet_config(config))
 
     @classmethod
-    def _over(cls, core: UNet) -> Self:
-        made = cls.__new__(cls)
-        nn.Module.__init__(made)
-        made.core = core
-        return made
+    def _from_core(cls, core: UNet) -> Self:
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model.core = core
+        return model
 
     @classmethod
     def from_pretrained(
         cls, source: str | Path, *, subfolder: str | None = None, torch_dtype: torch.dtype | None = None
     ) -> Self:
-        """A folder that save_pretrained wrote, or, with subfolder "unet", a whole model. Raises what loading raises."""
+        """Load a folder of save_pretrained or, with subfolder "unet", a pipeline. Raises what loading raises."""
         path = weights_loader.resolve(source) if subfolder else Path(source).expanduser().resolve()
-        part = subfolder or path.name
-        dtype = torch.float32 if torch_dtype is None else torch_dtype
-        core = folder.load_unet(path if subfolder else path.parent, None, "cpu", dtype, part)
+        core = load_network(path, UNet, subfolder or "", dtype=torch_dtype or torch.float32)
         if core.config.context_width:
-            raise InputError(f"{source} reads text; use UNet2DConditionModel.from_pretrained.")
-        return cls._over(core)
+            raise InputError(f"{source} is a UNet with text; use UNet2DConditionModel.from_pretrained.")
+        return cls._from_core(core)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write a folder with weights and config.json. Raises OutputError."""
         config = self.core.config
-        save_network(self.core, official_configs.unet_json(config), names.unet(config), Path(save_directory))
+        save_network(self.core, pixel_unet_json(config), names.unet(config), Path(save_directory))
 
     @property
     def config(self) -> UNetConfig:
-        """Its sizes."""
+        """The sizes of the UNet."""
         return self.core.config
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.core.conv_in.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the weights are kept in."""
+        """The dtype of the weights."""
         return self.core.conv_in.weight.dtype
 
     def forward(
@@ -83,17 +83,17 @@ class UNet2DModel(nn.Module):
         timestep: Tensor | float,
         class_labels: Tensor | None = None,
         return_dict: bool = True,
-    ) -> Output | tuple[Tensor]:
-        """Pixels (B, C, H, W), timestep () or (B,), with `num_class_embeds` labels (B,) -> .sample (B, C, H, W)."""
+    ) -> CourseOutput | tuple[Tensor]:
+        """Pixels (B, C, H, W), timestep () or (B,), labels (B,) with num_class_embeds -> .sample (B, C, H, W)."""
         output = self.core(sample, timestep, noise_level=class_labels).contiguous()
-        return Output(sample=output) if return_dict else (output,)
+        return CourseOutput(sample=output) if return_dict else (output,)
 
 
 class DDPMPipeline:
-    """Pictures out of noise, as the model was trained to draw them; any scheduler may be assigned."""
+    """Generates images from noise; any scheduler may be assigned."""
 
     def __init__(self, unet: UNet2DModel, scheduler: Scheduler | CourseScheduler) -> None:
-        """Raises InputError for what is no component of minisd's."""
+        """Raises InputError for a component that is not minisd's."""
         if not isinstance(unet, UNet2DModel):
             raise InputError(f"DDPMPipeline got a {type(unet).__name__}, expected a UNet2DModel.")
         self.unet = unet
@@ -102,18 +102,18 @@ class DDPMPipeline:
 
     @property
     def scheduler(self) -> CourseScheduler:
-        """The sampler; assign another one to swap it."""
+        """The sampler; it can be assigned."""
         return self._scheduler
 
     @scheduler.setter
     def scheduler(self, scheduler: Scheduler | CourseScheduler) -> None:
-        self._scheduler = CourseScheduler.of(scheduler)
+        self._scheduler = wrap_scheduler(scheduler)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, torch_dtype: torch.dtype | None = None) -> Self:
-        """A hub id or a folder that save_pretrained wrote. Raises what loading raises."""
+        """Load a hub id or a folder of save_pretrained. Raises what loading raises."""
         path = weights_loader.resolve(source)
-        config = folder.component_json(path, "scheduler", "scheduler_config.json")
+        config = ModelFolder(path).json("scheduler", SCHEDULER_CONFIG)
         unet = UNet2DModel.from_pretrained(path, subfolder="unet", torch_dtype=torch_dtype)
         return cls(unet, Scheduler.from_config(config))
 
@@ -122,7 +122,7 @@ class DDPMPipeline:
         path = Path(save_directory)
         self.unet.save_pretrained(path / "unet")
         (path / "scheduler").mkdir(exist_ok=True)
-        write_json(self.scheduler.core.to_config(), path / "scheduler" / "scheduler_config.json")
+        write_json(self.scheduler.core.to_config(), path / "scheduler" / SCHEDULER_CONFIG)
         index = {
             "_class_name": PIXEL_PIPELINE,
             "_diffusers_version": "0.42.1",
@@ -132,12 +132,12 @@ class DDPMPipeline:
         write_json(index, path / MODEL_INDEX)
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the network. Raises DeviceError for a device that is not there."""
+        """Move the network. Raises DeviceError for a device that does not exist."""
         self.unet.to(weights_loader.check_device(device))
         return self
 
     def set_progress_bar_config(self, disable: bool = False) -> None:
-        """Whether calls show a bar; they do not before this is called."""
+        """Set whether calls show a progress bar; by default they do not."""
         self._progress = not disable
 
     numpy_to_pil = staticmethod(images.numpy_to_pil)
@@ -150,12 +150,12 @@ class DDPMPipeline:
         num_inference_steps: int = 1000,
         output_type: str = "pil",
         return_dict: bool = True,
-    ) -> Output | tuple[Any]:
-        """Draw batch_size pictures -> .images, a list of PIL images or, with "np", an array (B, H, W, C) in [0, 1].
+    ) -> CourseOutput | tuple[Any]:
+        """Generate batch_size images -> .images, PIL images or, with "np", an array (B, H, W, C) in [0, 1].
 
-        generator: one, which all noise comes from, or torch's global one. Raises InputError.
+        generator: for all noise; by default torch's global one. Raises InputError.
         """
-        count = validation.whole_number(batch_size, "batch_size", 1, MOST)
+        count = validation.whole_number(batch_size, "batch_size", 1, MAX_BATCH)
         if output_type not in ("pil", "np"):
             raise InputError(f"output_type is {output_type!r}, expected 'pil' or 'np'.")
         config, device, dtype = self.unet.config, self.unet.device, self.unet.dtype
@@ -166,5 +166,5 @@ class DDPMPipeline:
             output = self.unet(self.scheduler.scale_model_input(x, t), t, return_dict=False)[0]
             x = self.scheduler.step(output, t, x, generator=generator, return_dict=False)[0]
         array = images.to_numpy(x)
-        pictures = images.numpy_to_pil(array) if output_type == "pil" else array
-        return Output(images=pictures) if return_dict else (pictures,)
+        found = images.numpy_to_pil(array) if output_type == "pil" else array
+        return CourseOutput(images=found) if return_dict else (found,)

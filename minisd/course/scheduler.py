@@ -1,8 +1,8 @@
-"""Samplers as the courses use them: objects that know where their run is, over minisd's, which do not.
+"""Samplers as the courses use them: with the state of a run, which minisd's own samplers do not keep.
 
-A step may be made twice, to look at its x0 or with other latents: the second time is the same step again, from the same
-history, so a preview never changes the picture. Only where a sampler visits a timestep twice by itself (PNDM's second,
-Heun's all) do other latents mean its next call.
+A step may be repeated, to read its x0 or with other latents. The repeated step uses the same history, so a preview
+never changes the image. Some samplers call the UNet twice at one timestep (PNDM at the second, Heun at all of them);
+there, other latents mean the next call.
 """
 
 import json
@@ -14,16 +14,15 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from minisd.course.component import load
-from minisd.course.output import Output
+from minisd.course.component import CourseOutput, load
 from minisd.errors import InputError
 from minisd.schedulers import DDIM, NoiseSchedule, Scheduler
 from minisd.schedulers.base import Memory
 from minisd.schedulers.sigma_space import SigmaSpace
 
 
-class SchedulerConfig(Output):
-    """The values of scheduler_config.json, and the sampler that they are of."""
+class SchedulerConfig(CourseOutput):
+    """The values of scheduler_config.json; `core` is the sampler that they belong to."""
 
     def __init__(self, core: Scheduler) -> None:
         super().__init__(core.to_config())
@@ -31,7 +30,7 @@ class SchedulerConfig(Output):
 
 
 class CourseScheduler:
-    """A sampler and a run of it. `core` is minisd's; `timesteps` may be assigned, as the lessons do."""
+    """A sampler and its run. `core` is minisd's sampler; `timesteps` may be assigned, as in the courses."""
 
     core: Scheduler
     kind: ClassVar[type[Scheduler]]
@@ -39,44 +38,34 @@ class CourseScheduler:
     sigmas: Tensor  # of samplers in sigma space
 
     def __init__(self, **config: Any) -> None:
-        """Keys of scheduler_config.json; a missing one is as the official class has it. Raises InputError."""
+        """Keys of scheduler_config.json; the defaults are those of the official class. Raises InputError."""
         own = {each.name for kind in (NoiseSchedule, self.kind) for each in fields(kind)} - {"schedule", "eta"}
-        unknown = sorted(set(config) - own - set(self.kind.refused))
+        unknown = sorted(set(config) - own - set(self.kind.fixed_values))
         if unknown:
             raise InputError(f"{type(self).__name__} has no {', '.join(unknown)}, expected {', '.join(sorted(own))}.")
-        self._begin(self.kind.from_config(config))
+        self._set_core(self.kind.from_config(config))
 
     @classmethod
-    def of(cls, scheduler: "Scheduler | CourseScheduler") -> "CourseScheduler":
-        """Any of minisd's samplers under its course name; one that is a course's stays itself. Raises InputError."""
-        if isinstance(scheduler, CourseScheduler):
-            return scheduler
-        for named in CourseScheduler.__subclasses__():
-            if type(scheduler) is named.kind:
-                return named._over(scheduler)
-        names = ", ".join(named.__name__ for named in CourseScheduler.__subclasses__())
-        raise InputError(f"scheduler is {scheduler!r}, expected one of {names}; call one, or its from_config.")
+    def from_core(cls, core: Scheduler) -> Self:
+        """A wrapper of a sampler of minisd."""
+        scheduler = cls.__new__(cls)
+        scheduler._set_core(core)
+        return scheduler
 
-    @classmethod
-    def _over(cls, core: Scheduler) -> Self:
-        made = cls.__new__(cls)
-        made._begin(core)
-        return made
-
-    def _begin(self, core: Scheduler) -> None:
+    def _set_core(self, core: Scheduler) -> None:
         self.core = core
-        longest = getattr(core, "original_inference_steps", core.schedule.num_train_timesteps)  # LCM knows no more
-        self.set_timesteps(longest)
+        # the reference starts with every timestep of the training; LCM has fewer
+        self.set_timesteps(getattr(core, "original_inference_steps", core.schedule.num_train_timesteps))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """This sampler from another one's .config, or from a dict; keys that it does not know are ignored.
+        """This sampler from the .config of another, or from a dict; unknown keys are ignored.
 
-        From a .config, what the other has not is as Stable Diffusion has it. Raises InputError.
+        Keys that a .config lacks get the values of Stable Diffusion. Raises InputError.
         """
         if isinstance(config, SchedulerConfig):
-            return cls._over(cls.kind.in_place_of(config.core))
-        return cls._over(cls.kind.from_config(config))
+            return cls.from_core(cls.kind.in_place_of(config.core))
+        return cls.from_core(cls.kind.from_config(config))
 
     @classmethod
     def from_pretrained(
@@ -88,20 +77,20 @@ class CourseScheduler:
         use_auth_token: bool | str | None = None,
         local_files_only: bool | None = None,
     ) -> Self:
-        """This sampler for a model. Raises InputError, and what weights_loader.load raises."""
+        """This sampler with the noise schedule of a model. Raises InputError, and what weights_loader.load raises."""
         if subfolder not in (None, "scheduler"):
             raise InputError(f"subfolder is {subfolder!r}, expected 'scheduler' for {cls.__name__}.")
         sd = load(source, revision, use_auth_token=use_auth_token, local_files_only=local_files_only)
-        return cls._over(cls.kind.in_place_of(sd.scheduler))
+        return cls.from_core(cls.kind.in_place_of(sd.scheduler))
 
     @property
     def config(self) -> SchedulerConfig:
-        """What it is set to, by name and by key; for another sampler's from_config."""
+        """The settings, by name and by key; another sampler's from_config accepts them."""
         return SchedulerConfig(self.core)
 
     @property
     def num_train_timesteps(self) -> int:
-        """Noise levels of the training."""
+        """The number of timesteps in training."""
         return self.core.schedule.num_train_timesteps
 
     def __len__(self) -> int:
@@ -127,25 +116,25 @@ class CourseScheduler:
 
     @property
     def init_noise_sigma(self) -> float:
-        """Unit noise times this is where the run begins."""
+        """The standard deviation of the noise that the run starts from."""
         return self.grid.init_noise_sigma
 
     def set_timesteps(self, num_inference_steps: int, device: torch.device | str | None = None) -> None:
-        """Begin a run of so many steps. Raises InputError."""
+        """Start a run of that many steps. Raises InputError."""
         self.grid = self.core.grid(num_inference_steps)
         self.num_inference_steps = num_inference_steps
         self.timesteps = self.grid.timesteps.to(device)
         if self.grid.sigmas:
             self.sigmas = torch.tensor(self.grid.sigmas)
-        self._at, self._x, self._x_prev = -1, torch.empty(0), torch.empty(0)  # the call made last, its x and result
-        self._before: Memory | None = None  # memory before and after it
+        self._last, self._x, self._x_prev = -1, torch.empty(0), torch.empty(0)  # the last call, its x and its result
+        self._before: Memory | None = None  # the sampler's memory before and after that call
         self._after: Memory | None = None
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor | float) -> Tensor:
-        """x (B, ...) as the model wants to see it at a timestep of the run. Raises InputError for another one."""
+        """The model's input for x (B, ...) at a timestep of the run. Raises InputError for any other timestep."""
         if not isinstance(self.core, SigmaSpace):
             return sample
-        return self.core.scale_input(self.grid, self._place(timestep, sample), sample)
+        return self.core.scale_input(self.grid, self._call_index(timestep, sample), sample)
 
     def step(
         self,
@@ -155,63 +144,63 @@ class CourseScheduler:
         eta: float = 0.0,
         generator: torch.Generator | None = None,
         return_dict: bool = True,
-    ) -> Output | tuple[Tensor, Tensor]:
-        """The model's output at a timestep of the run, x, both (B, ...) -> .prev_sample, .pred_original_sample.
+    ) -> CourseOutput | tuple[Tensor, Tensor]:
+        """The model's output at a timestep of the run, and x, both (B, ...) -> .prev_sample, .pred_original_sample.
 
-        eta: DDIM only. generator: of the noise, else torch's global one. Raises InputError for a timestep that is not
-        of the run, and for what minisd's step does not take.
+        eta: DDIM only. generator: for the noise, else torch's global one. Raises InputError for a timestep that is not
+        in the run, and for arguments that minisd's step does not accept.
         """
-        i = self._place(timestep, sample)
-        memory = self._before if i == self._at else self._after if i > self._at else None
+        i = self._call_index(timestep, sample)
+        memory = self._before if i == self._last else self._after if i > self._last else None
         core = self.core
         if eta != 0:
             if not isinstance(core, DDIM):
-                raise InputError(f"eta is {eta!r}, but only DDIM has one; leave it out for {type(self).__name__}.")
+                raise InputError(f"eta is {eta!r}, but only DDIM has an eta; leave it out for {type(self).__name__}.")
             core = replace(core, eta=eta)
 
         def randn() -> Tensor:
             return torch.randn(sample.shape, generator=generator, dtype=sample.dtype).to(sample.device)
 
         x_prev, x0, after = core.step(self.grid, i, sample, model_output, memory, randn)
-        self._at, self._x, self._x_prev = i, sample.detach().clone(), x_prev.detach().clone()
+        self._last, self._x, self._x_prev = i, sample.detach().clone(), x_prev.detach().clone()
         self._before, self._after = memory, after
-        return Output(prev_sample=x_prev, pred_original_sample=x0) if return_dict else (x_prev, x0)
+        return CourseOutput(prev_sample=x_prev, pred_original_sample=x0) if return_dict else (x_prev, x0)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor | float) -> Tensor:
-        """x0 and noise (B, ...) mixed at timesteps, one or B, in this sampler's own space; whole, if not of the run.
+        """x0 and noise (B, ...) mixed at timesteps, one or B, in this sampler's own space.
 
-        Samplers in sigma space (LMS, Euler, Heun) know the run's timesteps alone. Raises InputError.
+        timesteps: whole numbers; for samplers in sigma space (LMS, Euler, Heun) those of the run. Raises InputError.
         """
         times = torch.as_tensor(timesteps).reshape(-1)
         if len(times) not in (1, len(original_samples)):
             raise InputError(
-                f"got {len(times)} timesteps for a batch of {len(original_samples)}, expected 1 or as many."
+                f"got {len(times)} timesteps for a batch of {len(original_samples)}, expected 1 or one for each."
             )
         if isinstance(self.core, SigmaSpace):
-            places = [self._places(t)[0] for t in times]
-            rows = zip(original_samples.chunk(len(places)), noise.chunk(len(places)), places, strict=True)
-            return torch.cat([self.core.add_noise(self.grid, place, x0, eps) for x0, eps, place in rows])
+            calls = [self._calls_at(t)[0] for t in times]
+            rows = zip(calls, original_samples.chunk(len(calls)), noise.chunk(len(calls)), strict=True)
+            return torch.cat([self.core.add_noise(self.grid, i, x0, eps) for i, x0, eps in rows])
         if times.is_floating_point() and bool((times != times.round()).any()):
             raise InputError(f"timesteps are {times.tolist()}, expected whole numbers for {type(self).__name__}.")
         return self.core.schedule.add_noise(original_samples, noise, times.long())
 
-    def _places(self, timestep: Tensor | float) -> list[int]:
-        """The calls of the run that are made at a timestep."""
+    def _calls_at(self, timestep: Tensor | float) -> list[int]:
+        """The indices of the UNet calls that the run makes at a timestep."""
         found = [i for i, t in enumerate(self.grid.timesteps.tolist()) if t == float(timestep)]
         if not found:
             raise InputError(
-                f"timestep is {float(timestep):g}, which is not one of this run's {self.num_inference_steps} steps; "
-                "call set_timesteps, and take one out of .timesteps."
+                f"timestep is {float(timestep):g}, expected a timestep of this run's {self.num_inference_steps} steps; "
+                "call set_timesteps, then use the values of .timesteps."
             )
         return found
 
-    def _place(self, timestep: Tensor | float, x: Tensor) -> int:
-        """The call that is meant: the last one again, or the next at this timestep."""
-        places = self._places(timestep)
-        later = [i for i in places if i > self._at]
-        if self._at in places:
-            # where a step left x as it was, as Heun's does in pure noise, the same x means the next call
+    def _call_index(self, timestep: Tensor | float, x: Tensor) -> int:
+        """The index of the call with x at a timestep: the last call repeated, or the next one."""
+        calls = self._calls_at(timestep)
+        later = [i for i in calls if i > self._last]
+        if self._last in calls:
+            # a step can leave x unchanged, as Heun's does in pure noise; then the same x means the next call
             same, unmoved = torch.equal(x, self._x), torch.equal(x, self._x_prev)
             if not later or (same and not unmoved):
-                return self._at
-        return (later or places)[0]
+                return self._last
+        return (later or calls)[0]

@@ -1,75 +1,93 @@
-"""The samplers under the courses' names."""
+"""The samplers under the names of the courses."""
 
+from minisd import schedulers
 from minisd.course.scheduler import CourseScheduler
-from minisd.schedulers import (
-    DDIM,
-    DDPM,
-    LCM,
-    LMS,
-    PNDM,
-    DPMSolverMultistep,
-    Euler,
-    EulerAncestral,
-    Heun,
-    UniPC,
-)
+from minisd.errors import InputError
+from minisd.schedulers import Scheduler
 
 
 class DDIMScheduler(CourseScheduler):
     """DDIM."""
 
-    kind = DDIM
+    kind = schedulers.DDIM
 
 
 class DDPMScheduler(CourseScheduler):
     """DDPM."""
 
-    kind = DDPM
+    kind = schedulers.DDPM
 
 
 class PNDMScheduler(CourseScheduler):
-    """PNDM, the lessons' default: n steps are n + 1 calls."""
+    """PNDM, the default of the courses: n steps are n + 1 calls of the UNet."""
 
-    kind = PNDM
+    kind = schedulers.PNDM
 
 
 class LMSDiscreteScheduler(CourseScheduler):
-    """LMS, in sigma space. Begun in the middle, it weighs the slopes there are; the reference as if four."""
+    """LMS, in sigma space. A run that starts later uses its own slopes; the reference assumes earlier ones."""
 
-    kind = LMS
+    kind = schedulers.LMS
 
 
 class EulerDiscreteScheduler(CourseScheduler):
     """Euler, in sigma space."""
 
-    kind = Euler
+    kind = schedulers.Euler
 
 
 class EulerAncestralDiscreteScheduler(CourseScheduler):
-    """Euler with fresh noise, in sigma space."""
+    """Euler with new noise at each step, in sigma space."""
 
-    kind = EulerAncestral
+    kind = schedulers.EulerAncestral
 
 
 class HeunDiscreteScheduler(CourseScheduler):
-    """Heun, in sigma space: n steps are 2 n - 1 calls."""
+    """Heun, in sigma space: n steps are 2 n - 1 calls of the UNet."""
 
-    kind = Heun
+    kind = schedulers.Heun
 
 
 class DPMSolverMultistepScheduler(CourseScheduler):
     """DPM-Solver++."""
 
-    kind = DPMSolverMultistep
+    kind = schedulers.DPMSolverMultistep
 
 
 class UniPCMultistepScheduler(CourseScheduler):
     """UniPC."""
 
-    kind = UniPC
+    kind = schedulers.UniPC
 
 
 class LCMScheduler(CourseScheduler):
     """LCM."""
 
-    kind = LCM
+    kind = schedulers.LCM
+
+
+COURSE_SCHEDULERS: dict[type[Scheduler], type[CourseScheduler]] = {
+    each.kind: each
+    for each in (
+        DDIMScheduler,
+        DDPMScheduler,
+        PNDMScheduler,
+        LMSDiscreteScheduler,
+        EulerDiscreteScheduler,
+        EulerAncestralDiscreteScheduler,
+        HeunDiscreteScheduler,
+        DPMSolverMultistepScheduler,
+        UniPCMultistepScheduler,
+        LCMScheduler,
+    )
+}
+
+
+def wrap_scheduler(scheduler: Scheduler | CourseScheduler) -> CourseScheduler:
+    """The course scheduler of a sampler of minisd; a CourseScheduler is returned as it is. Raises InputError."""
+    if isinstance(scheduler, CourseScheduler):
+        return scheduler
+    if type(scheduler) not in COURSE_SCHEDULERS:
+        names = ", ".join(each.__name__ for each in COURSE_SCHEDULERS.values())
+        raise InputError(f"scheduler is {scheduler!r}, expected one of {names}; call one, or its from_config.")
+    return COURSE_SCHEDULERS[type(scheduler)].from_core(scheduler)

@@ -1,4 +1,4 @@
-"""The text encoder, opened as the Deep Dive opens it: embeddings, causal mask, layers, final norm."""
+"""The text encoder, and its parts as the Deep Dive uses them: embeddings, causal mask, layers, final norm."""
 
 from typing import Any, ClassVar
 
@@ -7,21 +7,20 @@ from torch import Tensor, nn
 
 from minisd._internal import validation
 from minisd.adapters.textual_inversion import set_rows
-from minisd.course.component import Component
-from minisd.course.output import Output
+from minisd.course.component import CourseComponent, CourseOutput
 from minisd.errors import InputError
 from minisd.models import CLIPTextTransformer
 
 
-class TextEmbeddings(Component):
-    """From ids to vectors; .token_embedding and .position_embedding are the tables themselves."""
+class TextEmbeddings(CourseComponent):
+    """Ids to vectors; .token_embedding and .position_embedding are the embedding tables."""
 
     core: CLIPTextTransformer
     kind: ClassVar[type] = CLIPTextTransformer
 
     @property
     def position_ids(self) -> Tensor:
-        """0, 1, 2, ... to the longest text, (1, L)."""
+        """The positions 0, 1, 2, ..., (1, L)."""
         return torch.arange(self.core.config.max_length, device=self.device)[None]
 
     def __call__(self, input_ids: Tensor) -> Tensor:
@@ -29,7 +28,7 @@ class TextEmbeddings(Component):
         return self.core.embed(input_ids)
 
 
-class TextLayers(Component):
+class TextLayers(CourseComponent):
     """The transformer layers, without the final norm."""
 
     core: nn.ModuleList
@@ -43,36 +42,36 @@ class TextLayers(Component):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-    ) -> Output | tuple[Any, ...]:
-        """Embeddings (B, L, width) -> .last_hidden_state (B, L, width) and, if asked for, .hidden_states, all of them.
+    ) -> CourseOutput | tuple[Any, ...]:
+        """Embeddings (B, L, width) -> .last_hidden_state (B, L, width), and .hidden_states with output_hidden_states.
 
-        causal_attention_mask: as `_build_causal_attention_mask` makes it; the layers are causal by themselves, so it
-        is only checked. return_dict False: a tuple. Raises InputError for other masks and for attentions.
+        causal_attention_mask: the one from `_build_causal_attention_mask`. It is only checked, because the layers are
+        always causal. return_dict False: a tuple. Raises InputError for other masks and for output_attentions.
         """
         if attention_mask is not None or output_attentions:
             raise InputError(
-                "the text layers take no attention_mask and give no attentions, expected None for both; "
-                "padding is read like words here."
+                "attention_mask and output_attentions are not supported, expected None for both; "
+                "the text encoder reads padding tokens like any other."
             )
         length = inputs_embeds.shape[1]
         future = torch.ones(length, length, dtype=torch.bool, device=inputs_embeds.device).triu(1)
         mask = causal_attention_mask
         if mask is None or mask.shape[-2:] != future.shape or not bool(((mask < 0) == future.to(mask.device)).all()):
-            got = "None" if mask is None else f"another one, of shape {tuple(mask.shape)}"
+            got = "None" if mask is None else f"a tensor of shape {tuple(mask.shape)}"
             raise InputError(
-                f"causal_attention_mask is {got}, expected the causal one of {length} tokens; "
-                "make it by text_model._build_causal_attention_mask(bsz, seq_len, dtype)."
+                f"causal_attention_mask is {got}, expected the causal mask of {length} tokens; "
+                "make it with text_model._build_causal_attention_mask(bsz, seq_len, dtype)."
             )
         states = [inputs_embeds]
         for layer in self.core:
             states.append(layer(states[-1]))
-        output = Output(last_hidden_state=states[-1])
+        output = CourseOutput(last_hidden_state=states[-1])
         if output_hidden_states:
             output["hidden_states"] = tuple(states)
         return tuple(output.values()) if return_dict is False else output
 
 
-class TextModel(Component):
+class TextModel(CourseComponent):
     """The parts of the text encoder."""
 
     core: CLIPTextTransformer
@@ -94,35 +93,35 @@ class TextModel(Component):
         return self.core.final_norm
 
     def _build_causal_attention_mask(self, bsz: int, seq_len: int, dtype: torch.dtype) -> Tensor:
-        """(bsz, 1, seq_len, seq_len): 0 where a token may look, the lowest number of the dtype behind it."""
+        """(bsz, 1, seq_len, seq_len): the lowest number of the dtype for later tokens, 0 for the others."""
         return torch.full((bsz, 1, seq_len, seq_len), torch.finfo(dtype).min, dtype=dtype).triu(1)
 
 
-class CLIPTextModel(Component):
+class CLIPTextModel(CourseComponent):
     """The text encoder."""
 
     core: CLIPTextTransformer
     kind: ClassVar[type] = CLIPTextTransformer
     part: ClassVar[str] = "text_encoder"
 
-    def __call__(self, input_ids: Tensor) -> Output:
+    def __call__(self, input_ids: Tensor) -> CourseOutput:
         """Ids (B, L) -> .last_hidden_state (B, L, width)."""
-        return Output(last_hidden_state=self.core(input_ids))
+        return CourseOutput(last_hidden_state=self.core(input_ids))
 
     @property
     def text_model(self) -> TextModel:
-        """The same, in parts."""
+        """The parts of the encoder."""
         return TextModel(self.core)
 
     def get_input_embeddings(self) -> nn.Embedding:
-        """The table of token embeddings; write a row of .weight.data to teach a word."""
+        """The table of token embeddings; a row of .weight.data is the vector of a token and can be replaced."""
         return self.core.token_embedding
 
     @torch.no_grad()
     def resize_token_embeddings(self, new_num_tokens: int) -> nn.Embedding:
-        """Rows for tokens added to the tokenizer, each the mean of the old rows until you write it; -> the table.
+        """Add rows for tokens that were added to the tokenizer, filled with the mean of the old rows; -> the table.
 
-        Raises InputError for fewer rows than there are.
+        Raises InputError for fewer rows than the table has.
         """
         table, config = self.core.token_embedding, self.core.config
         old = len(table.weight)

@@ -1,4 +1,4 @@
-"""The tokenizer, with the arguments that the courses pass."""
+"""The tokenizer, with the arguments and attributes that the courses use."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -7,15 +7,14 @@ from typing import Any, ClassVar
 import torch
 
 from minisd._internal import validation
-from minisd.course.component import Component
-from minisd.course.output import Output
+from minisd.course.component import CourseComponent, CourseOutput
 from minisd.errors import InputError
 from minisd.tokenizer import Tokenizer
 
 Padding = str | bool
 
 
-class CLIPTokenizer(Component):
+class CLIPTokenizer(CourseComponent):
     """The tokenizer."""
 
     core: Tokenizer
@@ -24,7 +23,7 @@ class CLIPTokenizer(Component):
 
     @property
     def model_max_length(self) -> int:
-        """How many ids the text encoder reads."""
+        """The number of ids that the text encoder reads."""
         return self.core.max_length
 
     bos_token = property(lambda self: self.core.bos)
@@ -36,7 +35,7 @@ class CLIPTokenizer(Component):
 
     @property
     def decoder(self) -> dict[int, str]:
-        """Id -> token, as "puppy</w>"."""
+        """Id -> token, such as "puppy</w>"."""
         return {i: self.core.id_to_token(i) for i in range(len(self))}
 
     def __len__(self) -> int:
@@ -49,29 +48,29 @@ class CLIPTokenizer(Component):
         max_length: int | None = None,
         truncation: bool = False,
         return_tensors: str | None = None,
-    ) -> Output:
-        """Text(s) -> .input_ids, .attention_mask: tensors (B, L) with "pt", else lists, flat for a text.
+    ) -> CourseOutput:
+        """Text(s) -> .input_ids, .attention_mask: tensors (B, L) with "pt", else lists, flat for a single text.
 
-        padding: "max_length", True or "longest" (as the longest of them), False or "do_not_pad". max_length: by default
-        the model's, and no more. Raises InputError, also for a tensor of unequal rows.
+        padding: "max_length", True or "longest" (to the longest text), False or "do_not_pad". max_length: at most the
+        model's, which is the default. Raises InputError, also for a tensor of rows of unequal length.
         """
         padding = _checked(padding, return_tensors)
         tokenizer = self._of_length(max_length)
         texts = [text] if isinstance(text, str) else list(text)
-        # without padding each text is coded alone, so that it keeps its own length
+        # without padding each text is encoded alone, so it keeps its own length
         groups = [[each] for each in texts] if padding is False else [texts]
         coded = [tokenizer.encode(each, padding=padding == "max_length", truncation=truncation) for each in groups]
         rows = {
             "input_ids": [row for each in coded for row in each.ids],
             "attention_mask": [row for each in coded for row in each.attention_mask],
         }
-        if return_tensors is None:
-            lists = {name: [row.tolist() for row in each] for name, each in rows.items()}
-            return Output({name: each[0] if isinstance(text, str) else each for name, each in lists.items()})
-        return _stacked(rows)
+        output = _output(rows, return_tensors)
+        if isinstance(text, str) and return_tensors is None:
+            return CourseOutput({name: each[0] for name, each in output.items()})
+        return output
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """One text -> its ids, with or without start and end."""
+        """One text -> its ids, with or without the start and end tokens."""
         ids = self.core.encode(text, padding=False, truncation=False).ids[0].tolist()
         return ids if add_special_tokens else ids[1:-1]
 
@@ -81,27 +80,25 @@ class CLIPTokenizer(Component):
         padding: Padding = True,
         max_length: int | None = None,
         return_tensors: str | None = None,
-    ) -> Output:
-        """Lists of ids under "input_ids" -> .input_ids, .attention_mask of one length; arguments as for a call."""
+    ) -> CourseOutput:
+        """Lists of ids under "input_ids" -> .input_ids, .attention_mask of equal length; arguments as for a call."""
         padding = _checked(padding, return_tensors)
         rows = [torch.as_tensor(row) for row in encoded_inputs["input_ids"]]
-        room = self._of_length(max_length).max_length
-        length = room if padding == "max_length" else max(map(len, rows)) if padding else 0
+        limit = self._of_length(max_length).max_length
+        length = limit if padding == "max_length" else max(map(len, rows)) if padding else 0
         ids, masks = [], []
         for row in rows:
-            blank = torch.full((max(length - len(row), 0),), self.core.pad_id)
-            ids.append(torch.cat([row, blank]))
-            masks.append(torch.cat([torch.ones_like(row), torch.zeros_like(blank)]))
-        if return_tensors is None:
-            return Output(input_ids=[row.tolist() for row in ids], attention_mask=[row.tolist() for row in masks])
-        return _stacked({"input_ids": ids, "attention_mask": masks})
+            filler = torch.full((max(length - len(row), 0),), self.core.pad_id)
+            ids.append(torch.cat([row, filler]))
+            masks.append(torch.cat([torch.ones_like(row), torch.zeros_like(filler)]))
+        return _output({"input_ids": ids, "attention_mask": masks}, return_tensors)
 
     def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> str:
-        """Ids (one, or L) -> text. Raises InputError for ids that there are not."""
+        """Ids (one, or L) -> text. Raises InputError for unknown ids."""
         return self.core.decode(token_ids, skip_special=skip_special_tokens)
 
     def add_tokens(self, new_tokens: str | Sequence[str]) -> int:
-        """How many of the tokens were new, as no word of the vocabulary is. Raises InputError for a blank one."""
+        """Add the tokens that do not exist yet and return their number. Raises InputError for a blank token."""
         listed = [new_tokens] if isinstance(new_tokens, str) else list(new_tokens)
         new = [token for token in dict.fromkeys(listed) if self.core.token_to_id(token) is None]
         for token in new:
@@ -109,18 +106,18 @@ class CLIPTokenizer(Component):
         return len(new)
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> int | list[int]:
-        """Ids of tokens written as in `decoder`; the end token's for those that there are not, as in the reference."""
+        """Ids of tokens written as in `decoder`; unknown tokens get the id of the end token, as in the reference."""
         if isinstance(tokens, str):
             found = self.core.token_to_id(tokens)
             return self.core.eos_id if found is None else found
         return [i for token in tokens for i in [self.convert_tokens_to_ids(token)] if isinstance(i, int)]
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
-        """Tokens of ids. Raises InputError for ids that there are not."""
+        """Tokens of ids. Raises InputError for unknown ids."""
         return [self.core.id_to_token(int(i)) for i in ids]
 
     def _of_length(self, max_length: int | None) -> Tokenizer:
-        """The tokenizer for texts of so many ids; it shares its tables with the own one."""
+        """The tokenizer for texts of at most max_length ids; it shares the tables of `core`."""
         if max_length in (None, self.model_max_length):
             return self.core
         other = copy.copy(self.core)
@@ -129,7 +126,7 @@ class CLIPTokenizer(Component):
 
 
 def _checked(padding: Padding, return_tensors: object) -> Padding:
-    """The padding; False, however it is written, for none."""
+    """The padding, "do_not_pad" as False. Raises InputError for unknown values."""
     if padding not in ("max_length", "longest", "do_not_pad", True, False):
         raise InputError(f"padding is {padding!r}, expected 'max_length', 'longest', 'do_not_pad', True or False.")
     if return_tensors not in ("pt", None):
@@ -137,8 +134,11 @@ def _checked(padding: Padding, return_tensors: object) -> Padding:
     return False if padding == "do_not_pad" else padding
 
 
-def _stacked(rows: Mapping[str, list[torch.Tensor]]) -> Output:
+def _output(rows: Mapping[str, list[torch.Tensor]], return_tensors: str | None) -> CourseOutput:
+    """The rows as lists or, with "pt", as tensors (B, L)."""
+    if return_tensors is None:
+        return CourseOutput({name: [row.tolist() for row in each] for name, each in rows.items()})
     lengths = [len(row) for row in rows["input_ids"]]
     if len(set(lengths)) > 1:
-        raise InputError(f"the texts have {lengths} tokens, expected as many each; pass padding='max_length'.")
-    return Output({name: torch.stack(each) for name, each in rows.items()})
+        raise InputError(f"the texts have {lengths} tokens, expected equal lengths; pass padding='max_length'.")
+    return CourseOutput({name: torch.stack(each) for name, each in rows.items()})

@@ -1,1 +1,1 @@
-"""Look inside a pipeline: word heat maps, films, text vectors, inversion, ranking by CLIP."""
+"""Look inside a pipeline: word heat maps, films, text vectors, DDIM inversion, ranking by CLIP; see README.md."""

@@ -1,4 +1,4 @@
-"""Watching the denoising: Film keeps x_t and the predicted x0 of some steps and shows them, as a strip or a GIF."""
+"""Film: keep x_t and the predicted x0 of some denoising steps and show them as a strip or a GIF."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from minisd.pipeline import DenoisingStep, StableDiffusion
 
 
 class Film:
-    """Keeps every `every`-th step of a run, and the last one; decoded only when shown.
+    """Keeps every `every`-th step of a run and the last one; latents are decoded when they are shown.
 
     film = Film(sd, every=5)
     for step in film.watch(sd.denoise("a red circle")):
@@ -27,7 +27,7 @@ class Film:
         self.steps: list[DenoisingStep] = []
 
     def watch(self, steps: Iterable[DenoisingStep]) -> Iterator[DenoisingStep]:
-        """Pass steps through and keep some; what is shown can never change the picture."""
+        """Yield the steps unchanged and keep copies of some; showing them cannot change the image."""
         self.steps = []
         last = None
         for last in steps:
@@ -38,12 +38,12 @@ class Film:
             self.steps.append(_copy(last))
 
     def strip(self, picture: int = 0, labels: bool = True) -> Image.Image:
-        """One column a kept step: above x_t, below the predicted x0, for one picture of the batch."""
+        """One column for each kept step, x_t above and the predicted x0 below, of one image of the batch."""
         frames = self._frames(picture, labels)
         return images.image_grid([top for top, _ in frames] + [below for _, below in frames], len(frames), gap=2)
 
     def gif(self, path: str | Path, picture: int = 0, milliseconds: int = 120, overwrite: bool = False) -> Path:
-        """Write an animation, x_t beside the predicted x0. Raises OutputError."""
+        """Write an animation with x_t on the left and the predicted x0 on the right. Raises OutputError."""
         frames = [images.image_grid(list(pair), 2, gap=2) for pair in self._frames(picture, labels=False)]
         return images.save(frames[0], path, overwrite=overwrite, frames=frames[1:], milliseconds=milliseconds)
 

@@ -21,7 +21,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, 
 class TransformerLayer(nn.Module):
     """Pre-norm transformer layer: self-attention, then an MLP, each added to its input.
 
-    Causal for texts, where a token sees those before it; in pictures every patch sees every other.
+    Causal for texts, where a token attends to itself and those before it; in images every patch attends to every patch.
     """
 
     def __init__(self, config: CLIPTextConfig | CLIPImageConfig, causal: bool) -> None:
@@ -42,9 +42,9 @@ class TransformerLayer(nn.Module):
 class CLIPTextTransformer(nn.Module):
     """The text half of CLIP (Radford et al. 2021).
 
-    SD 1.x uses the states after the last layer; SD 2.x those after the last but one of OpenCLIP-H, so that its
-    configuration simply has one layer less. The final norm applies to both. SDXL reads before the last layer, without
-    the norm, and pools after it.
+    SD 1.x uses the states after the last layer. SD 2.x uses those after the last but one layer of OpenCLIP-H, so its
+    config has one layer less. The final norm applies to both. SDXL uses the states before the last layer, without the
+    norm, and pools after the last layer.
     """
 
     def __init__(self, config: CLIPTextConfig) -> None:
@@ -83,7 +83,7 @@ class CLIPTextTransformer(nn.Module):
     def pool(self, states: Tensor, ids: Tensor) -> Tensor:
         """The state at the end token, projected where the checkpoint has a projection: (B, L, width) -> (B, P).
 
-        Its first place counts: padding may repeat it. Added words have larger ids.
+        The first end token counts, because padding may repeat it; added words have larger ids.
         """
         ends = (ids == self.config.end_token).int().argmax(-1)
         pooled = states[torch.arange(len(ids), device=ids.device), ends]

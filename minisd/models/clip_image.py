@@ -1,4 +1,4 @@
-"""CLIP's image half, and both halves together: how well does a text describe a picture?"""
+"""CLIP's image half, and both halves together: how well does a text describe an image?"""
 
 import math
 
@@ -15,8 +15,8 @@ from minisd.models.layers import to_tokens
 class CLIPImageTransformer(nn.Module):
     """The image half of CLIP (Radford et al. 2021): a vision transformer (Dosovitskiy et al. 2021).
 
-    The picture is cut into N square patches, and each becomes a token. A class token goes before them, to gather what
-    they show.
+    The image is cut into N square patches; each becomes a token. A class token before them collects the content of the
+    image.
     """
 
     def __init__(self, config: CLIPImageConfig) -> None:
@@ -31,9 +31,9 @@ class CLIPImageTransformer(nn.Module):
         self.image_projection = nn.Linear(config.width, config.projection_width, bias=False)
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, 3, size, size) in [-1, 1] -> the class token and the patches, at their places: (B, 1 + N, width).
+        """Pixels (B, 3, size, size) in [-1, 1] -> class token and patches, plus positions: (B, 1 + N, width).
 
-        Raises InputError for another shape: positions are learned for one size.
+        Raises InputError for another shape, because the positions are learned for one size.
         """
         size = self.config.image_size
         if pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
@@ -59,9 +59,9 @@ class CLIPImageTransformer(nn.Module):
 
 
 class CLIP(nn.Module):
-    """Both halves of CLIP (Radford et al. 2021, figure 3): pictures and texts become vectors of length 1 in one space.
+    """Both halves of CLIP (Radford et al. 2021, figure 3): images and texts become unit vectors in one space.
 
-    They were trained so that a picture is closest to its own text. Raises InputError for halves of unlike projections.
+    Training makes an image closest to its own text. Raises InputError where the projection widths of the halves differ.
     """
 
     def __init__(self, text_config: CLIPTextConfig, image_config: CLIPImageConfig) -> None:
@@ -86,6 +86,6 @@ class CLIP(nn.Module):
     def forward(self, pixels: Tensor, ids: Tensor) -> Tensor:
         """Pixels (B, 3, size, size) in [-1, 1] and token ids (C, L) -> logits (B, C): scaled cosines.
 
-        Their softmax over the texts is the probability that a text, of these, belongs to a picture.
+        Their softmax over the texts is the probability that a text belongs to the image.
         """
         return self.logit_scale.exp() * self.embed_images(pixels) @ self.embed_texts(ids).T

@@ -21,10 +21,10 @@ def to_map(tokens: Tensor, like: Tensor) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, like.shape[2:])
 
 
-def rows_like(x: Tensor, other: Tensor) -> Tensor:
-    """Repeat the batch x (B, ...) until it has as many rows as `other`: with guidance there are two texts a picture."""
+def repeat_batch_to(x: Tensor, other: Tensor) -> Tensor:
+    """Repeat the batch x (B, ...) until it has as many rows as `other`: guidance has two texts for each image."""
     if len(other) % len(x):
-        raise ValueError(f"there are {len(x)} pictures for {len(other)} texts, expected as many or a multiple of them.")
+        raise ValueError(f"there are {len(other)} texts for {len(x)} images, expected as many or a multiple of them.")
     times = len(other) // len(x)
     return x if times == 1 else torch.cat([x] * times)  # x.repeat would leave channels_last memory
 
@@ -45,11 +45,11 @@ def readable_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) ->
 class Attention(nn.Module):
     """Multi-head attention of tokens x to a context, or to themselves.
 
-    The fused kernel computes it. Where somebody wants to see the weights, set `watch` to a function: the readable
-    attention runs beside it and hands them over, (B, heads, N, M) at each call; the output stays the kernel's.
+    The fused kernel computes the output. To see the attention weights, set `on_weights` to a function: the readable
+    attention runs as well and passes it the weights (B, heads, N, M) of each call; the output does not change.
     """
 
-    watch: Callable[[Tensor], None] | None = None
+    on_weights: Callable[[Tensor], None] | None = None
 
     def __init__(
         self,
@@ -75,8 +75,8 @@ class Attention(nn.Module):
         if self.upcast:  # q k^T overflows float16 in SD 2.1
             q, k, v = q.float(), k.float(), v.float()
         y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        if self.watch is not None:
-            self.watch(readable_attention(q, k, v, self.causal)[1])
+        if self.on_weights is not None:
+            self.on_weights(readable_attention(q, k, v, self.causal)[1])
         return self.out(y.transpose(1, 2).flatten(2).to(x.dtype))
 
     def _split(self, tokens: Tensor) -> Tensor:
@@ -84,25 +84,25 @@ class Attention(nn.Module):
 
 
 class Conv2d(nn.Conv2d):
-    """Convolution that turns its weights to channels_last memory when it is first used.
+    """Convolution that converts its weights to channels_last memory on first use.
 
-    Otherwise each call would turn them, which in the UNet's lower levels costs more than the convolution itself. Not
-    at loading, where weights are views of a mapped file and take no time and no memory.
+    Otherwise each call would convert them, which costs more than the convolution itself in the UNet's lower levels.
+    Loading does not convert them: there weights are views of a mapped file, which take no time and no memory.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
         if not self.weight.is_contiguous(memory_format=torch.channels_last):
-            with torch.inference_mode(False):  # or the weights could never be trained again
+            with torch.inference_mode(False):  # weights made in inference mode could not be trained
                 self.weight.data = self.weight.data.contiguous(memory_format=torch.channels_last)
         return super().forward(x)
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation (Wu & He 2018) that keeps its digits in channels_last memory on the CPU.
+    """Group normalisation (Wu & He 2018) that stays exact in channels_last memory on the CPU.
 
-    There the kernel takes the variance as E[x^2] - E[x]^2, which cancels where a group's mean is large beside its
-    deviation. The norm is blind to a constant, so the first position's mean is taken away before.
+    The CPU kernel computes the variance as E[x^2] - E[x]^2, which loses digits where a group's mean is much larger
+    than its standard deviation. A constant does not change the norm, so the mean of the first position is subtracted.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class ResBlock(nn.Module):
-    """Residual block: norm, SiLU, convolution, twice; the time embedding, where there is one, joins in between."""
+    """Residual block: norm, SiLU, convolution, twice; the time embedding, where there is one, is added in between."""
 
     def __init__(self, width_in: int, width_out: int, groups: int, eps: float, time_width: int | None = None) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Norm, self-attention over all positions, added to the input; no text is read."""
+    """Norm and self-attention over all positions, added to the input; it reads no text."""
 
     def __init__(self, width: int, groups: int, eps: float, heads: int = 1) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class AttentionBlock(nn.Module):
 class Downsample(nn.Module):
     """Halve height and width by a strided convolution.
 
-    The UNet pads symmetrically. The official autoencoder pads only right and below: anything else shifts its picture.
+    The UNet pads symmetrically. The official autoencoder pads right and below only; other padding shifts the image.
     """
 
     def __init__(self, width: int, pad_right_below: bool = False) -> None:
@@ -171,6 +171,6 @@ class Upsample(nn.Module):
         self.conv = Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
-        """(B, C, H, W) -> (B, C, 2H, 2W), or to `size` = (height, width) where halving had rounded."""
+        """(B, C, H, W) -> (B, C, 2H, 2W), or to `size` = (height, width) where downsampling rounded up."""
         size = torch.Size((2 * x.shape[2], 2 * x.shape[3])) if size is None else size
         return self.conv(F.interpolate(x, size=list(size), mode="nearest"))

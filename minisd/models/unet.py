@@ -1,6 +1,6 @@
 """UNet with cross-attention: noisy latents, time and text in; the predicted noise (or v, or x0) out.
 
-Without text (`context_width` 0) it is the UNet of the first diffusion models, which draw in pixels.
+Without text (`context_width` 0) it is the UNet of the first diffusion models, which work on pixels.
 """
 
 import math
@@ -18,7 +18,7 @@ from minisd.models.layers import (
     GroupNorm,
     ResBlock,
     Upsample,
-    rows_like,
+    repeat_batch_to,
     to_map,
     to_tokens,
 )
@@ -39,7 +39,7 @@ def sinusoids(values: Tensor, width: int, original_ddpm: bool = False) -> Tensor
 
 
 class MLP(nn.Module):
-    """Linear, SiLU, Linear: embeds the time, and the pooled vector of SDXL."""
+    """Linear, SiLU, Linear: embeds the timestep, and the pooled vector of SDXL."""
 
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
@@ -82,11 +82,11 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         """Tokens (B, N, width), text states (B, L, context_width) -> (B, N, width)."""
         if self.only_cross_attention:
-            x = rows_like(x, text)
+            x = repeat_batch_to(x, text)
             x = x + self.attention1(self.norm1(x), text)
         else:
             x = x + self.attention1(self.norm1(x))
-            x = rows_like(x, text)
+            x = repeat_batch_to(x, text)
         x = x + self.attention2(self.norm2(x), text)
         return x + self.feed_forward(self.norm3(x))
 
@@ -111,19 +111,19 @@ class SpatialTransformer(nn.Module):
         for block in self.blocks:
             h = block(h, text)
         h = to_map(self.proj_out(h), like=x) if self.linear else self.proj_out(to_map(h, like=x))
-        return rows_like(x, h) + h
+        return repeat_batch_to(x, h) + h
 
 
-def attending(config: UNetConfig, level: int, depth: int, only_cross_attention: bool = False) -> nn.Module:
-    """What follows a residual block: transformers that read the text or, where there is none, self-attention."""
+def attention_after_resnet(config: UNetConfig, level: int, depth: int, only_cross_attention: bool = False) -> nn.Module:
+    """The attention after a residual block: transformers that read the text; self-attention in a model without text."""
     width, heads = config.channels[level], config.heads[level]
     if config.context_width == 0:
         return AttentionBlock(width, config.norm_groups, config.norm_eps, heads)
     return SpatialTransformer(config, width, heads, depth, only_cross_attention)
 
 
-class Level(nn.Module):
-    """What one resolution holds: residual blocks, a transformer after each (or none), a step to the next level."""
+class UNetLevel(nn.Module):
+    """One resolution: residual blocks, a transformer after each (or none), then up- or downsampling."""
 
     def __init__(
         self,
@@ -138,18 +138,18 @@ class Level(nn.Module):
             ResBlock(w, width, config.norm_groups, config.norm_eps, config.time_width) for w in widths_in
         )
         self.transformers = nn.ModuleList(
-            attending(config, level, depth, config.only_cross_attention[level])
+            attention_after_resnet(config, level, depth, config.only_cross_attention[level])
             for _ in range(len(widths_in) if depth else 0)
         )
         self.resample = resample
 
     def block(self, i: int, x: Tensor, time: Tensor, text: Tensor | None) -> Tensor:
-        """The i-th residual block and, where the level has them, its transformer."""
+        """The i-th residual block and its transformer, where the level has transformers."""
         x = self.resnets[i](x, time)
         return self.transformers[i](x, text) if self.transformers else x
 
 
-class Middle(nn.Module):
+class UNetMiddle(nn.Module):
     """The bottom of the UNet: residual block, transformer, residual block."""
 
     def __init__(self, config: UNetConfig) -> None:
@@ -158,7 +158,7 @@ class Middle(nn.Module):
         self.resnets = nn.ModuleList(
             ResBlock(width, width, config.norm_groups, config.norm_eps, config.time_width) for _ in range(2)
         )
-        self.transformer = attending(config, -1, config.middle_depth)
+        self.transformer = attention_after_resnet(config, -1, config.middle_depth)
 
     def forward(self, x: Tensor, time: Tensor, text: Tensor | None) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
@@ -185,17 +185,17 @@ class UNet(nn.Module):
         for level, width in enumerate(channels):
             widths_in = [channels[max(level - 1, 0)]] + [width] * (layers - 1)
             halve = Downsample(width, pad_right_below=config.original_ddpm) if level < last else None
-            self.down.append(Level(config, level, widths_in, halve))
-        self.middle = Middle(config)
+            self.down.append(UNetLevel(config, level, widths_in, halve))
+        self.middle = UNetMiddle(config)
         self.up = nn.ModuleList()
-        skips = [channels[0]]  # widths of what the way down leaves behind
+        skips = [channels[0]]  # widths of the feature maps that the way down keeps for the way up
         for level, width in enumerate(channels):
             skips += [width] * (layers + (level < last))
         below = channels[-1]
         for level in reversed(range(len(channels))):
             width = channels[level]
             widths_in = [w + skips.pop() for w in [below] + [width] * layers]
-            self.up.append(Level(config, level, widths_in, Upsample(width) if level > 0 else None))
+            self.up.append(UNetLevel(config, level, widths_in, Upsample(width) if level > 0 else None))
             below = width
         self.norm_out = GroupNorm(config.norm_groups, channels[0], config.norm_eps)
         self.conv_out = Conv2d(channels[0], config.out_channels, 3, padding=1)
@@ -210,14 +210,17 @@ class UNet(nn.Module):
     ) -> Tensor:
         """Latents (B, in_channels, h, w), timesteps () or (B,), text states (B, L, context_width) -> (B, out, h, w).
 
-        For guidance, text may have a multiple of B rows, with one timestep: the latents count as repeated, and what
-        comes before the text enters is computed once. Text is None only where the config has none; `noise_level` (B,),
-        int64, only where it counts classes; `pooled` (B, pooled_width) only for SDXL.
+        text may have twice B rows, for guidance, and then one timestep: the latents are repeated at the first
+        cross-attention, and what comes before is computed once. text is None only where the config has no text;
+        noise_level (B,), int64, is for upscalers; pooled (B, pooled_width) is for SDXL.
         """
+        # Time: one vector for all images; one for each row where SDXL's pooled vectors differ.
         time = self.embed_time(t, latents, noise_level, pooled)
         x = self.conv_in(latents.contiguous(memory_format=torch.channels_last))
-        x = x if len(time) == 1 else rows_like(x, time)  # SDXL: with guidance, rows differ from the first block on
+        if len(time) > 1:
+            x = repeat_batch_to(x, time)
 
+        # Down: residual blocks and transformers at ever lower resolution; the up part reads every feature map again.
         skips = [x]
         for level in self.down:
             for i in range(len(level.resnets)):
@@ -227,11 +230,13 @@ class UNet(nn.Module):
                 x = level.resample(x)
                 skips.append(x)
 
+        # Middle: the lowest resolution.
         x = self.middle(x, time, text)
 
+        # Up: each block reads the last feature map of the down part that is not used yet.
         for level in self.up:
             for i in range(len(level.resnets)):
-                skip = rows_like(skips.pop(), x)
+                skip = repeat_batch_to(skips.pop(), x)
                 x = level.block(i, torch.cat([x, skip], dim=1), time, text)
             if level.resample is not None:
                 x = level.resample(x, size=skips[-1].shape[2:])
@@ -245,7 +250,7 @@ class UNet(nn.Module):
         noise_level: Tensor | None = None,
         pooled: Tensor | None = None,
     ) -> Tensor:
-        """Everything that enters through the residual blocks: a vector for each picture, or one for all, (1, width)."""
+        """The vector that every residual block reads: (B, time_width), or (1, time_width) for all images."""
         t = torch.as_tensor(t, device=latents.device).reshape(-1)
         time = self.time(sinusoids(t, self.config.channels[0], self.config.original_ddpm).to(latents.dtype))
         if noise_level is not None:

@@ -1,4 +1,4 @@
-"""KL autoencoder: pictures to latents, eight times smaller along each side, and back."""
+"""KL autoencoder: images to latents, eight times smaller along each side, and back."""
 
 from itertools import pairwise
 
@@ -30,7 +30,7 @@ class Gaussian:
         return self.mean + self.std * noise.to(self.mean.device)
 
     def mode(self) -> Tensor:
-        """The likeliest latents: the mean."""
+        """The most likely latents: the mean."""
         return self.mean
 
     def kl(self) -> Tensor:
@@ -38,7 +38,7 @@ class Gaussian:
         return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar).mean()
 
 
-class Middle(nn.Module):
+class VAEMiddle(nn.Module):
     """The bottom of encoder and decoder: residual block, attention, residual block."""
 
     def __init__(self, width: int, groups: int) -> None:
@@ -51,8 +51,8 @@ class Middle(nn.Module):
         return self.resnets[1](self.attention(self.resnets[0](x)))
 
 
-class Level(nn.Module):
-    """Residual blocks at one resolution, then a step to the next one."""
+class VAELevel(nn.Module):
+    """Residual blocks at one resolution, then up- or downsampling."""
 
     def __init__(self, width_in: int, width_out: int, blocks: int, groups: int, resample: nn.Module | None) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Encoder(nn.Module):
         last = len(channels) - 1
         self.conv_in = Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.down = nn.ModuleList(
-            Level(
+            VAELevel(
                 channels[max(level - 1, 0)],
                 width,
                 config.layers_per_block,
@@ -85,7 +85,7 @@ class Encoder(nn.Module):
             )
             for level, width in enumerate(channels)
         )
-        self.middle = Middle(channels[-1], groups)
+        self.middle = VAEMiddle(channels[-1], groups)
         self.norm_out = GroupNorm(groups, channels[-1], NORM_EPS)
         self.conv_out = Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1)
 
@@ -106,9 +106,9 @@ class Decoder(nn.Module):
         channels, groups = config.channels[::-1], config.norm_groups
         last = len(channels) - 1
         self.conv_in = Conv2d(config.latent_channels, channels[0], 3, padding=1)
-        self.middle = Middle(channels[0], groups)
+        self.middle = VAEMiddle(channels[0], groups)
         self.up = nn.ModuleList(
-            Level(
+            VAELevel(
                 channels[max(level - 1, 0)],
                 width,
                 config.layers_per_block + 1,
@@ -131,7 +131,7 @@ class Decoder(nn.Module):
 class VAE(nn.Module):
     """The autoencoder of latent diffusion (Rombach et al. 2022, section 3.1).
 
-    It speaks the checkpoint's raw latents: `config.scaling_factor` is applied in the pipeline, not here.
+    Its latents are the checkpoint's raw latents: `config.scaling_factor` is applied in the pipeline, not here.
     """
 
     def __init__(self, config: VAEConfig) -> None:

@@ -1,1 +1,1 @@
-"""Comparison with official weights and with the reference implementation: verification, benchmark, sampler order."""
+"""Comparison with official weights and with diffusers: verification, benchmark, sampler orders; see README.md."""

@@ -1,7 +1,7 @@
-"""How fast a sampler's error falls with the number of steps, where the exact answer is known: normal data.
+"""The order of the samplers: how fast the error falls with the number of steps, for data with a known solution.
 
-For x_0 ~ N(0, 1) the noise in x_t is eps = sqrt(1 - alpha_bar) x_t, and x_t does not change at all on the way from
-noise to picture. The last step, to the clean picture, is of first order in every sampler and is left out.
+For x_0 ~ N(0, 1) the noise in x_t is eps = sqrt(1 - alpha_bar) x_t, and the exact x_t is constant during sampling. The
+last step, to the clean image, is of first order in every sampler and is left out.
 """
 
 import math
@@ -12,21 +12,21 @@ import torch
 from matplotlib.figure import Figure
 
 from minisd.schedulers import LMS, DPMSolverMultistep, Euler, Heun, Scheduler, UniPC
-from minisd.sticker.evaluation.plots import Data, new_figure, save_figure
+from minisd.sticker.evaluation.figures import Data, new_figure, save_figure
 
 STEPS = (10, 14, 20, 28, 40, 56, 80, 112, 160)
-SAMPLERS: Mapping[str, Scheduler] = {  # with levels that are the same function of i / n for every n
+SAMPLERS: Mapping[str, Scheduler] = {  # their noise levels are the same function of i / n for every n
     kind.__name__: kind(use_karras_sigmas=True) for kind in (Euler, Heun, DPMSolverMultistep, UniPC, LMS)
 }
 
 
 def error(sampler: Scheduler, n: int) -> float:
-    """How far x is from where it should be, relative to that, at the last but one noise level of an n-step run.
+    """The relative error of x at the last but one noise level of a run of n steps.
 
-    The sampler must be deterministic, and list its noise levels in its grid.
+    The sampler must be deterministic and list its noise levels in its grid.
     """
     grid, memory = sampler.grid(n), None
-    x = 1 / sampler.scale_input(grid, 0, torch.ones((), dtype=torch.float64))  # 1, in the units of the model
+    x = 1 / sampler.scale_input(grid, 0, torch.ones((), dtype=torch.float64))  # 1 as input of the model
     for i, sigma in enumerate(grid.sigmas[: len(grid) - 1]):
         eps = sampler.scale_input(grid, i, x) * sigma / math.hypot(sigma, 1)
         x, _, memory = sampler.step(grid, i, x, eps, memory)
@@ -34,7 +34,7 @@ def error(sampler: Scheduler, n: int) -> float:
 
 
 def order(steps: Sequence[int], errors: Sequence[float]) -> float:
-    """The p of error ~ steps^-p, over the second half of the numbers of steps."""
+    """The p of error ~ steps^-p, measured over the second half of `steps`."""
     half = len(steps) // 2
     return math.log(errors[half] / errors[-1]) / math.log(steps[-1] / steps[half])
 
@@ -49,12 +49,11 @@ def convergence(samplers: Mapping[str, Scheduler] = SAMPLERS, steps: Sequence[in
 
 
 def plot_convergence(data: Data, path: str | Path, overwrite: bool = False) -> Figure:
-    """Errors over the number of steps, both logarithmic: the order is the slope."""
+    """Plot errors over the number of steps on logarithmic axes: the slope is the order."""
     falls = sorted((2 ** each["order"], name) for name, each in data["samplers"].items())
     (slow, first), (fast, best) = falls[0], falls[-1]
-    figure, (axes,) = new_figure(
-        1, f"Twice the steps: {first}'s error falls {slow:.0f} times, {best}'s {fast:.0f} times"
-    )  # fmt: skip
+    title = f"Twice the steps: {first}'s error falls {slow:.0f} times, {best}'s {fast:.0f} times"
+    figure, (axes,) = new_figure(1, title)
     for name, each in data["samplers"].items():
         axes.plot(data["steps"], each["errors"], marker="o", label=f"{name}: order {each['order']:.1f}")
     axes.set(xlabel="steps", ylabel="error before the last step", xscale="log", yscale="log")

@@ -1,6 +1,7 @@
 """Stable Diffusion as a pipeline: encode the prompt, denoise step by step, decode the image."""
 
-from minisd.pipeline.request import Defaults
-from minisd.pipeline.stable_diffusion import LOW_RES, Callback, DenoisingStep, Output, OutputType, StableDiffusion
+from minisd.pipeline.arguments import Defaults
+from minisd.pipeline.denoising import DenoisingStep
+from minisd.pipeline.stable_diffusion import LOW_RES, Callback, Output, OutputType, StableDiffusion
 
 __all__ = ["LOW_RES", "Callback", "Defaults", "DenoisingStep", "Output", "OutputType", "StableDiffusion"]

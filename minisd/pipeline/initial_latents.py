@@ -1,4 +1,4 @@
-"""Where the loop begins: pure noise, or a given picture with noise over it; and what the UNet reads beside it."""
+"""The loop's inputs: noise or a noised image to begin with, and the channels that the UNet reads beside the latents."""
 
 from typing import NamedTuple
 
@@ -12,56 +12,60 @@ from minisd.pipeline.request import Request
 from minisd.schedulers import NoiseSchedule
 
 
-class Start(NamedTuple):
-    """What a task brings into the loop, all (B, ...): x, the noise in it, what the UNet reads beside it; the noise
-    level of the small picture (upscaling), the latents of the picture given, and where x is to be kept instead of them,
-    0..1.
+class InitialLatents(NamedTuple):
+    """What the loop begins with; all tensors are (B, ...) in latent cells.
+
+    x: the noisy latents, and noise: the noise in them. extra_channels: what the UNet reads beside x. noise_level: of
+    an upscaler's small image. image_latents: of the given image; repaint_mask: 1 where x is repainted, 0 where the
+    given image is restored after each step.
     """
 
     x: Tensor
     noise: Tensor
-    beside: list[Tensor]
+    extra_channels: list[Tensor]
     noise_level: Tensor | None
-    picture: Tensor | None
-    kept: Tensor | None
+    image_latents: Tensor | None
+    repaint_mask: Tensor | None
 
 
-def begin(request: Request, vae: VAE, low_res: NoiseSchedule, device: torch.device, randn: Randn) -> Start:
-    """The start of what was asked for. Noise is drawn in the reference's order, so that seeds mean the same.
+def prepare_latents(
+    request: Request, vae: VAE, low_res: NoiseSchedule, device: torch.device, randn: Randn
+) -> InitialLatents:
+    """The initial latents of a request. Noise is drawn in the reference's order, so that seeds mean the same.
 
-    low_res: how an upscaler's small picture is noised.
+    low_res: the noise schedule of an upscaler's small image.
     """
     image, mask, depth = (
         None if each is None else each.to(device) for each in (request.image, request.mask, request.depth)
     )
     cells = request.shape[2:]
-    picture, kept, noise_level, beside = None, None, None, []
+    image_latents, repaint_mask, noise_level, extra_channels = None, None, None, []
 
     if image is not None and request.task == "upscaling":
         noise_level = torch.full((1,), request.noise_level, device=device)
-        beside = [low_res.add_noise(image, randn(image.shape), request.noise_level)]
+        extra_channels = [low_res.add_noise(image, randn(image.shape), request.noise_level)]
     elif image is not None and (request.task != "inpainting" or request.start > 0):
-        picture = encode_pixels(vae, image, randn)
+        image_latents = encode_pixels(vae, image, randn)
     noise = randn(request.shape) if request.latents is None else request.latents.to(device, torch.float32)
     if image is not None and mask is not None:
         small_mask = F.interpolate(mask, size=cells)
         if request.task == "inpainting":
-            beside = [small_mask, encode_pixels(vae, image * (1 - mask), randn)]
+            extra_channels = [small_mask, encode_pixels(vae, image * (1 - mask), randn)]
         else:
-            kept = small_mask
+            repaint_mask = small_mask
     if depth is not None:
-        beside = [to_unit_range(F.interpolate(depth, size=cells, mode="bicubic"))]
+        extra_channels = [to_unit_range(F.interpolate(depth, size=cells, mode="bicubic"))]
 
     if request.resumed:
         x = noise
-    elif picture is None or (mask is not None and request.start == 0):
+    elif image_latents is None or (mask is not None and request.start == 0):
         x = noise * request.grid.init_noise_sigma
     else:
-        x = request.scheduler.add_noise(request.grid, 0, picture, noise)
-    return Start(x, noise, beside, noise_level, picture, kept)
+        x = request.scheduler.add_noise(request.grid, 0, image_latents, noise)
+    return InitialLatents(x, noise, extra_channels, noise_level, image_latents, repaint_mask)
 
 
 def to_unit_range(depth: Tensor) -> Tensor:
-    """Each (1, h, w) of a batch stretched to -1..1."""
+    """Depth maps (B, 1, h, w), each stretched to -1..1."""
     low, high = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
     return 2 * (depth - low) / (high - low).clamp(min=1e-6) - 1

@@ -1,6 +1,6 @@
-"""The noise that pictures begin with: seeds and generators.
+"""The initial noise: seeds and generators.
 
-Drawn on the CPU, from one generator for each picture, so that a seed means the same on every device and in every batch.
+Noise is drawn on the CPU, from one generator for each image: a seed means the same on every device and in every batch.
 """
 
 import secrets
@@ -14,7 +14,7 @@ from minisd.errors import InputError
 
 
 def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
-    """Unit noise (B, ...), float32 on the CPU: from one generator for the batch, or one for each picture."""
+    """Unit noise (B, ...), float32 on the CPU: from one generator for the batch, or one for each image."""
     if len(generators) == 1:
         return torch.randn(tuple(shape), generator=generators[0], device=generators[0].device).cpu()
     rows = [torch.randn(tuple(shape[1:]), generator=each, device=each.device).cpu() for each in generators]
@@ -24,16 +24,18 @@ def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -> T
 def make_generators(
     seed: int | None, generator: torch.Generator | Sequence[torch.Generator] | None, count: int
 ) -> tuple[list[torch.Generator], list[int] | None]:
-    """One generator, or one for each picture; and the seeds, if they were seeded here."""
+    """One generator, or one for each image; and the seeds, where they were seeded here."""
     if generator is not None:
         if seed is not None:
             raise InputError("a seed and a generator were both given; give one of them.")
         generators = [generator] if isinstance(generator, torch.Generator) else list(generator)
         if not all(isinstance(each, torch.Generator) for each in generators):
-            raise InputError("generator is not a torch.Generator, nor a list of them.")
+            raise InputError(
+                "generator is neither a torch.Generator nor a list of them; expected torch.Generator()."
+            )
         if isinstance(generator, torch.Generator) or len(generators) == count:
             return generators, None
-        raise InputError(f"there are {len(generators)} generators for {count} pictures; give one, or one for each.")
+        raise InputError(f"there are {len(generators)} generators for {count} images; give one, or one for each image.")
     first = secrets.randbelow(2**32) if seed is None else validation.seed(seed)
     seeds = [(first + k) % (validation.LARGEST_SEED + 1) for k in range(count)]
     return [torch.Generator().manual_seed(each) for each in seeds], seeds

@@ -1,6 +1,5 @@
-"""What a pipeline is told in words: texts, or what text encoders make of them; checked before any work."""
+"""Prompts: validated texts, or precomputed embeddings in their place."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,10 +13,10 @@ Texts = str | Sequence[str]
 
 
 @dataclass(frozen=True)
-class Said:
-    """One side of guidance, a row for each picture: texts, and those for SDXL's second text encoder.
+class PromptBatch:
+    """Prompts or negative prompts, one row for each image: texts, and those for SDXL's second text encoder.
 
-    embeds (B, L, context_width) and, for SDXL, pooled (B, pooled width) are used in their place.
+    embeds (B, L, context_width) and, for SDXL, pooled (B, pooled width) replace the texts where they are given.
     """
 
     texts: list[str]
@@ -27,8 +26,8 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Given:
-    """The arguments of a call for one side of guidance, whose names begin with `prefix`: "" or "negative_"."""
+class PromptArguments:
+    """The arguments of a call for the prompt (prefix "") or for the negative prompt (prefix "negative_")."""
 
     prefix: str
     prompt: Texts | None
@@ -37,97 +36,98 @@ class Given:
     pooled_prompt_embeds: Tensor | None
 
     def name(self, argument: str) -> str:
-        """What the caller knows an argument as."""
+        """The name under which the caller passed an argument."""
         return f"{self.prefix}{argument}"
 
 
 @dataclass(frozen=True)
-class Listener:
-    """How a model is spoken to: its text encoders, how wide their states are and, of SDXL, the pooled text.
+class PromptReader:
+    """Checks and completes the prompts for one model: its number of text encoders and the widths of their outputs.
 
-    words: all that it was taught, or "" where nobody could list them.
+    vocabulary: every word that the model was trained on; empty where the list is unknown.
     """
 
     encoders: int
     context_width: int
     pooled_width: int | None
-    max_length: int  # of a text, in tokens
-    words: str
+    max_length: int  # of a prompt, in tokens
+    vocabulary: str
 
-    def hear(self, prompt: Given, negative: Given, per_prompt: int) -> tuple[Said, Said]:
-        """What is said on both sides, with `per_prompt` pictures of each prompt. Raises InputError."""
-        for given in (prompt, negative):
-            self._check(given)
-        states = prompt.prompt_embeds
-        texts = validation.prompts(prompt.prompt) if states is None else [""] * len(states)  # as many, not to be read
-        sides = (
-            self._side(prompt, texts, len(texts), per_prompt),
-            self._side(negative, negative.prompt, len(texts), per_prompt),
+    def read(
+        self, prompt: PromptArguments, negative: PromptArguments, per_prompt: int
+    ) -> tuple[PromptBatch, PromptBatch]:
+        """The prompts and the negative prompts, with `per_prompt` images for each prompt. Raises InputError."""
+        for arguments in (prompt, negative):
+            self._check(arguments)
+        embeds = prompt.prompt_embeds
+        texts = validation.prompts(prompt.prompt) if embeds is None else [""] * len(embeds)
+        return (
+            self._batch(prompt, texts, len(texts), per_prompt),
+            self._batch(negative, negative.prompt, len(texts), per_prompt),
         )
-        self._warn_of_foreign_words([text for side in sides for text in (*side.texts, *side.texts_2)])
-        return sides
 
-    def check_lengths(self, prompt: Said, negative: Said) -> None:
-        """Guidance wants both sides of one length, which for texts is always the same. Raises InputError."""
-        lengths = [self.max_length if side.embeds is None else side.embeds.shape[1] for side in (prompt, negative)]
+    def check_lengths(self, prompt: PromptBatch, negative: PromptBatch) -> None:
+        """Check that the text states of both batches have one length, as guidance needs. Raises InputError."""
+        lengths = [self.max_length if batch.embeds is None else batch.embeds.shape[1] for batch in (prompt, negative)]
         if lengths[0] != lengths[1]:
             raise InputError(
                 f"the text states of the prompt are {lengths[0]} long, those of the negative prompt {lengths[1]}, "
                 "expected one length; give both as embeds, or neither."
             )
 
-    def _check(self, given: Given) -> None:
-        """Each argument by itself, and that none is given for what another says already."""
+    def unknown_words(self, *batches: PromptBatch) -> str | None:
+        """A notice that names the words outside the model's vocabulary; None where there are none."""
+        texts = [text for batch in batches for text in (*batch.texts, *batch.texts_2)]
+        unknown = validation.unknown_words(texts, self.vocabulary)
+        if not unknown:
+            return None
+        return (
+            f"this model was not trained on the words {', '.join(map(repr, unknown))}, so the image may not show them; "
+            f"it knows: {self.vocabulary}."
+        )
+
+    def _check(self, given: PromptArguments) -> None:
+        """Check each argument, and that no two arguments contradict each other."""
         embeds, pooled = given.prompt_embeds, given.pooled_prompt_embeds
-        name, names = given.name("prompt_embeds"), given.name("pooled_prompt_embeds")
+        name, pooled_name = given.name("prompt_embeds"), given.name("pooled_prompt_embeds")
         if given.prompt_2 is not None and self.encoders == 1:
             raise InputError(f"{given.name('prompt_2')} is for SDXL's second text encoder; this model has one.")
         if pooled is not None and self.pooled_width is None:
-            raise InputError(f"{names} is for SDXL, and this model does not hear it; leave it out.")
+            raise InputError(f"{pooled_name} is for SDXL; this model does not support it. Remove the argument.")
         if embeds is not None:
             validation.text_states(embeds, name, self.context_width)
             for argument, text in (("prompt", given.prompt), ("prompt_2", given.prompt_2)):
                 if text is not None and text != "":
                     raise InputError(f"{given.name(argument)} and {name} were both given; give one of them.")
         if (embeds is None) != (pooled is None) and self.pooled_width is not None:
-            one, other = (name, names) if pooled is None else (names, name)
+            one, other = (name, pooled_name) if pooled is None else (pooled_name, name)
             raise InputError(
-                f"{one} came without {other}; SDXL hears both: see encode_prompt and encode_pooled of the pipeline."
+                f"{one} was given without {other}; SDXL needs both: see sd.encode_prompt and sd.encode_pooled."
             )
         if pooled is not None and embeds is not None:
-            right = isinstance(pooled, Tensor) and tuple(pooled.shape) == (len(embeds), self.pooled_width)
-            if not right or not pooled.is_floating_point() or not torch.isfinite(pooled).all():
+            fits = isinstance(pooled, Tensor) and tuple(pooled.shape) == (len(embeds), self.pooled_width)
+            if not fits or not pooled.is_floating_point() or not torch.isfinite(pooled).all():
                 shape = tuple(pooled.shape) if isinstance(pooled, Tensor) else type(pooled).__name__
                 raise InputError(
-                    f"{names} is {shape}, expected finite pooled text ({len(embeds)}, {self.pooled_width}), "
-                    "as encode_pooled gives."
+                    f"{pooled_name} is {shape}, expected finite pooled text ({len(embeds)}, {self.pooled_width}), "
+                    "as encode_pooled returns."
                 )
 
-    def _side(self, given: Given, prompt: Texts | None, count: int, per_prompt: int) -> Said:
+    def _batch(self, given: PromptArguments, prompt: Texts | None, count: int, per_prompt: int) -> PromptBatch:
         texts = _rows(prompt, given.name("prompt"), count, per_prompt)
-        second = given.prompt_2
+        texts_2 = texts if given.prompt_2 is None else _rows(given.prompt_2, given.name("prompt_2"), count, per_prompt)
         embeds, pooled = (
-            validation.one_each(values, given.name(argument), "text states", count * per_prompt, per_prompt)
+            validation.broadcast_rows(values, given.name(argument), "text states", count * per_prompt, per_prompt)
             for argument, values in (
                 ("prompt_embeds", given.prompt_embeds),
                 ("pooled_prompt_embeds", given.pooled_prompt_embeds),
             )
         )
-        texts_2 = texts if second is None else _rows(second, given.name("prompt_2"), count, per_prompt)
-        return Said(texts, texts_2, embeds, pooled)
-
-    def _warn_of_foreign_words(self, texts: list[str]) -> None:
-        foreign = validation.foreign_words(texts, self.words)
-        if foreign:
-            warnings.warn(
-                f"this model was never taught {', '.join(map(repr, foreign))}, so expect something else; "
-                f"it knows: {self.words}.",
-                stacklevel=6,
-            )
+        return PromptBatch(texts, texts_2, embeds, pooled)
 
 
 def _rows(value: Texts | None, name: str, count: int, per_prompt: int) -> list[str]:
-    """One text for each picture; a single one is for all."""
+    """One text for each image; a single text is for all of them."""
     texts = validation.prompts(value, name)
     if isinstance(value, str):
         texts = texts * count

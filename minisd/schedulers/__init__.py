@@ -1,4 +1,4 @@
-"""The noise schedule, and one file a sampler: from noise to picture, by a model that predicts the noise."""
+"""The noise schedule, and the samplers, one file each: from noise to an image by a model that predicts the noise."""
 
 from minisd.schedulers.base import Grid, Scheduler, Step
 from minisd.schedulers.ddim import DDIM
@@ -32,3 +32,8 @@ __all__ = [
     "UniPC",
     "validate_steps",
 ]
+
+Scheduler.samplers = {
+    sampler.official_name: sampler
+    for sampler in (DDIM, DDPM, DPMSolverMultistep, Euler, EulerAncestral, Heun, LCM, LMS, PNDM, UniPC)
+}

@@ -1,4 +1,4 @@
-"""DDIM: the deterministic sampler, with as much of DDPM's noise as eta asks for (Song et al. 2021)."""
+"""DDIM: deterministic at eta 0, with the noise of DDPM at eta 1 (Song et al. 2021)."""
 
 import math
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from minisd.schedulers.base import Draw, Grid, Memory, Scheduler, Step
 
 @dataclass(frozen=True)
 class DDIM(Scheduler):
-    """Predicts x_0 and eps, and mixes them again at the next level; no noise at eta 0, DDPM's at eta 1.
+    """Predicts x_0 and eps, and mixes them again at the next noise level.
 
-    clip_sample bounds the predicted x_0 to +-clip_sample_range. The level after the last step is clean with
-    set_alpha_to_one, else that of timestep 0.
+    eta, 0 to 1: the share of new noise. clip_sample limits the predicted x_0 to +-clip_sample_range.
+    set_alpha_to_one: the last step ends at the clean image, else at the noise level of timestep 0.
     """
 
     eta: float = 0.0
@@ -25,12 +25,12 @@ class DDIM(Scheduler):
 
     official_name: ClassVar[str] = "DDIMScheduler"
     official_defaults: ClassVar[dict[str, Any]] = {"clip_sample": True, "set_alpha_to_one": True}
-    refused: ClassVar[dict[str, Any]] = {"thresholding": False}
+    fixed_values: ClassVar[dict[str, Any]] = {"thresholding": False}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.eta > 1:
-            raise InputError(f"eta is {self.eta!r}, expected a number in 0..1; 0 adds no noise, 1 as much as DDPM.")
+            raise InputError(f"eta is {self.eta!r}, expected a number in 0..1: 0 adds no noise, 1 as much as DDPM.")
 
     def _step(self, grid: Grid, i: int, x: Tensor, output: Tensor, memory: Memory | None, draw: Draw) -> Step:
         alpha_bar = self.schedule.alpha_bar(grid.source[i])
@@ -48,7 +48,7 @@ class DDIM(Scheduler):
         return Step(x_prev, x0, None)
 
     def to_config(self) -> dict[str, Any]:
-        """As every sampler; eta, which the official class takes at each step instead, only if it is not 0."""
+        """As for every sampler; eta only if it is not 0, because in the official class it is an argument of step."""
         config = super().to_config()
         if self.eta == 0:
             del config["eta"]

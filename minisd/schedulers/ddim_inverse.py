@@ -1,8 +1,8 @@
-"""DDIM backwards: from a picture to the noise that DDIM makes it of (Song et al. 2021, section 4.3)."""
+"""DDIM inversion: from an image to the noise from which DDIM draws it (Song et al. 2021, section 4.3)."""
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,11 +13,12 @@ from minisd.schedulers.base import Draw, Grid, Memory, Scheduler, Step
 
 @dataclass(frozen=True)
 class DDIMInverse(Scheduler):
-    """Takes the steps of DDIM at eta 0 from the last to the first, upwards in noise; no sampler, but a run as theirs.
+    """The steps of DDIM at eta 0 in reverse order, towards more noise.
 
-    A step back asks the model at its less noisy end, as the noisier one is what it looks for. With `refine`, it then
-    asks as many times more where the answer has led, and solves DDIM's step for x with that (fixed-point iteration;
-    Pan et al. 2023), so that n steps are n (1 + refine) calls. set_alpha_to_one: see DDIM.
+    The interface is that of a sampler, but Scheduler.samplers does not list it: it draws no images.
+    An inverse step calls the model with x at the less noisy end of the step, because x at the other end is unknown.
+    refine: the number of further calls with the estimated x at the noisier end; each solves DDIM's step for x again
+    (fixed-point iteration; Pan et al. 2023). So n steps are n (1 + refine) calls. set_alpha_to_one: see DDIM.
     """
 
     set_alpha_to_one: bool = False
@@ -28,18 +29,16 @@ class DDIMInverse(Scheduler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.refine, int) or isinstance(self.refine, bool) or not 0 <= self.refine <= 100:
-            raise InputError(f"refine is {self.refine!r}, expected a whole number in 0..100; 0 is plain, 2 is close.")
+        if self.refine > 100:
+            raise InputError(f"refine is {self.refine!r}, expected a whole number in 0..100; 2 is accurate.")
         if self.schedule.prediction_type == "sample":
-            raise InputError("a model that predicts x0 says nothing about the noise in a picture; use one of eps or v.")
-
-    @classmethod
-    def samplers(cls) -> dict[str, type[Self]]:
-        """None: it goes the other way."""
-        return {}
+            raise InputError(
+                "the model predicts x0 (prediction_type 'sample'), expected 'epsilon' or 'v_prediction': no noise can "
+                "be computed from a clean image and its x0."
+            )
 
     def grid(self, n: int, start: int = 0) -> Grid:
-        """The levels of DDIM's n steps, backwards: call i moves x from timestep previous[i] up to source[i]."""
+        """The levels of DDIM's n steps in reverse: call i moves x from timestep previous[i] up to source[i]."""
         down = super().grid(n, start)
         calls = [k for k in reversed(range(len(down))) for _ in range(1 + self.refine)]
         source, previous = ([times[k] for k in calls] for times in (down.source, down.previous))
@@ -52,14 +51,14 @@ class DDIMInverse(Scheduler):
             x0, eps = self.schedule.x0_and_eps(x, output, low)
             return Step(math.sqrt(high) * x0 + math.sqrt(1 - high) * eps, x0, (x.clone(),))
         if memory is None:
-            raise InputError(f"call {i} is within a step, and a run begins with one: use call 0 of grid(n, start=...).")
-        # DDIM's step is of_x x + of_output output
+            raise InputError(f"call {i} is within a step and memory is None; start a run at call 0 of grid(n, start).")
+        # DDIM's step is linear, of_x * x + of_output * output; find both factors, and solve for x
         one, none = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         of_x, of_output = (self._down(each, high, low) for each in ((one, none), (none, one)))
         x0, _ = self.schedule.x0_and_eps(x, output, high)
         return Step((memory[0] - of_output * output) / of_x, x0, memory)
 
     def _down(self, pair: tuple[Tensor, Tensor], high: float, low: float) -> float:
-        """DDIM's step from alpha_bar `high` to `low`, of (x, output)."""
+        """DDIM's step for a pair (x, output), from alpha_bar `high` to `low`."""
         x0, eps = self.schedule.x0_and_eps(*pair, high)
         return float(math.sqrt(low) * x0 + math.sqrt(1 - low) * eps)

@@ -1,4 +1,4 @@
-"""DDPM: the stochastic sampler of the diffusion model as it was trained (Ho et al. 2020)."""
+"""DDPM: the stochastic sampler that reverses the noising of the training (Ho et al. 2020)."""
 
 import math
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from minisd.schedulers.base import Draw, Grid, Memory, Scheduler, Step
 class DDPM(Scheduler):
     """Draws x_{t-1} from the posterior q(x_{t-1} | x_t, x_0) at the predicted x_0; no noise at t = 0.
 
-    clip_sample bounds the predicted x_0 to +-clip_sample_range (for pixels; latents have no such bounds).
+    clip_sample limits the predicted x_0 to +-clip_sample_range (for pixels; latents have no limits).
     """
 
     clip_sample: bool = False
@@ -21,10 +21,10 @@ class DDPM(Scheduler):
 
     official_name: ClassVar[str] = "DDPMScheduler"
     official_defaults: ClassVar[dict[str, Any]] = {"clip_sample": True}
-    refused: ClassVar[dict[str, Any]] = {"variance_type": "fixed_small", "thresholding": False}
+    fixed_values: ClassVar[dict[str, Any]] = {"variance_type": "fixed_small", "thresholding": False}
 
     def grid(self, n: int, start: int = 0) -> Grid:
-        """As every sampler, but each step goes to the next timestep of the run, the last to the picture."""
+        """As for every sampler, but each step leads to the next timestep of the run, the last to the clean image."""
         grid = super().grid(n, start)
         return replace(grid, previous=(*grid.source[1:], -1))
 
@@ -35,7 +35,7 @@ class DDPM(Scheduler):
         x0, _ = self.schedule.x0_and_eps(x, output, alpha_bar)
         if self.clip_sample:
             x0 = x0.clamp(-self.clip_sample_range, self.clip_sample_range)
-        # mean and variance of the posterior, equations 6 and 7
+        # the mean and the variance of the posterior, equations 6 and 7
         x0_weight = math.sqrt(alpha_bar_prev) * (1 - alpha) / (1 - alpha_bar)
         x_weight = math.sqrt(alpha) * (1 - alpha_bar_prev) / (1 - alpha_bar)
         x_prev = x0_weight * x0 + x_weight * x

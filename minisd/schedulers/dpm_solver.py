@@ -1,4 +1,4 @@
-"""DPM-Solver++ (2M): second order by the last two predicted pictures, and its stochastic form (Lu et al. 2022)."""
+"""DPM-Solver++ (2M): second order from the last two predicted images; and its stochastic form (Lu et al. 2022)."""
 
 import math
 from dataclasses import dataclass
@@ -8,23 +8,23 @@ from torch import Tensor
 
 from minisd.errors import InputError
 from minisd.schedulers.base import Draw, Grid, Memory, Step
-from minisd.schedulers.log_snr_space import LogSNRSpace, level
+from minisd.schedulers.log_snr_space import LogSNRSpace, signal_and_noise
 
 ALGORITHMS = ("dpmsolver++", "sde-dpmsolver++")
 
 
 @dataclass(frozen=True)
 class DPMSolverMultistep(LogSNRSpace):
-    """Extrapolates the last two predicted pictures to the middle of the step; the first and the last step use one.
+    """Extrapolates the last two predicted images to the middle of the step; the first and the last step use one.
 
-    algorithm_type: "dpmsolver++", or "sde-dpmsolver++", which replaces part of the noise by fresh one at each step.
+    algorithm_type: "dpmsolver++"; or "sde-dpmsolver++", which replaces part of the noise by new noise at each step.
     """
 
     algorithm_type: str = "dpmsolver++"
 
     official_name: ClassVar[str] = "DPMSolverMultistepScheduler"
-    refused: ClassVar[dict[str, Any]] = {
-        **LogSNRSpace.refused,
+    fixed_values: ClassVar[dict[str, Any]] = {
+        **LogSNRSpace.fixed_values,
         "solver_type": "midpoint",
         "euler_at_final": False,
         "use_lu_lambdas": False,
@@ -37,15 +37,16 @@ class DPMSolverMultistep(LogSNRSpace):
             raise InputError(f"algorithm_type is {self.algorithm_type!r}, expected one of {', '.join(ALGORITHMS)}.")
 
     def _step(self, grid: Grid, i: int, x: Tensor, output: Tensor, memory: Memory | None, draw: Draw) -> Step:
-        here, there = level(grid.sigmas[i]), level(grid.sigmas[i + 1])
-        h = there.log_snr - here.log_snr
+        here, there = signal_and_noise(grid.sigmas[i]), signal_and_noise(grid.sigmas[i + 1])
+        h = there.half_log_snr - here.half_log_snr
         x0 = self.x0_at(grid, i, x, output)
         estimate = x0
         if memory is not None and math.isfinite(h):
-            (before,) = memory
-            r = (here.log_snr - level(grid.sigmas[i - 1]).log_snr) / h
-            estimate = x0 + (x0 - before) / (2 * r)
-        # the ODE keeps e^-h of the signal-to-noise ratio's root; the SDE its square, and refills with fresh noise
+            (x0_before,) = memory
+            r = (here.half_log_snr - signal_and_noise(grid.sigmas[i - 1]).half_log_snr) / h
+            estimate = x0 + (x0 - x0_before) / (2 * r)
+        # ODE: x' = sigma' / sigma x + alpha' (1 - e^-h) x0
+        # SDE: x' = sigma' / sigma e^-h x + alpha' (1 - e^-2h) x0 + sigma' sqrt(1 - e^-2h) noise
         sde = self.algorithm_type == "sde-dpmsolver++"
         kept = math.exp(-2 * h if sde else -h)
         x_prev = there.sigma / here.sigma * (math.exp(-h) if sde else 1) * x + there.alpha * (1 - kept) * estimate

@@ -1,4 +1,4 @@
-"""Euler's method over the noise level sigma, and its ancestral form that adds noise (k-diffusion)."""
+"""Euler's method over the noise level sigma, and its ancestral form, which adds noise (k-diffusion)."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from minisd.schedulers.sigma_space import SigmaSpace
 
 @dataclass(frozen=True)
 class Euler(SigmaSpace):
-    """x moves along eps, straight to the next noise level: first order, one model call a step."""
+    """One straight step along dx/dsigma = eps to the next noise level: first order, one model call a step."""
 
     official_name: ClassVar[str] = "EulerDiscreteScheduler"
 
@@ -23,9 +23,9 @@ class Euler(SigmaSpace):
 
 @dataclass(frozen=True)
 class EulerAncestral(SigmaSpace):
-    """Euler's method to below the next noise level, then fresh noise up to it: as much as DDPM would add.
+    """Euler's method to a level below the next one, then new noise up to it: as much as DDPM adds.
 
-    use_karras_sigmas works, as in k-diffusion; the official class has no such key.
+    use_karras_sigmas works as in k-diffusion; the official class has no such key.
     """
 
     official_name: ClassVar[str] = "EulerAncestralDiscreteScheduler"

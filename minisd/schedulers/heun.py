@@ -9,14 +9,25 @@ from minisd.errors import InputError
 from minisd.schedulers.base import Draw, Grid, Memory, Step
 from minisd.schedulers.sigma_space import SigmaSpace
 
-PURE_NOISE = 1000.0  # from such a level (zero terminal SNR) the slope hardly changes, but times the step far too much
+# A step from above this noise level (zero terminal SNR) is Euler's alone: it is so long that a small error of the mean
+# slope breaks the image.
+PURE_NOISE = 1000.0
 
 
 @dataclass(frozen=True)
 class Heun(SigmaSpace):
-    """A step by Euler, then again with the mean of the slopes at both of its ends; the last step is Euler's alone.
+    """Euler's step, then the same step with the mean of the slopes at both ends.
 
-    So n steps are 2 n - 1 model calls: all but the first noise level are visited twice.
+    Algorithm 1 of the paper with t = sigma; D is the predicted clean image, so d and d' are the predicted eps:
+
+        for i in 0 .. N - 1:
+            d_i = (x_i - D(x_i; t_i)) / t_i
+            x_{i+1} = x_i + (t_{i+1} - t_i) d_i                         Euler's step
+            if t_{i+1} > 0:
+                d'_i = (x_{i+1} - D(x_{i+1}; t_{i+1})) / t_{i+1}
+                x_{i+1} = x_i + (t_{i+1} - t_i) (d_i + d'_i) / 2        the step once more, from x_i
+
+    Even calls are the first two lines, odd calls the last two, so N steps are 2 N - 1 calls. Memory: x_i and d_i.
     """
 
     official_name: ClassVar[str] = "HeunDiscreteScheduler"
@@ -25,22 +36,24 @@ class Heun(SigmaSpace):
         "beta_start": 0.00085,
         "beta_end": 0.012,
     }
-    refused: ClassVar[dict[str, Any]] = {**SigmaSpace.refused, "clip_sample": False}
+    fixed_values: ClassVar[dict[str, Any]] = {**SigmaSpace.fixed_values, "clip_sample": False}
 
     def grid(self, n: int, start: int = 0) -> Grid:
-        """As in sigma space; odd calls look at the far end of the step that the call before took."""
+        """As in sigma space, but all levels except the first come twice: as the end of a step, and as a start."""
         steps = super().grid(n, start)
         timesteps = steps.timesteps.repeat_interleave(2)[1:]
         sigmas = [sigma for sigma in steps.sigmas for _ in range(2)]
         return replace(steps, timesteps=timesteps, sigmas=tuple(sigmas[1:-1]))
 
     def _step(self, grid: Grid, i: int, x: Tensor, output: Tensor, memory: Memory | None, draw: Draw) -> Step:
-        x0, slope = self.x0_and_slope(grid, i, x, output)
         if i % 2 == 0:
-            return Step(x + (grid.sigmas[i + 1] - grid.sigmas[i]) * slope, x0, (x.clone(), slope.clone()))
+            x0, d = self.x0_and_slope(grid, i, x, output)
+            return Step(x + (grid.sigmas[i + 1] - grid.sigmas[i]) * d, x0, (x.clone(), d.clone()))
         if memory is None:
-            raise InputError(f"call {i} is within a step, and a run begins with one: use call 0 of grid(n, start=...).")
-        if grid.sigmas[i - 1] > PURE_NOISE:
+            raise InputError(f"call {i} is within a step and memory is None; start a run at call 0 of grid(n, start).")
+        x0, d_prime = self.x0_and_slope(grid, i, x, output)
+        t, t_next = grid.sigmas[i - 1], grid.sigmas[i]
+        if t > PURE_NOISE:
             return Step(x, x0, None)
-        x_start, first = memory
-        return Step(x_start + (grid.sigmas[i] - grid.sigmas[i - 1]) * (first + slope) / 2, x0, None)
+        x_start, d = memory
+        return Step(x_start + (t_next - t) * (d + d_prime) / 2, x0, None)

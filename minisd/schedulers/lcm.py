@@ -1,4 +1,4 @@
-"""LCM: the sampler of latent consistency models, which jump from any noise level to the picture (Luo et al. 2023)."""
+"""LCM: the sampler of latent consistency models, which predict the clean image in one call (Luo et al. 2023)."""
 
 import math
 from dataclasses import dataclass
@@ -15,10 +15,11 @@ from minisd.schedulers.spacing import Floats
 
 @dataclass(frozen=True)
 class LCM(Scheduler):
-    """Predicts the picture and noises it again, to the next level; the last step adds no noise. 2 to 8 steps.
+    """Predicts the clean image and adds new noise, down to the next level; the last step adds none. Use 2 to 8 steps.
 
-    The levels are among the `original_inference_steps` of the run that was distilled. timestep_scaling: how fast the
-    consistency function turns from x itself, at t = 0, to what the model says.
+    original_inference_steps: the steps of the run from which the model was distilled; the levels are among them.
+    timestep_scaling: how fast the consistency function changes from x itself, at t = 0, to the model's prediction.
+    clip_sample limits the predicted x_0 to +-clip_sample_range.
     """
 
     original_inference_steps: int = 50
@@ -32,16 +33,15 @@ class LCM(Scheduler):
         "beta_end": 0.012,
         "beta_schedule": "scaled_linear",
     }
-    refused: ClassVar[dict[str, Any]] = {"thresholding": False}
+    fixed_values: ClassVar[dict[str, Any]] = {"thresholding": False}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        original = self.original_inference_steps
-        if not isinstance(original, int) or isinstance(original, bool) or original < 1:
-            raise InputError(f"original_inference_steps is {original!r}, expected a whole number above 0; LCMs use 50.")
+        if self.original_inference_steps < 1:
+            raise InputError("original_inference_steps is 0, expected a whole number from 1 up; LCMs use 50.")
 
     def grid(self, n: int, start: int = 0) -> Grid:
-        """As every sampler, but each step goes to the next timestep of the run.
+        """As for every sampler, but each step leads to the next timestep of the run.
 
         Raises InputError also if n is above original_inference_steps.
         """
@@ -51,7 +51,7 @@ class LCM(Scheduler):
     def _spacing(self, n: int) -> Floats:
         original, total = self.original_inference_steps, self.schedule.num_train_timesteps
         if n > original:
-            raise InputError(f"num_inference_steps is {n}, but an LCM was distilled from {original} steps; try 4.")
+            raise InputError(f"num_inference_steps is {n}, expected at most the {original} steps of the distillation.")
         times = np.arange(original, 0, -1.0) * (total // original) - 1
         return times[np.linspace(0, original, n, endpoint=False).astype(int)]
 
@@ -60,7 +60,8 @@ class LCM(Scheduler):
         x0, _ = self.schedule.x0_and_eps(x, output, self.schedule.alpha_bar(t))
         if self.clip_sample:
             x0 = x0.clamp(-self.clip_sample_range, self.clip_sample_range)
-        scaled, data = t * self.timestep_scaling, 0.5  # data: the pictures' deviation (Song et al. 2023, appendix C)
+        # the consistency function; 0.5 is the standard deviation of the data (Song et al. 2023, appendix C)
+        scaled, data = t * self.timestep_scaling, 0.5
         out, skip = scaled / math.hypot(scaled, data), data**2 / (scaled**2 + data**2)
         x0 = out * x0 + skip * x
         if after < 0:

@@ -13,10 +13,10 @@ ORDER = 4
 
 
 def lms_coefficients(sigmas: tuple[float, ...], i: int, order: int) -> list[float]:
-    """Weights of the derivatives at calls i, i-1, ... (`order` of them), from sigmas[i] to sigmas[i+1].
+    """The weights of the `order` slopes at calls i, i - 1, ... in the step from sigmas[i] to sigmas[i + 1].
 
-    Each is the integral over the step of a Lagrange polynomial of degree order - 1 <= 3, for which Gauss's
-    quadrature in two points is exact.
+    Each weight is the integral over the step of a Lagrange polynomial of degree order - 1 <= 3, for which Gauss
+    quadrature with two points is exact.
     """
     middle, half = (sigmas[i] + sigmas[i + 1]) / 2, (sigmas[i + 1] - sigmas[i]) / 2
     knots = [sigmas[i - k] for k in range(order)]
@@ -30,13 +30,13 @@ def lms_coefficients(sigmas: tuple[float, ...], i: int, order: int) -> list[floa
 
 @dataclass(frozen=True)
 class LMS(SigmaSpace):
-    """Integrates dx/dsigma = eps through the last four eps."""
+    """Integrates dx/dsigma = eps: the polynomial through the last four eps."""
 
     official_name: ClassVar[str] = "LMSDiscreteScheduler"
 
     def _step(self, grid: Grid, i: int, x: Tensor, output: Tensor, memory: Memory | None, draw: Draw) -> Step:
         x0, slope = self.x0_and_slope(grid, i, x, output)
-        slopes = (slope.clone(), *(memory or ()))[:ORDER]  # a clone: it may be the caller's own buffer
+        slopes = (slope.clone(), *(memory or ()))[:ORDER]  # a clone, because the caller may reuse its buffer
         weights = lms_coefficients(grid.sigmas, i, len(slopes))
         x_prev = x + sum(weight * slope for weight, slope in zip(weights, slopes, strict=True))
         return Step(x_prev, x0, slopes)

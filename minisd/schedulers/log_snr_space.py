@@ -1,7 +1,9 @@
-"""Half the logarithm of the signal-to-noise ratio, lambda = ln(alpha / sigma): in it the linear part of the diffusion
-ODE is solved exactly, and only the predicted picture has to be approximated (Lu et al. 2022).
+"""Half the logarithm of the signal-to-noise ratio, lambda = ln(alpha / sigma), as the variable of integration.
 
     x_t = alpha_t x_0 + sigma_t eps,   alpha_t = sqrt(alpha_bar_t),   sigma_t = sqrt(1 - alpha_bar_t)
+
+In lambda the linear part of the diffusion ODE has an exact solution; only the predicted image is approximated
+(Lu et al. 2022).
 """
 
 import math
@@ -15,32 +17,32 @@ from minisd.schedulers.base import Grid, Scheduler
 from minisd.schedulers.spacing import Floats, karras_sigmas, sigmas_at, spaced_timesteps, timesteps_of
 
 
-class Level(NamedTuple):
-    """A noise level: signal and noise in x, and half the logarithm of their ratio squared; infinite when clean."""
+class SignalAndNoise(NamedTuple):
+    """The weights alpha of x_0 and sigma of eps in x, and lambda = ln(alpha / sigma), infinite for a clean image."""
 
     alpha: float
     sigma: float
-    log_snr: float
+    half_log_snr: float
 
 
-def level(ratio: float) -> Level:
-    """The level whose noise to signal ratio is `ratio`, 0 or more."""
+def signal_and_noise(ratio: float) -> SignalAndNoise:
+    """The weights at a ratio of noise to signal, 0 or more."""
     alpha = 1 / math.hypot(ratio, 1)
-    return Level(alpha, ratio * alpha, -math.log(ratio) if ratio > 0 else math.inf)
+    return SignalAndNoise(alpha, ratio * alpha, -math.log(ratio) if ratio > 0 else math.inf)
 
 
 @dataclass(frozen=True)
 class LogSNRSpace(Scheduler):
-    """What DPM-Solver++ and UniPC have in common: x as in DDIM, n levels of which the last is not yet clean.
+    """What DPM-Solver++ and UniPC have in common: x as in DDIM, and n levels before the clean image.
 
-    use_karras_sigmas takes the noise levels of Karras et al. 2022 between the ends of the training schedule.
+    use_karras_sigmas: the noise levels of Karras et al. 2022, between the first and the last level of the training.
     """
 
     timestep_spacing: str = "linspace"
     use_karras_sigmas: bool = False
 
     official_defaults: ClassVar[dict[str, Any]] = {"timestep_spacing": "linspace"}
-    refused: ClassVar[dict[str, Any]] = {
+    fixed_values: ClassVar[dict[str, Any]] = {
         "solver_order": 2,
         "lower_order_final": True,
         "thresholding": False,
@@ -52,7 +54,7 @@ class LogSNRSpace(Scheduler):
     }
 
     def grid(self, n: int, start: int = 0) -> Grid:
-        """As every sampler, with the noise to signal ratios `sigmas`, the last 0."""
+        """As for every sampler, with `sigmas`, the ratios of noise to signal, the last 0."""
         table = self.schedule.sigmas.numpy()
         times = self._spaced(n, start)
         if self.use_karras_sigmas:
@@ -64,7 +66,7 @@ class LogSNRSpace(Scheduler):
         return Grid(torch.tensor(times[start:].astype(int)), sigmas=(*sigmas[start:].tolist(), 0.0))
 
     def _spacing(self, n: int) -> Floats:
-        """These samplers leave out the last of n + 1 timesteps, from which the step to the clean picture is short."""
+        """The first n of n + 1 timesteps: from the last one, the step to the clean image would be very short."""
         total = self.schedule.num_train_timesteps
         if self.timestep_spacing == "trailing" or n == total:
             return super()._spacing(n)
@@ -72,9 +74,12 @@ class LogSNRSpace(Scheduler):
 
     def add_noise(self, grid: Grid, i: int, x0: Tensor, noise: Tensor) -> Tensor:
         """alpha x0 + sigma noise, before call i of the run."""
-        alpha, sigma, _ = level(grid.sigmas[i])
+        alpha, sigma, _ = signal_and_noise(grid.sigmas[i])
         return alpha * x0 + sigma * noise
 
+    def _sigma(self, grid: Grid, i: int) -> float:
+        return signal_and_noise(grid.sigmas[i]).sigma
+
     def x0_at(self, grid: Grid, i: int, x: Tensor, output: Tensor) -> Tensor:
-        """The predicted picture at call i."""
-        return self.schedule.x0_and_eps(x, output, level(grid.sigmas[i]).alpha ** 2)[0]
+        """The predicted image x_0 at call i."""
+        return self.schedule.x0_and_eps(x, output, signal_and_noise(grid.sigmas[i]).alpha ** 2)[0]

@@ -1,8 +1,8 @@
-"""The noise schedule: how much of the picture is left at each timestep, and what the model has to predict.
+"""The noise schedule: how much image and how much noise x holds at each timestep, and what the model predicts.
 
     x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps        (Ho et al. 2020, equation 4)
 
-The same state in sigma space (k-diffusion) is x_t / sqrt(alpha_bar_t) = x_0 + sigma_t eps.
+The same x in sigma space (k-diffusion) is x_t / sqrt(alpha_bar_t) = x_0 + sigma_t eps.
 """
 
 import math
@@ -17,29 +17,34 @@ from minisd.errors import InputError
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
-# Stands in for alpha_bar = 0 where sigma would be infinite (sigma 4096; the reference's value).
+# Replaces alpha_bar = 0, where sigma would be infinite, by sigma 4096, as in the reference.
 SMALLEST_ALPHA_BAR = 2.0**-24
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32 for the two half precisions, whose rounding would show in pictures; else the dtype itself."""
+    """float32 for the two half precisions, whose rounding would be visible in images; else the dtype itself."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def is_number(value: object) -> bool:
-    """A finite int or float that is not a bool."""
+    """Whether the value is a finite int or float; a bool is not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_whole_number(value: object) -> bool:
+    """Whether the value is an int; a bool is not."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """T noise levels and the meaning of the model's output; fields are the keys of scheduler_config.json.
+    """T noise levels, and what the model predicts; the fields are keys of scheduler_config.json.
 
-    The defaults are those of SD 1.x. "scaled_linear" is linear in sqrt(beta) (the original code calls this
-    linear), "squaredcos_cap_v2" the cosine of Nichol and Dhariwal 2021; `trained_betas` replaces all three.
-    `rescale_betas_zero_snr` moves the last level to pure noise (Lin et al. 2024, algorithm 1).
+    The defaults are those of SD 1.x. beta_schedule: "linear"; "scaled_linear", linear in sqrt(beta), which the
+    original code calls linear; "squaredcos_cap_v2", the cosine of Nichol and Dhariwal 2021. trained_betas replaces
+    all three. rescale_betas_zero_snr moves the last level to pure noise (Lin et al. 2024, algorithm 1).
     prediction_type: "epsilon" (the noise), "v_prediction" (Salimans and Ho 2022), "sample" (x_0).
-    Raises InputError for values outside of these. All tensors are float64, on the CPU, of shape (T,).
+    Raises InputError for other values. All tensors are float64, on the CPU, of shape (T,).
     """
 
     beta_start: float = 0.00085
@@ -60,21 +65,21 @@ class NoiseSchedule:
         if not isinstance(self.rescale_betas_zero_snr, bool):
             raise InputError(f"rescale_betas_zero_snr is {self.rescale_betas_zero_snr!r}, expected True or False.")
         steps = self.num_train_timesteps
-        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-            raise InputError(f"num_train_timesteps is {steps!r}, expected a whole number above 0.")
+        if not is_whole_number(steps) or steps < 1:
+            raise InputError(f"num_train_timesteps is {steps!r}, expected a whole number from 1 up.")
         if self.trained_betas is not None:
             if not isinstance(self.trained_betas, list | tuple) or len(self.trained_betas) != steps:
                 raise InputError(
-                    f"trained_betas is no list of num_train_timesteps = {steps} numbers; give one, or None."
+                    f"trained_betas is not a list of num_train_timesteps = {steps} numbers; give one, or None."
                 )
             object.__setattr__(self, "trained_betas", tuple(self.trained_betas))  # a list cannot be hashed
         for beta in (self.beta_start, self.beta_end, *(self.trained_betas or ())):
             if not is_number(beta) or not 0 < beta < 1:
-                raise InputError(f"a beta of the noise schedule is {beta!r}, expected a number between 0 and 1.")
+                raise InputError(f"a beta of the noise schedule is {beta!r}, expected a number above 0 and below 1.")
 
     @cached_property
     def betas(self) -> Tensor:
-        """(T,) float64: share of the variance that each timestep replaces by noise."""
+        """(T,) float64: the share of the variance that each timestep replaces with noise."""
         betas = self._plain_betas()
         if not self.rescale_betas_zero_snr:
             return betas
@@ -96,31 +101,31 @@ class NoiseSchedule:
 
     @cached_property
     def alpha_bars(self) -> Tensor:
-        """(T,) float64: share of the picture in the variance at each timestep, product of 1 - beta."""
+        """(T,) float64: the share of the image in the variance at each timestep, the product of 1 - beta."""
         return torch.cumprod(1 - self.betas, 0)
 
     @cached_property
     def sigmas(self) -> Tensor:
-        """(T,) float64: noise to picture ratio sqrt((1 - alpha_bar) / alpha_bar), ascending and finite."""
+        """(T,) float64: the ratio of noise to image, sqrt((1 - alpha_bar) / alpha_bar), ascending and finite."""
         alpha_bars = self.alpha_bars.clamp(min=SMALLEST_ALPHA_BAR)
         return ((1 - alpha_bars) / alpha_bars).sqrt()
 
     def alpha_bar(self, t: int, clean: float = 1.0) -> float:
-        """alpha_bars[t] as a Python float; `clean` for t below 0, after the last step."""
+        """alpha_bars[t] as a Python float; `clean` for t below 0, the end of a run."""
         return self.alpha_bars[t].item() if t >= 0 else clean
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: int | Tensor) -> Tensor:
-        """x_t: x0 and noise (B, ...) mixed at timestep t, an int or an int64 tensor () or (B,)."""
+        """x_t of x0 and noise, both (B, ...), at timestep t: an int, or an int64 tensor () or (B,)."""
         signal, sigma = self._mix(x0, t)
         return (signal * x0.to(signal.dtype) + sigma * noise.to(signal.dtype)).to(x0.dtype)
 
     def velocity(self, x0: Tensor, noise: Tensor, t: int | Tensor) -> Tensor:
-        """v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans and Ho 2022); arguments: add_noise."""
+        """v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans and Ho 2022); arguments as for add_noise."""
         signal, sigma = self._mix(x0, t)
         return (signal * noise.to(signal.dtype) - sigma * x0.to(signal.dtype)).to(x0.dtype)
 
     def target(self, x0: Tensor, noise: Tensor, t: int | Tensor) -> Tensor:
-        """What the model should say at add_noise(x0, noise, t), by prediction_type; arguments: add_noise."""
+        """The correct model output for add_noise(x0, noise, t), by prediction_type; arguments as for add_noise."""
         if self.prediction_type == "epsilon":
             return noise
         if self.prediction_type == "v_prediction":
@@ -128,9 +133,10 @@ class NoiseSchedule:
         return x0
 
     def x0_and_eps(self, x: Tensor, output: Tensor, alpha_bar: float) -> tuple[Tensor, Tensor]:
-        """The picture and the noise in x (B, ...), by the model's output at level alpha_bar: undoes target.
+        """The image and the noise that the model's output implies for x at level alpha_bar; all (B, ...).
 
-        Raises InputError at alpha_bar 0 with prediction_type "epsilon": the noise in pure noise says nothing.
+        The inverse of `target`. Raises InputError at alpha_bar 0 with prediction_type "epsilon": pure noise holds
+        no image.
         """
         signal, sigma = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
         if self.prediction_type == "v_prediction":
@@ -139,18 +145,20 @@ class NoiseSchedule:
             return output, (x - signal * output) / sigma
         if signal == 0:
             raise InputError(
-                "the noise schedule has no signal left at this timestep (rescale_betas_zero_snr) and "
-                "prediction_type is 'epsilon', expected 'v_prediction' or 'sample'; check the model's config."
+                "prediction_type is 'epsilon', expected 'v_prediction' or 'sample': this timestep is pure noise "
+                "(rescale_betas_zero_snr); check the model's config."
             )
         return (x - sigma * output) / signal, output
 
     def _mix(self, x0: Tensor, t: int | Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), shaped and placed to multiply x0."""
-        index = torch.as_tensor(t, device="cpu")  # looked up on the CPU: not every device has float64
+        index = torch.as_tensor(t, device="cpu")  # the table is on the CPU: not every device has float64
         if index.is_floating_point() or index.dtype == torch.bool or index.ndim > 1:
-            raise InputError(f"timestep is {t!r}, expected whole numbers: one, or one for each of the batch.")
+            raise InputError(f"timestep is {t!r}, expected a whole number, or one for each image of the batch.")
         if index.ndim == 1 and len(index) not in (1, len(x0)):
-            raise InputError(f"got {len(index)} timesteps for a batch of {len(x0)}, expected one for each.")
+            raise InputError(
+                f"timestep has {len(index)} values, expected 1 or {len(x0)}, one for each image of the batch."
+            )
         if not bool(((index >= 0) & (index < self.num_train_timesteps)).all()):
             raise InputError(f"timestep is {t!r}, expected values in 0..{self.num_train_timesteps - 1}.")
         alpha_bar = self.alpha_bars[index].reshape(-1, *[1] * (x0.ndim - 1))

@@ -1,4 +1,4 @@
-"""Sigma space: x = x_0 + sigma eps, in which sampling integrates dx/dsigma = eps (Karras et al. 2022; k-diffusion)."""
+"""Sigma space: x = x_0 + sigma eps. Sampling integrates dx/dsigma = eps (Karras et al. 2022; k-diffusion)."""
 
 import math
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from minisd.schedulers.spacing import karras_sigmas, sigmas_at, timesteps_of
 class SigmaSpace(Scheduler):
     """What the samplers in sigma space have in common.
 
-    use_karras_sigmas takes the noise levels of Karras et al. 2022 between the ends of the spacing.
+    use_karras_sigmas: the noise levels of Karras et al. 2022, between the first and the last level of the spacing.
     """
 
     timestep_spacing: str = "linspace"
     use_karras_sigmas: bool = False
 
     official_defaults: ClassVar[dict[str, Any]] = {"timestep_spacing": "linspace"}
-    refused: ClassVar[dict[str, Any]] = {
+    fixed_values: ClassVar[dict[str, Any]] = {
         "use_exponential_sigmas": False,
         "use_beta_sigmas": False,
         "interpolation_type": "linear",
@@ -33,7 +33,7 @@ class SigmaSpace(Scheduler):
     }
 
     def grid(self, n: int, start: int = 0) -> Grid:
-        """As every sampler, with fractional timesteps (float32) and the noise levels that belong to them."""
+        """As for every sampler, with fractional timesteps (float32) and their noise levels."""
         table = self.schedule.sigmas.numpy()
         times = self._spaced(n, start)
         sigmas = sigmas_at(times, table)
@@ -49,14 +49,17 @@ class SigmaSpace(Scheduler):
         )
 
     def scale_input(self, grid: Grid, i: int, x: Tensor) -> Tensor:
-        """x / sqrt(sigma^2 + 1): the model knows x with variance one."""
+        """x / sqrt(sigma^2 + 1), which has variance one, as in training."""
         return x / math.hypot(grid.sigmas[i], 1)
 
     def add_noise(self, grid: Grid, i: int, x0: Tensor, noise: Tensor) -> Tensor:
         """x0 + sigma noise, before call i of the run."""
         return x0 + grid.sigmas[i] * noise
 
+    def _sigma(self, grid: Grid, i: int) -> float:
+        return grid.sigmas[i]
+
     def x0_and_slope(self, grid: Grid, i: int, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-        """The predicted picture, and dx/dsigma = eps, at call i."""
+        """The predicted image x_0, and the slope dx/dsigma = eps, at call i."""
         alpha_bar = 1 / (1 + grid.sigmas[i] ** 2)
         return self.schedule.x0_and_eps(self.scale_input(grid, i, x), output, alpha_bar)

@@ -1,1 +1,1 @@
-"""The embedded model: the images that it is trained on, its training, and its evaluation."""
+"""The embedded model "sticker": the world it is trained on, its training, and its evaluation."""

@@ -1,1 +1,1 @@
-"""Training that suits any model: the trainer, and fine-tuning of official checkpoints."""
+"""Training for any model: the training loop, and fine-tuning of trained pipelines."""

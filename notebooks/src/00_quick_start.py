@@ -1,20 +1,20 @@
 # %% [markdown]
 # # 00 · Quick start: a picture from words
 #
-# **You will** draw pictures from a prompt, watch one come out of noise step by step, and see what the three knobs do
-# that every Stable Diffusion program has: seed, steps and guidance.
+# **You will** draw images from a prompt, watch one come out of noise step by step, and see what the three knobs do that
+# every Stable Diffusion program has: seed, steps and guidance.
 #
-# **Needs** nothing but `pip install -e ".[notebooks]"` in a clone of this repository: a small model lies inside the
+# **Needs** nothing but `pip install -e ".[notebooks]"` in a clone of this repository: a small model is part of the
 # package. No download, no account, no GPU.
 #
 # **Takes** 10 minutes to read, less than a minute to run.
 
 # %% [markdown]
-# ## A picture in two lines
+# ## An image in two lines
 #
-# `"sticker"` is the embedded model. It is a whole Stable Diffusion, with the same parts as the official ones and
-# loaded by the same code; but it is small, and all it has ever seen is Sticker World: coloured shapes on plain
-# backgrounds. Give `load` an official checkpoint in its place, and the rest of this notebook runs as it stands.
+# `"sticker"` is the embedded model. It is a whole Stable Diffusion: it has the same parts as the official models, and
+# the same code loads it. But it is small, and it was trained on Sticker World only: coloured shapes on plain
+# backgrounds. Give `load` an official checkpoint instead, and the rest of this notebook runs unchanged.
 
 # %%
 import lesson
@@ -42,12 +42,12 @@ print(f"unet          {millions(sd.unet):.2f} million parameters: what in here i
 print(f"vae           {millions(sd.vae):.2f} million parameters: from latents to pixels and back")
 
 # %% [markdown]
-# ## Seeds: one prompt, many pictures
+# ## Seeds: one prompt, many images
 #
-# The picture begins as pure noise, and the seed says which. Everything after that is arithmetic.
+# An image begins as pure noise, and the seed chooses this noise. Everything after that is arithmetic.
 #
-# **Predict, then run**: four pictures of seeds 1, 2, 3 and 4, and then seed 3 alone. Will the lonely one look like
-# the third of the four?
+# **Predict, then run**: four images of seeds 1, 2, 3 and 4, and then seed 3 alone. Will this single image look like the
+# third of the four?
 
 # %%
 prompt = "a green star"
@@ -55,8 +55,8 @@ four = sd(prompt, num_images_per_prompt=4, seed=1)
 alone = sd(prompt, seed=3)
 lesson.pictures(
     [*four.images, alone.images[0]],
-    alt="Five pictures of a green star at different places, the last one the same as the third.",
-    title="The seed decides the rest: place and size, which the prompt left open",
+    alt="Five images of a green star at different places, the last one the same as the third.",
+    title="The seed decides what the prompt left open: place and size",
     labels=[*(f"seed {s}" for s in four.seeds), "seed 3, alone"],
 )
 
@@ -65,13 +65,13 @@ import numpy as np
 
 difference = np.abs(np.asarray(four.images[2], dtype=int) - np.asarray(alone.images[0], dtype=int)).max()
 print("largest difference of a pixel value:", difference)
-lesson.claim("picture k of a batch is the picture of seed + k, to within one step of 8 bits", difference <= 1)
+lesson.claim("image k of a batch is the image of seed + k, to within one step of 8 bits", difference <= 1)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Yes. Each picture has a random generator of its own, so its noise does not depend on how many are drawn beside it.
-# (In many programs it does: there you cannot get the third picture again without drawing the first two.)
+# Yes. Each image has a random generator of its own, so its noise does not depend on how many other images are drawn
+# with it. (In many programs it does: there you cannot get the third image again without drawing the first two.)
 #
 # </details>
 
@@ -83,9 +83,9 @@ lesson.claim("picture k of a batch is the picture of seed + k, to within one ste
 #
 # - `step.t`, the timestep: how noisy the latents were, from 999 (nothing but noise) down to 0 (clean),
 # - `step.latents`, the latents after the step, called $x_t$,
-# - `step.x0`, what the UNet believes **at this moment** that the finished picture will be.
+# - `step.x0`, the finished image, as the UNet predicts it **at this moment**.
 #
-# **Predict, then run**: look at the upper row only, from the left. In which column can you name the thing? And in the
+# **Predict, then run**: look at the upper row only, from the left. In which column can you name the objects? And in the
 # lower row?
 
 # %%
@@ -97,14 +97,14 @@ shown = [*steps[::3], steps[-1]]
 
 
 def decoded(latents):
-    """Latents (1, 4, h, w) as a picture."""
+    """Latents (1, 4, h, w) as an image."""
     return to_pil(sd.decode(latents))[0]
 
 
 lesson.pictures(
     [decoded(s.latents) for s in shown] + [decoded(s.x0) for s in shown],
-    alt="Above, noise turns into a picture late; below, the predicted picture is there early.",
-    title="The prediction knows early what the noisy picture shows late",
+    alt="Above, noise turns into an image late; below, the predicted image is there early.",
+    title="The prediction knows early what the noisy image shows late",
     columns=len(shown),
     labels=[f"t = {int(s.t)}" for s in shown],
     rows=["$x_t$", "predicted\n$x_0$"],
@@ -115,14 +115,14 @@ lesson.claim("the loop begins at t = 999, pure noise", int(steps[0].t) == 999)
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The prediction $x_0$ has colours and a rough layout in its first columns, while $x_t$ is still noise to us; the
-# later steps sharpen it. At the first step the UNet sees nothing but noise: all it can draw from are the words.
+# The prediction $x_0$ has colours and a rough layout in its first columns, while $x_t$ still looks like noise to us;
+# the later steps sharpen it. At the first step the UNet sees nothing but noise: all it can draw from are the words.
 # Notebook 15 makes a film of this.
 #
 # </details>
 #
-# Because the loop is yours, so is everything that you may want to do in it. A progress bar is
-# `tqdm(sd.denoise(...))`, an early stop is `break`:
+# The loop is yours, so you can do in it whatever you want. A progress bar is `tqdm(sd.denoise(...))`, an early stop is
+# `break`:
 
 # %%
 for step in sd.denoise(prompt, seed=3):
@@ -131,8 +131,8 @@ for step in sd.denoise(prompt, seed=3):
 
 lesson.pictures(
     [decoded(step.latents), decoded(step.x0), decoded(steps[-1].latents)],
-    alt="Left a noisy picture, in the middle the picture predicted from it, right the finished one of the same layout.",
-    title="Stopped half way, the prediction is already a picture",
+    alt="Left a noisy image, in the middle the image predicted from it, right the finished one of the same layout.",
+    title="Stopped half way, the prediction is already an image",
     labels=["$x_t$ after 10 steps", "$x_0$ predicted there", f"after all {len(steps)}"],
     size=1.5,
 )
@@ -151,13 +151,13 @@ by_count = [sd("a blue star", seed=5, num_inference_steps=n).images[0] for n in 
 lesson.pictures(
     by_count,
     alt="A blur with one step, a clear star with several, hardly a change from 10 to 50 steps.",
-    title="One step gives an average, a few give a picture, many change little",
+    title="One step gives an average, a few give an image, many change little",
     labels=[f"{n} step" + "s" * (n > 1) for n in counts],
 )
 
 
 def distance(a, b):
-    """Mean difference of two pictures' pixel values, 0 to 255."""
+    """Mean difference of two images' pixel values, 0 to 255."""
     return np.abs(np.asarray(a, dtype=float) - np.asarray(b, dtype=float)).mean()
 
 
@@ -171,31 +171,30 @@ lesson.claim(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# A pale smear. The best single guess for all the pictures that might be hidden in pure noise is their average: a
-# little of a star everywhere that a star could be, and nowhere sharply. Each further step makes the guess with more
-# to go by.
+# A pale smear. The best single guess for all the images that might be hidden in pure noise is their average: a little
+# of a star everywhere that a star could be, and nowhere sharply. Each further step has more information for its guess.
 #
 # </details>
 #
 # ## Guidance: how much the words count
 #
-# At each step the UNet is asked twice: what is noise, **given the prompt**, and what is noise, given no prompt at
-# all? The difference between the two answers is what the words change, and guidance exaggerates it. At scale 0 the
-# prompt is not heard, at 1 it is heard as it is, above that it is amplified.
+# At each step the UNet is asked twice: what is noise, **given the prompt**, and what is noise, given no prompt at all?
+# The difference between the two answers is what the words change, and guidance exaggerates it. At scale 0 the prompt
+# has no effect, at 1 it counts as it is, above 1 its effect is amplified.
 
 # %%
 scales = [0, 1, 3, 6, 12]
 rows = [sd("a purple triangle", num_images_per_prompt=len(scales), seed=1, guidance_scale=s).images for s in scales]
 lesson.pictures(
     [image for row in rows for image in row],
-    alt="Five rows of five pictures: at guidance 0 any things, from scale 1 on purple triangles.",
+    alt="Five rows of five images: at guidance 0 any objects, from scale 1 on purple triangles.",
     title="At scale 0 anything may come; from 1 on, what the prompt asks for",
     columns=len(scales),
     rows=[f"scale {s}" for s in scales],
 )
 
 # %% [markdown]
-# **Predict, then run**: the same noise, scale 0, but another prompt. Will the picture change?
+# **Predict, then run**: the same noise, scale 0, but another prompt. Will the image change?
 
 # %%
 other = sd("a yellow square", seed=1, guidance_scale=0).images[0]
@@ -204,15 +203,14 @@ lesson.claim("at guidance 0 the prompt makes no difference", distance(other, row
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# No: at scale 0 only the answer without a prompt counts. Why it works this way, and why the UNet "returns two
-# pictures" under guidance, is the subject of notebook 08.
+# No: at scale 0 only the answer without a prompt counts. Why it works this way, and why the UNet "returns two images"
+# under guidance, is the subject of notebook 08.
 #
 # </details>
 #
 # ## Is it right? Ask the checker
 #
-# A thing that no large model can offer: in Sticker World a program can say exactly whether a picture shows what was
-# asked.
+# No large model can offer this: in Sticker World a program can say exactly whether an image shows what was asked.
 
 # %%
 from minisd.sticker.world.checker.check import check
@@ -222,18 +220,16 @@ right = 0
 for words in prompts:
     for image in sd(words, num_images_per_prompt=4, seed=0).images:
         right += check(image, words).exact
-print(f"{right} of {4 * len(prompts)} pictures show exactly what was asked")
+print(f"{right} of {4 * len(prompts)} images show exactly what was asked")
 lesson.claim("most of them do", right > 8)
 
 # %% [markdown]
 # ## Summary
 #
-# - `weights_loader.load("sticker")` gives a pipeline, `sd(prompt, seed=...)` pictures, `sd.denoise(...)` the loop
-#   itself.
+# - `weights_loader.load("sticker")` gives a pipeline, `sd(prompt, seed=...)` images, `sd.denoise(...)` the loop itself.
 # - The **seed** chooses the noise, the **steps** how finely it is taken away, **guidance** how much the words count.
-# - What the UNet predicts, $x_0$, is a picture long before the latents are.
+# - What the UNet predicts, $x_0$, is an image long before the latents are.
 #
-# **Code**: the loop is `StableDiffusion._denoise` in [stable_diffusion.py](../minisd/pipeline/stable_diffusion.py), 20
-# lines; the checker is [check.py](../minisd/sticker/world/checker/check.py). **Next**: [05 · The noise
-# schedule](05_noise_schedule.ipynb), or take the pipeline apart in [14 · Inside the
-# pipeline](14_inside_the_pipeline.ipynb).
+# **Code**: the loop is `denoising_loop` in [denoising.py](../minisd/pipeline/denoising.py); the checker is `check` in
+# [check.py](../minisd/sticker/world/checker/check.py). **Next**: [05 · The noise schedule](05_noise_schedule.ipynb), or
+# take the pipeline apart in [14 · Inside the pipeline](14_inside_the_pipeline.ipynb).

@@ -11,8 +11,8 @@
 # %% [markdown]
 # ## One operation
 #
-# A model that draws pictures sounds like a box full of secrets. Inside there are tables of numbers, and nearly all
-# the work is one operation on them: the product of two matrices. So we begin there, and slowly.
+# A model that draws images sounds like a box full of secrets. Inside there are tables of numbers, and nearly all the
+# work is one operation on them: the product of two matrices. So we begin there, and slowly.
 #
 # A matrix has rows and columns. The product `c = a @ b` has one number for each row of `a` and each column of `b`:
 # multiply the two number by number, and add up. That is called their **dot product**. We compute with PyTorch. Its
@@ -53,14 +53,14 @@ for left, right in (((5, 3), (3, 2)), ((3, 2), (5, 3)), ((1, 4), (4, 1)), ((4, 1
 # <details><summary>Answer</summary>
 #
 # The second does not exist: a row of 2 numbers meets a column of 5. The third is a single number, a dot product and
-# nothing else. The fourth is a whole table, each number of the column times each of the row. So the order matters:
-# `a @ b` and `b @ a` are different things.
+# nothing else. The fourth is a whole table, each number of the column times each of the row. So the order matters: `a @
+# b` and `b @ a` give different results.
 #
 # </details>
 #
 # ## First rung: three loops
 #
-# Written as it was said: for each row, for each column, walk along both.
+# Written as described: for each row, for each column, walk along both.
 
 
 # %%
@@ -77,9 +77,9 @@ def loops(a, b):
 lesson.claim("three loops give the same four numbers", torch.equal(loops(a, b), a @ b))
 
 # %% [markdown]
-# Now with numbers of a real network. The repository holds a small, trained Stable Diffusion, the embedded model. In
-# its UNet, the part that removes noise from pictures, we take the weights of one layer: a matrix of 64 by 64. What
-# the layer is for, you will see in notebook 03. The other matrix is random.
+# Now with numbers of a real network. The repository holds a small, trained Stable Diffusion, the embedded model. In its
+# UNet, the part that removes noise from images, we take the weights of one layer: a matrix of 64 by 64. What the layer
+# is for, you will see in notebook 03. The other matrix is random.
 
 # %%
 import weights_loader
@@ -210,17 +210,17 @@ lesson.claim("our two rules are PyTorch's", agree)
 # <details><summary>Answer</summary>
 #
 # 1. (4, 3): the same row for each of the 4 rows.
-# 2. It fails: aligned at the right, the 4 stands below the 3. This is the most frequent mistake of all; it wants
-#    `[:, None]`, as in
+# 2. It fails: aligned at the right, the 4 is below the 3. This is the most frequent mistake of all. `[:, None]` repairs
+#    it, as in the next case.
 # 3. (4, 3).
 # 4. (8, 7, 6): all three axes come from somewhere.
-# 5. (2, 64, 16, 16): one number for each picture and channel, the same at each of its positions. The UNet tells its
-#    picture how noisy it is in just this way.
+# 5. (2, 64, 16, 16): one number for each image and channel, the same at each of its positions. The UNet adds the noise
+#    level to its feature maps in just this way.
 #
 # </details>
 #
-# With this, a row of `a`, stood up as a column, meets all of `b`: number `k` of the row multiplies row `k` of `b`.
-# Then we add up along `k`.
+# With this, a row of `a`, turned into a column, meets all of `b`: number `k` of the row multiplies row `k` of `b`. Then
+# we add up along `k`.
 
 
 # %%
@@ -263,9 +263,9 @@ lesson.claim("einsum gives what the loops give", torch.allclose(result, expected
 # %% [markdown]
 # ## Last rung: one sign
 #
-# The product of matrices is so frequent that Python has a sign for it, `@`. Behind it stands a routine that people
-# have tuned for half a century: it never writes the big table, uses the processor's widest instructions, and cuts the
-# matrices into blocks that fit its fastest memory.
+# The product of matrices is so frequent that Python has a sign for it, `@`. It calls a routine that people have tuned
+# for half a century: it never writes the big table, uses the processor's widest instructions, and cuts the matrices
+# into blocks that fit its fastest memory.
 
 
 # %%
@@ -284,7 +284,7 @@ panel.grid(axis="x", alpha=0.3)
 lesson.show(
     figure,
     alt="Five bars on a logarithmic scale: three loops are by far the longest, then rows, broadcasting, einsum and @.",
-    title="The same numbers, thousands of times sooner",
+    title="The same numbers, thousands of times faster",
 )
 for name in names:
     print(f"{name:12} {medians['three loops'] / medians[name]:10,.0f} times as fast as three loops")
@@ -293,15 +293,15 @@ lesson.claim("@ is more than 1000 times faster than three loops", 1000 * medians
 
 # %% [markdown]
 # So the rule for all code that follows: no Python loop over numbers. Loops over layers or over denoising steps are
-# harmless, because each turn does much.
+# harmless, because each iteration does a lot of work.
 #
 # ## A linear layer
 #
-# What is such a product good for? Take a picture of four pixels as a row of four numbers. Multiplied with a column of
-# four weights it gives one number: a weighted sum, an *answer to a question*. Weights of 1/4 ask how bright the
-# picture is. Positive weights at the left and negative ones at the right ask whether light comes from the left.
-# Several questions at once are several columns, and several pictures are several rows. This is a **linear layer**. It
-# also adds one number for each question, the **bias**.
+# What is such a product good for? Take an image of four pixels as a row of four numbers. Multiplied with a column of
+# four weights it gives one number: a weighted sum, an *answer to a question*. Weights of 1/4 ask how bright the image
+# is. Positive weights at the left and negative ones at the right ask whether light comes from the left. Several
+# questions at once are several columns, and several images are several rows. This is a **linear layer**. It also adds
+# one number for each question, the **bias**.
 #
 # PyTorch stores a question as a row, so the matrix has the shape (outputs, inputs), and `.T` turns it round:
 
@@ -325,14 +325,15 @@ print(" " * 20, "bright?  left?  above?")
 for name, (bright, left, above) in zip(four_pixels, answers.tolist(), strict=True):
     print(f"{name:20} {bright:7.2f} {left:6.2f} {above:7.2f}")
 lesson.claim(
-    "only the third picture says that its light is not at the left", (answers[:, 1] < 0).tolist() == [0, 0, 1, 0]
+    "only the third image says that its light is not at the left", (answers[:, 1] < 0).tolist() == [0, 0, 1, 0]
 )
 
 # %% [markdown]
-# In a network nobody writes the questions. They are learnt (notebook 02). The library's layers are the same formula:
+# In a network the questions are not written by hand. They are learnt (notebook 02). The library's layers are the same
+# formula:
 
 # %%
-positions = torch.randn(2, 64, 128, generator=torch.Generator().manual_seed(1))  # pictures, positions, numbers of each
+positions = torch.randn(2, 64, 128, generator=torch.Generator().manual_seed(1))  # images, positions, numbers of each
 second = sd.unet.middle.transformer.blocks[0].attention1.out  # has a bias, layer has none
 with torch.no_grad():
     mine, theirs = linear(positions, second.weight, second.bias), second(positions)
@@ -342,7 +343,7 @@ lesson.claim("our linear layer is the UNet's, with a bias", torch.allclose(mine,
 lesson.claim("and without one", torch.allclose(first, expected_first, atol=1e-5))
 
 # %% [markdown]
-# The input had three axes. `@` works on the last two, and broadcasts over all before them: every picture of the batch
+# The input had three axes. `@` works on the last two, and broadcasts over all before them: every image of the batch
 # goes through the same layer, without a loop.
 #
 # ## Counting
@@ -398,8 +399,8 @@ print(f"PyTorch counts {total:,}")
 lesson.claim("our count of one attention layer is exact", total == sum(attention_products(64, 64).values()))
 
 # %% [markdown]
-# **Predict, then run**: a picture of twice the height and twice the width has 4 times as many positions. How many
-# times more does each of the four parts cost?
+# **Predict, then run**: an image of twice the height and twice the width has 4 times as many positions. How many times
+# more does each of the four parts cost?
 
 # %%
 small, large = attention_products(64, 64), attention_products(4 * 64, 64)
@@ -413,9 +414,9 @@ lesson.claim("all positions with all cost 16 times as much", large["the mixture"
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The linear layers work on each position alone: 4 times. In the products of all positions with all, both sides grow:
-# 16 times. That is one reason why Stable Diffusion works on a small compressed picture, the latents (notebook 09),
-# and not on pixels.
+# The linear layers work on each position alone: 4 times. In the products of all positions with all, both sides grow: 16
+# times. That is one reason why Stable Diffusion works on a small compressed image, the latents (notebook 09), and not
+# on pixels.
 #
 # </details>
 #
@@ -452,22 +453,22 @@ lesson.claim(
 )
 
 # %% [markdown]
-# So nobody draws with three loops. And it is clear why all of this began with graphics processors: there is nothing
-# that they do better than this product.
+# So three loops are too slow to draw with. And it is clear why all of this began with graphics processors: there is
+# nothing that they do better than this product.
 #
 # ## Why everything later is this
 #
 # - *Learning* (notebook 02) asks how each weight should change. For `x @ w` the answer is again two matrix products.
-# - A *convolution* (notebook 03) looks at each neighbourhood of a picture: cut out all neighbourhoods as rows, and it
-#   is a matrix product.
-# - *Attention* (notebook 03), by which words steer the picture, is two products between its linear layers.
+# - A *convolution* (notebook 03) looks at each neighbourhood of an image: cut out all neighbourhoods as rows, and it is
+#   a matrix product.
+# - *Attention* (notebook 03), which lets words steer the image, is two products between its linear layers.
 # - Looking up the vector of a word (notebook 04) is the product with a row that is 1 at one place and 0 elsewhere.
 #
 # ## Summary
 #
 # - `c = a @ b`: each row of `a` with each column of `b`, multiplied number by number and added up.
-# - Loops in Python cost most of the time for nothing; elementwise operators, broadcasting, `einsum` and `@` give the
-#   same numbers sooner, each by saying more at once.
+# - A loop in Python spends most of its time on overhead; elementwise operators, broadcasting, `einsum` and `@` give the
+#   same numbers faster, each by saying more at once.
 # - Broadcasting: align shapes at the right; equal, or 1.
 # - A linear layer is `x @ weight.T + bias`: every row of the weights is a question, every output an answer.
 #

@@ -2,7 +2,7 @@
 # # 02 · Autograd and modules in a nutshell
 #
 # **You will** write the machine that finds out how every weight of a network should change, and a `Module` that knows
-# its weights; train a network to follow a curve; and find the same two things in the UNet of Stable Diffusion.
+# its weights; train a network to follow a curve; and find both of them in the UNet of Stable Diffusion.
 #
 # **Needs** notebook 01 (matrix products, broadcasting). You need not have calculated with derivatives lately.
 #
@@ -27,7 +27,7 @@ from minisd.images import to_pil
 
 
 def loss_of(w, b, x=2.0, y=7.0):
-    """The network is w * x + b. It should say y."""
+    """The network is w * x + b. It should return y."""
     d = w * x + b - y
     return d * d
 
@@ -43,12 +43,12 @@ print(f"the loss changes by {by_trying[0]:.3f} for each unit of w, by {by_trying
 # %% [markdown]
 # Both are negative: to make the loss smaller, make `w` and `b` larger. But trying needs two runs of the network for
 # *each* weight. With a billion weights that is hopeless. There is a way to get all derivatives for about the price of
-# two runs, and all of deep learning stands on it.
+# two runs, and all of deep learning is built on it.
 #
 # ## The chain rule
 #
 # Cut the formula into steps, one operation each: `p = w * x`, `s = p + b`, `d = s - y`, `loss = d * d`. For a single
-# step everyone can say how its result follows its inputs:
+# step it is easy to say how its result depends on its inputs:
 #
 # - `a + b`: result and input move alike; the derivative is 1 for each.
 # - `a * b`: if `a` moves by a little, the result moves by `b` times that; and the other way round.
@@ -61,8 +61,8 @@ print(f"the loss changes by {by_trying[0]:.3f} for each unit of w, by {by_trying
 # ## The machine, in forty lines
 #
 # A `Node` holds numbers, a tensor of any shape. It also remembers which nodes it was made from, and how to hand a
-# gradient back to them. That is all that is needed. The backward rules of six operations stand beside the operations.
-# The one of the matrix product, with $L$ for the loss, says that learning costs two more matrix products:
+# gradient back to them. That is all that is needed. Each of the six operations has its backward rule beside it. The
+# rule of the matrix product, with $L$ for the loss, says that learning costs two more matrix products:
 #
 # $$C = AB: \qquad \frac{\partial L}{\partial A} = \frac{\partial L}{\partial C}\,B^{\mathsf T}, \qquad
 # \frac{\partial L}{\partial B} = A^{\mathsf T}\,\frac{\partial L}{\partial C}$$
@@ -123,11 +123,11 @@ def in_order(node):
 
 
 # %% [markdown]
-# Two lines deserve a second look. `in_order` sees to it that a node hands on its gradient only when it has received
+# Two lines deserve a second look. `in_order` makes sure that a node passes its gradient on only when it has received
 # all of it. And `sum_to_size` undoes broadcasting: where a bias was repeated for many rows on the way forward, the
 # gradients of all those rows are added up on the way back.
 #
-# Our small formula as a picture, each step with its value and its gradient:
+# Our small formula as a diagram, each step with its value and its gradient:
 
 
 # %%
@@ -204,9 +204,9 @@ lesson.claim("without the addition it is half of the right one", 2 * lazy[w] == 
 #
 # ## Against PyTorch
 #
-# PyTorch has the same machine, with a rule for every operation, written in C++. It is called **autograd**. On a
-# network of two layers, both must find the same gradients. Between the layers stands `tanh`, a bent curve: without
-# something bent, two linear layers would only be one (a matrix times a matrix is a matrix).
+# PyTorch has the same machine, with a rule for every operation, written in C++. It is called **autograd**. On a network
+# of two layers, both must find the same gradients. Between the layers is `tanh`, a curved function: without such a
+# function, two linear layers would be only one (a matrix times a matrix is a matrix).
 
 # %%
 dice = torch.Generator().manual_seed(0)
@@ -235,8 +235,8 @@ for name, value in numbers.items():
     lesson.claim(f"our gradient of {name} is PyTorch's", torch.allclose(ours[name].grad, theirs[name].grad, atol=1e-5))
 
 # %% [markdown]
-# The function `two_layers` was the same for both: it only uses operators, and does not ask whose they are. In PyTorch,
-# every tensor can be a node; `requires_grad_()` says that we want its gradient.
+# The function `two_layers` was the same for both: it only uses operators, and works with every class that defines them.
+# In PyTorch, every tensor can be a node; `requires_grad_()` says that we want its gradient.
 #
 # ## A Module knows its weights
 #
@@ -279,14 +279,14 @@ for name, node in Network(32, dice).parameters():
     print(f"{name:15} {tuple(node.data.shape)}")
 
 # %% [markdown]
-# The names fell into our lap: the path through the attributes to the weight.
+# The names come for free: each is the path through the attributes to the weight.
 #
 # ## Learning
 #
-# We want a network whose output follows a curve, of which it sees only some noisy points. Four lines, again and
+# We want a network whose output follows a curve. It sees only some noisy points of the curve. Four lines, again and
 # again: compute the loss, clear the old gradients, walk backwards, and turn each weight a little **against** its
-# gradient. How much is "a little" says the **learning rate**. This is called gradient descent; it is named SGD, with
-# an S for stochastic, when each step looks at a random part of the data.
+# gradient. The **learning rate** says how much "a little" is. This is called gradient descent; it is named SGD, with an
+# S for stochastic, when each step looks at a random part of the data.
 
 # %%
 points = torch.linspace(-3, 3, 60)[:, None]
@@ -351,10 +351,10 @@ lesson.claim("the large one ends higher than it began, or in no number", not run
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The gradient says which way is down *at this place*. With small steps that stays true, but the way is long. With
-# large ones we land on the other side of the valley, higher up and where it is steeper, so the next step is larger
-# still: the loss explodes. Optimisers such as Adam, with which real models are trained, choose the step for each
-# weight by the sizes of its past gradients.
+# The gradient says which way is down *at this place*. With small steps that stays true, but the way is long. With large
+# ones we land on the other side of the valley, higher up and where it is steeper, so the next step is larger still: the
+# loss explodes. Real models are trained with optimisers such as Adam, which choose the step for each weight by the
+# sizes of its past gradients.
 #
 # </details>
 #
@@ -394,8 +394,8 @@ lesson.claim("our machine and PyTorch's learn the same, step by step", apart < 1
 # %% [markdown]
 # ## The UNet is nothing else
 #
-# Now the network that removes noise in Stable Diffusion. It is one module, in it are modules, in them others, and at
-# the leaves lie the weights.
+# Now the network that removes noise in Stable Diffusion. It is one module, which contains modules, which contain
+# others. The weights are at the leaves.
 
 # %%
 sd = weights_loader.load("sticker")
@@ -416,7 +416,7 @@ print(f"\nthe whole UNet: {sum(weight.numel() for weight in unet.parameters()):,
 
 # %% [markdown]
 # A weights file is a dictionary from such names to tensors, the **state dict**. To load one means: for each name, walk
-# along the path, and put the tensor there. Files of other programs use other names for the same things, so loading
+# along the path, and put the tensor there. Files of other programs use other names for the same tensors, so loading
 # Stable Diffusion is mostly a question of names (notebook 22).
 
 # %%
@@ -440,9 +440,9 @@ lesson.claim("a name is a path", torch.equal(state[path], unet.down[1].resnets[0
 lesson.claim("our walk finds the same names in the same order", [name for name, _ in walk(unet)] == list(state))
 
 # %% [markdown]
-# And one walk backwards reaches all of them. We take one training step of the kind that made this model: it is shown
-# noisy latents and should say what noise is in them; the loss is the mean squared error. (Here latents and answer are
-# only random numbers. For the walk that makes no difference.)
+# And one walk backwards reaches all of them. We take one training step of the kind that made this model: it gets noisy
+# latents and should predict the noise in them; the loss is the mean squared error. (Here latents and answer are only
+# random numbers. For the walk that makes no difference.)
 
 # %%
 import copy
@@ -493,20 +493,20 @@ with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), torc
 lesson.claim("within torch.no_grad() nothing is kept", len(kept) == count)
 
 # %% [markdown]
-# When we only draw, nobody walks back, and all of that would be kept for nothing, at each of the steps. That is why the
-# loops in these lessons stand under `torch.no_grad()`: PyTorch then computes, and remembers nothing.
+# When we only draw, there is no walk back, and at each of the steps all of that would be kept for nothing. That is why
+# the loops in these lessons run under `torch.no_grad()`: PyTorch then computes, and keeps nothing.
 #
 # There is one exception. A gradient need not be about weights. It tells how a number depends on *anything* that it was
-# computed from, for instance how "this picture is not blue enough" depends on the latents. Then we leave the weights
+# computed from, for instance how "this image is not blue enough" depends on the latents. Then we leave the weights
 # alone, and turn the latents. Notebook 20 does so during drawing, as **guidance by a loss**. Here it is on a finished
-# picture:
+# image:
 
 # %%
 z = sd("a red circle", seed=4, num_inference_steps=12, output_type="latent").images.clone().requires_grad_()
 
 
 def not_blue(z):
-    """How far the picture of these latents is from being blue; the decoder turns latents into pixels."""
+    """How far the image of these latents is from being blue; the decoder turns latents into pixels."""
     pixels = sd.vae.decode(z / sd.vae.config.scaling_factor)
     return (pixels[:, 2] - 1).abs().mean() + (pixels[:, 0] + 1).abs().mean(), pixels
 
@@ -522,22 +522,22 @@ for step in range(25):
 print("gradient", tuple(gradient.shape), "as the latents", tuple(z.shape))
 lesson.pictures(
     shown,
-    alt="Four pictures, the first of a red circle on white, the following ones bluer and bluer.",
+    alt="Four images, the first of a red circle on white, the following ones bluer and bluer.",
     title="No weight is changed: here the latents follow the gradient",
     labels=[f"step {step}, loss {missing[step]:.2f}" for step in range(0, 25, 8)],
     size=1.7,
 )
-lesson.claim("in the end the picture is nearer to blue", missing[-1] < missing[0])
+lesson.claim("in the end the image is nearer to blue", missing[-1] < missing[0])
 
 # %% [markdown]
 # ## Summary
 #
-# - The gradient says for every weight how the loss follows it. Trying needs two runs for each weight; the chain rule,
-#   walked backwards from the loss, gets all of them in one go.
+# - The gradient says for every weight how the loss depends on it. Trying needs two runs for each weight; the chain
+#   rule, walked backwards from the loss, gets all of them in one go.
 # - Autograd is values that remember where they came from, and a backward rule for each operation.
 # - A Module is an object whose weights are found by walking through its attributes; the path is the weight's name.
 # - Training is: loss, backward, a small turn against the gradient. Drawing needs no gradients and switches them off,
-#   unless a loss is to guide it.
+#   unless a loss guides it.
 #
 # **Code**: the modules of the UNet in [unet.py](../minisd/models/unet.py), the training loop of the embedded model in
 # [trainer.py](../minisd/training/trainer.py). **Next**:

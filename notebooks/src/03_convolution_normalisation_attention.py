@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 03 · Convolution, normalisation, attention
 #
-# **You will** build the three operations that the UNet of Stable Diffusion is made of, see what each does to a picture,
+# **You will** build the three operations that the UNet of Stable Diffusion is made of, see what each does to an image,
 # check each against the library's own, and run one block of the trained UNet by hand.
 #
 # **Needs** notebook 01 (matrix products, broadcasting, linear layers); of notebook 02, what a module is.
@@ -11,11 +11,11 @@
 # %% [markdown]
 # ## 1 · Convolution: one small question, asked everywhere
 #
-# A linear layer asks its questions to the whole picture at once. For a picture that is wasteful: an edge is an edge,
-# wherever it lies. So ask a small question, about 3 by 3 pixels, and move it over all places. The answers form a
-# picture again. That is a **convolution**, and the weights of the small question are its **kernel**.
+# A linear layer asks its questions to the whole image at once. For an image that is wasteful: an edge is an edge,
+# wherever it is. So ask a small question, about 3 by 3 pixels, and move it over all places. The answers form an image
+# again. That is a **convolution**, and the weights of the small question are its **kernel**.
 #
-# We take a picture that the embedded model draws, in grey.
+# We take an image that the embedded model draws, in grey.
 
 # %%
 import lesson
@@ -27,7 +27,7 @@ import weights_loader
 sd = weights_loader.load("sticker")
 drawn = sd("a large red star", seed=3, num_inference_steps=12, output_type="pt").images
 grey = drawn.mean(dim=1)[0]  # (64, 64), from -1, black, to 1, white
-print("picture", tuple(drawn.shape), "= (pictures, channels, height, width); grey", tuple(grey.shape))
+print("image", tuple(drawn.shape), "= (images, channels, height, width); grey", tuple(grey.shape))
 
 
 def slide(picture, kernel):
@@ -56,8 +56,8 @@ kernels = {
 }
 answers = {name: slide(grey, kernel) for name, kernel in kernels.items()}
 figure, panels = lesson.axes(1, 5, width=1.7, height=2.1)
-for panel, (name, image) in zip(panels, {"picture": grey, **answers}.items(), strict=True):
-    plain = name in ("picture", "mean")
+for panel, (name, image) in zip(panels, {"image": grey, **answers}.items(), strict=True):
+    plain = name in ("image", "mean")
     panel.imshow(image, cmap="gray" if plain else "RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     panel.set_title(name, fontsize=9)
     panel.set_xticks([])
@@ -68,7 +68,7 @@ lesson.show(
     title="Four kernels, four questions (red: more than 0, blue: less, white: 0)",
 )
 corner = [float(answer[0, 0]) for answer in answers.values()]
-print("in the upper left corner, where the picture is", round(float(grey[0, 0]), 2), ":", [round(c, 2) for c in corner])
+print("in the upper left corner, where the image is", round(float(grey[0, 0]), 2), ":", [round(c, 2) for c in corner])
 lesson.claim(
     "the mean keeps it, the others say 0", abs(corner[2] - grey[1, 1]) < 0.1 > max(map(abs, corner[:2] + corner[3:]))
 )
@@ -76,13 +76,13 @@ lesson.claim(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The mean leaves areas as they are, because its weights sum to 1; it blurs what lies between. The weights of the others
-# sum to 0: they are blind to brightness and see only changes, in one direction or in all.
+# The mean leaves areas as they are, because its weights sum to 1; it blurs the edges between them. The weights of the
+# others sum to 0: they are blind to brightness and see only changes, in one direction or in all.
 #
 # </details>
 #
 # In a network the kernels are learnt. There are also many of them, and each looks at all channels of its input: a
-# kernel has the shape (channels, 3, 3), all together (outputs, channels, 3, 3). A rim of zeros around the picture, the
+# kernel has the shape (channels, 3, 3), all together (outputs, channels, 3, 3). A rim of zeros around the image, the
 # **padding**, keeps its size, and with **stride** 2 every second place is left out, which halves it.
 
 
@@ -185,9 +185,9 @@ lesson.claim(
 )
 
 # %% [markdown]
-# So between the layers numbers are brought to mean 0 and deviation 1. Of *which* numbers are mean and deviation taken?
-# The UNet uses **group normalisation** (Wu and He 2018): split the channels into groups; each group of each picture is
-# normalised by itself, over all its channels and positions. Pictures of a batch thus never influence each other. Then
+# So between the layers numbers are brought to mean 0 and deviation 1. *Which* numbers share one mean and one deviation?
+# The UNet uses **group normalisation** (Wu and He 2018): split the channels into groups; each group of each image is
+# normalised by itself, over all its channels and positions. Images of a batch thus never influence each other. Then
 # each channel gets a learnt factor $\gamma$ and offset $\beta$, so that the network can choose another range:
 #
 # $$y = \gamma\,\frac{x-\mu}{\sqrt{\sigma^2+\varepsilon}}+\beta$$
@@ -237,16 +237,17 @@ lesson.claim("with it, it gives 0", bool((group_norm(flat, 8, one, zero, 1e-5) =
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# What counts is eps beside the variance, the *square* of the deviation. Beside 1, both values are nothing. Beside the
-# square of 0.01, the larger one is a tenth and the smaller one a hundredth. Plain backgrounds can make such quiet
-# groups. So a program with the wrong eps may pass a test on random numbers, and go wrong on pictures.
+# What counts is eps compared with the variance, the *square* of the deviation. Compared with 1, both values are
+# nothing. Compared with the square of 0.01, the larger one is a tenth and the smaller one a hundredth. Plain
+# backgrounds can make such quiet groups. So a program with the wrong eps may pass a test on random numbers, and go
+# wrong on images.
 #
 # </details>
 #
 # ## 3 · Attention: ask all positions
 #
-# A convolution sees its neighbours. To learn that the other end of the picture has a star as well, a position would
-# need many layers. **Attention** asks all positions at once. Every position says three things, each by a linear layer:
+# A convolution sees its neighbours. To learn that the other end of the image has a star as well, a position would need
+# many layers. **Attention** asks all positions at once. Every position computes three vectors, each by a linear layer:
 #
 # - a **query** `q`: what I am looking for,
 # - a **key** `k`: what I have to offer,
@@ -280,20 +281,20 @@ lesson.claim("it is the library's attention", same(mine[0], theirs[0]))
 lesson.claim("and its shares", same(mine[1], theirs[1]))
 
 # %% [markdown]
-# What does a row of the shares mean? Here is an example without anything learnt: a small picture. The numbers of one
+# What does a row of the shares mean? Here is an example without anything learnt: a small image. The numbers of one
 # position are called a **token**; here they are the three numbers of its colour. Query and key both say "my colour", so
 # a position finds those of its own colour:
 
 # %%
 from minisd.images import to_pil
 from minisd.sticker.world.render import render
-from minisd.sticker.world.scene import Scene, Thing
+from minisd.sticker.world.scene import Object, Scene
 
 scene = Scene(
     (
-        Thing("circle", "red", "medium", 0.22, 0.25, 0.14),
-        Thing("square", "blue", "medium", 0.75, 0.3, 0.14),
-        Thing("circle", "red", "medium", 0.7, 0.78, 0.14),
+        Object("circle", "red", "medium", 0.22, 0.25, 0.14),
+        Object("square", "blue", "medium", 0.75, 0.3, 0.14),
+        Object("circle", "red", "medium", 0.7, 0.78, 0.14),
     )
 )
 side = 16
@@ -320,18 +321,18 @@ for panel in panels:
     panel.title.set_fontsize(9)
 lesson.show(
     figure,
-    alt="A picture of two red circles and a blue square; three maps: bright at both circles, the square, the ground.",
-    title="A row says where its position looks: at its like, however far away",
+    alt="An image of two red circles and a blue square; three maps: bright at both circles, the square, the ground.",
+    title="A row says where its position looks: at its own colour, however far away",
 )
 far = float(rows["red"][11:14, 10:13].sum())
 print(f"of the red position's attention, {far:.0%} goes to the middle of the other circle")
 lesson.claim("the other circle gets more than its share of the area", far > 2 * 9 / side**2)
 
 # %% [markdown]
-# Both circles light up, though they lie far apart: to attention all positions are equally near. That has a price. It
+# Both circles light up, though they are far apart: to attention all positions are equally near. That has a price. It
 # does not know where anything is:
 #
-# **Predict, then run**: we shuffle the positions of the picture like a pack of cards, and apply attention. How does the
+# **Predict, then run**: we shuffle the positions of the image like a pack of cards, and apply attention. How does the
 # result differ from the one without shuffling?
 
 # %%
@@ -342,9 +343,9 @@ lesson.claim("it is the same result, shuffled in the same way", same(shuffled, m
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Not at all, but for the order: each position finds the same colours, wherever they now lie. Therefore text encoders
-# add to each word a vector for its place (notebook 11). The UNet gets by without, since its convolutions know what lies
-# beside what.
+# Only in its order: each position finds the same colours, wherever they are now. Therefore text encoders add to each
+# word a vector for its place (notebook 11). The UNet manages without such vectors, since its convolutions know which
+# positions are neighbours.
 #
 # </details>
 #
@@ -365,11 +366,11 @@ lesson.claim("the divided one stays soft", softer < 0.5)
 # %% [markdown]
 # ### Heads, and where the words come in
 #
-# One row of shares can look at one kind of thing. To look for several at once, the numbers of query, key and value are
-# cut into **heads**, each head attends by itself, and their results are put side by side again. A last linear layer
+# One row of shares can look for one kind of feature. To look for several at once, the numbers of query, key and value
+# are cut into **heads**, each head attends by itself, and their results are put side by side again. A last linear layer
 # mixes them.
 #
-# And `k` and `v` need not come from the picture. In **cross-attention** they come from the words of the prompt. That is
+# And `k` and `v` need not come from the image. In **cross-attention** they come from the words of the prompt. That is
 # the place where text steers Stable Diffusion: each position asks all words.
 
 
@@ -392,20 +393,20 @@ x = torch.randn(1, 64, 64, generator=dice)
 words = sd.encode_prompt(["a red star"])
 to_itself, _ = multi_head(block.attention1, x)
 to_words, weights = multi_head(block.attention2, x, words)
-print("words", tuple(words.shape), "shares", tuple(weights.shape), "= (pictures, heads, positions, words)")
+print("words", tuple(words.shape), "shares", tuple(weights.shape), "= (images, heads, positions, words)")
 lesson.claim("it is the UNet's self-attention", same(to_itself, block.attention1(x)))
 lesson.claim("it is its cross-attention to the words", same(to_words, block.attention2(x, words)))
 
 # %% [markdown]
-# Notebook 21 makes pictures of these shares: where the picture looks at a word.
+# Notebook 21 shows these shares as heat maps: where the image looks at a word.
 #
 # ## One block of the UNet, by hand
 #
-# The UNet is a pile of **residual blocks** with attention between them. A residual block normalises, bends the numbers
-# with `silu`, and convolves; twice. In between it is told how noisy the picture is: the timestep, as a vector (notebook
-# 07), goes through a linear layer and is added to each channel, the same at all positions. At the end the input is
-# added again (through a 1 by 1 convolution, where the number of channels changes). So the block only learns what to
-# *change*. The input, and on the way back the gradient, has a straight road through the whole network.
+# The UNet is a stack of **residual blocks** with attention between them. A residual block normalises, bends the numbers
+# with `silu`, and convolves; twice. In between it gets the noise level: the timestep, as a vector (notebook 07), goes
+# through a linear layer and is added to each channel, the same at all positions. At the end the input is added again
+# (through a 1 by 1 convolution, where the number of channels changes). So the block only learns what to *change*. The
+# input, and on the way back the gradient, has a straight road through the whole network.
 
 
 # %%
@@ -441,8 +442,8 @@ lesson.claim("our block is the UNet's block", same(mine, right))
 
 # %% [markdown]
 # **Predict, then run**: four mistakes in this block: eps ten times too small, four groups instead of eight, the time
-# forgotten, the input not added. Which would show in the numbers that the block gives? And which if the input
-# were quieter, a hundredth of this one?
+# forgotten, the input not added. Which would show in the numbers that the block returns? And which if the input were
+# quieter, a hundredth of this one?
 
 # %%
 mistakes = {
@@ -471,19 +472,19 @@ lesson.claim("the other three change more than 1 %", min(changed[n, "this input"
 # <details><summary>Answer</summary>
 #
 # Three of them show at once. The wrong eps hides in the rounding, unless the input is quiet. A network with such a
-# mistake draws pictures, and they look right. So whoever builds it anew from a description compares numbers, piece by
-# piece, with inputs that are chosen to bring mistakes out. That is what the ticks in these lessons are for.
+# mistake draws images, and they look right. So if you rebuild a network from a description, compare numbers, piece by
+# piece, with inputs that are chosen to reveal mistakes. That is what the ticks in these lessons are for.
 #
 # </details>
 #
 # ## Summary
 #
 # - Convolution: one small question at all places; cut out the patches, and it is a matrix product.
-# - Group normalisation: mean 0 and deviation 1 within groups of channels, then a learnt range. eps counts beside the
+# - Group normalisation: mean 0 and deviation 1 within groups of channels, then a learnt range. eps is added to the
 #   variance, so it matters where little varies.
 # - Attention: queries meet keys, softmax makes shares, shares mix values. It sees everything, and knows no places; with
 #   keys and values from the prompt it lets the words in.
 # - A residual block of the UNet is nothing but these pieces, and ours gives the same numbers.
 #
-# **Code**: all of it in [layers.py](../minisd/models/layers.py); how the blocks are piled up in
+# **Code**: all of it in [layers.py](../minisd/models/layers.py); how the blocks are stacked in
 # [unet.py](../minisd/models/unet.py). **Next**: [04 · Denoising digits](04_denoising_digits.ipynb).

@@ -2,14 +2,14 @@
 # # 04 · Denoising digits
 #
 # **You will** build a whole diffusion model that fits into this page and learns in half a minute: it learns to take
-# noise away from pictures of digits, draws new digits out of nothing but noise, and draws a 7 when you ask for a 7.
+# noise away from images of digits, draws new digits out of nothing but noise, and draws a 7 when you ask for a 7.
 #
 # **Needs** notebooks 01 to 03 (linear layer, training, convolution, normalisation).
 #
 # **Takes** 25 minutes to read, about a minute to run.
 
 # %% [markdown]
-# ## Pictures to learn from
+# ## Images to learn from
 #
 # Everything about Stable Diffusion is here in small: the noise, the network that removes it, the loop that draws, the
 # condition that says *what* to draw. We only replace photographs by digits, and sentences by a label from 0 to 9. The
@@ -47,11 +47,11 @@ labels = torch.arange(6000) % 10
 pixels = np.stack([np.asarray(draw_digit(int(label)), dtype=np.float32) for label in labels])
 digits = torch.from_numpy(pixels / 127.5 - 1)[:, None]
 learn, unseen = slice(0, 5000), slice(5000, 6000)  # the last thousand are kept apart
-print(len(fonts), "fonts; digits", tuple(digits.shape), "= (pictures, channels, height, width)")
+print(len(fonts), "fonts; digits", tuple(digits.shape), "= (images, channels, height, width)")
 
 
 def sheet(x, columns=10):
-    """Many digits as one picture."""
+    """Many digits as one image."""
     rows = [torch.cat(list(row), dim=1) for row in x[:, 0].clamp(-1, 1).split(columns)]
     return torch.cat(rows)
 
@@ -67,9 +67,9 @@ lesson.pictures(
 # ## Add noise
 #
 # We mix a digit with noise: random numbers, drawn for each pixel on its own from the normal distribution. Twenty
-# **levels** say how much. At level 0 there is nearly only picture, at level 19 nearly only noise. The two shares are
-# the cosine and the sine of an angle, whose squares sum to 1: then picture and noise are exchanged for each other, and
-# the mixture grows neither brighter nor darker. (Notebook 05 shows what Stable Diffusion takes instead.)
+# **levels** say how much. At level 0 there is nearly only image, at level 19 nearly only noise. The two shares are the
+# cosine and the sine of an angle, whose squares sum to 1: then image and noise are exchanged for each other, and the
+# mixture grows neither brighter nor darker. (Notebook 05 shows what Stable Diffusion takes instead.)
 
 # %%
 levels = 20
@@ -77,7 +77,7 @@ angles = torch.linspace(0.02, 0.98, levels) * math.pi / 2
 
 
 def shares(level):
-    """How much picture and how much noise, shaped to be multiplied with pictures."""
+    """How much image and how much noise, shaped to be multiplied with images."""
     return angles[level].cos().reshape(-1, 1, 1, 1), angles[level].sin().reshape(-1, 1, 1, 1)
 
 
@@ -100,9 +100,9 @@ lesson.pictures(
 # %% [markdown]
 # ## What the network is asked
 #
-# The task: here is a noisy picture and its level; **what in it is noise?** Whoever can tell the noise can take it away
-# and has the digit. And the other way round: whoever can tell the digit knows the noise, because the noise is what is
-# left over:
+# The task: here is a noisy image and its level; **what in it is noise?** If you know the noise, you can take it away,
+# and the digit is left. And the other way round: if you know the digit, you know the noise, because the noise is what
+# is left over:
 
 
 # %%
@@ -122,15 +122,15 @@ for level in (2, 10, 19):
     print(f"level {level:2}: a digit wrong by 1 means a noise wrong by {float(signal / amount):.2f}")
 
 # %% [markdown]
-# The two questions have the same answer, but not the same *marks*. At the highest level, a digit that is all wrong
-# hardly spoils the noise, as the last line says: a network marked for its noise learns very late to decide there
-# which digit it is going to be. Many large models are trained on the noise all the same, they have weeks for it. We
-# have seconds, so our network says the digit, is marked for the digit, and we compute the noise from it.
+# The two questions have the same answer, but not the same *score*. At the highest level, a digit that is all wrong
+# hardly spoils the noise, as the last line says. So a network that is scored on its noise learns very late to decide
+# there which digit to draw. Many large models are trained on the noise all the same; they have weeks for it. We have
+# seconds, so our network predicts the digit and is scored on the digit, and we compute the noise from it.
 #
 # ## The network
 #
 # It is a small relative of the UNet in notebook 07. Convolutions look at neighbourhoods: first on 8 by 8 positions, of
-# 4 pixels each, then on 4 by 4; at the bottom one linear layer sees the whole picture at once; then it goes back up,
+# 4 pixels each, then on 4 by 4; at the bottom one linear layer sees the whole image at once; then it goes back up,
 # where the finer map of the way down is added again.
 #
 # It also needs to know the level, and later the label. Both are numbers, but not *amounts*: a 7 is not more than a 3.
@@ -169,12 +169,12 @@ class Denoiser(nn.Module):
         self.conv_out = nn.Conv2d(width, 4, 3, padding=1)
 
     def vector(self, level, label):
-        """What is known beside the picture; label None: nothing about the digit, ten zeros."""
+        """What is known besides the image; label None: nothing about the digit, ten zeros."""
         digit = torch.zeros(len(level), 10) if label is None else F.one_hot(label, 10)
         return self.describe(torch.cat([F.one_hot(level, levels), digit], dim=1).float())
 
     def forward(self, noisy, level, label=None):
-        """Noisy pictures (B, 1, 16, 16), level (B,), label (B,) or None -> what the digit may be, (B, 1, 16, 16)."""
+        """Noisy images (B, 1, 16, 16), level (B,), label (B,) or None -> what the digit may be, (B, 1, 16, 16)."""
         known = F.silu(self.vector(level, label))
         squares = F.pixel_unshuffle(noisy, 2)  # (B, 4, 8, 8): 2 by 2 pixels become 4 channels
         fine = self.block1(self.conv_in(squares), known)  # (B, width, 8, 8)
@@ -190,9 +190,9 @@ print(f"{sum(p.numel() for p in Denoiser().parameters()):,} weights")
 # %% [markdown]
 # ## Training
 #
-# Take some digits, to each a level and noise by chance, let the network say the digits, and turn the weights so that
-# the squared error falls (notebook 02). There is nothing else to it: no step of drawing happens in training. `Adam` is
-# an optimiser that chooses the size of the step for each weight; the learning rate grows at the start and then falls
+# Take some digits, choose a random level and random noise for each, let the network predict the digits, and turn the
+# weights so that the squared error falls (notebook 02). That is all: the drawing loop does not run in training. `Adam`
+# is an optimiser that chooses the size of the step for each weight; the learning rate grows at the start and then falls
 # to zero.
 
 
@@ -226,7 +226,7 @@ for step in (10, 120, 240, 480):
 # ## One guess, or many
 #
 # **Predict, then run**: the network gets a 7 at levels 4, 10 and 14, and then at level 19, where there is nearly only
-# noise. What does it say each time?
+# noise. What does it predict each time?
 
 # %%
 asked = torch.tensor([4, 10, 14, 19])
@@ -253,15 +253,15 @@ lesson.claim("the guess gets worse with the noise", apart[0] < apart[1] < apart[
 #
 # </details>
 #
-# A smudge is no digit. But it is a beginning: it says where the bright pixels are likely to be. So we put noise on it
-# again, **a little less** than before, and ask anew. Now the network sees a hint, its own, and can be a little bolder.
-# Twenty times, and the guess has become a digit. That is a sampler:
+# A smudge is not a digit. But it is a beginning: it says where the bright pixels are likely to be. So we put noise on
+# it again, **a little less** than before, and ask again. Now the network sees a hint, its own, and can be a little
+# bolder. Twenty times, and the guess has become a digit. That is a sampler:
 
 
 # %%
 @torch.no_grad()
 def draw(network, label, count, seed, fresh=True):
-    """-> the finished pictures, and for each level (x, guess)."""
+    """-> the finished images, and for each level (x, guess)."""
     dice = torch.Generator().manual_seed(seed)
     x = torch.randn(count, 1, 16, 16, generator=dice)
     way = []
@@ -277,7 +277,7 @@ def draw(network, label, count, seed, fresh=True):
 by_chance, _ = draw(plain, None, 100, seed=1)
 lesson.pictures(
     [sheet(by_chance)],
-    alt="A hundred small pictures in which most look like digits, in no order.",
+    alt="A hundred small images in which most look like digits, in no order.",
     title="Without a label, noise becomes any digit",
     size=4.6,
 )
@@ -288,8 +288,8 @@ lesson.pictures(
 #
 # ## Is it a 7?
 #
-# Looking is good, counting is better. A second network learns to read digits, from the same pictures, in a second. It
-# is the judge. (`cross_entropy` is the usual loss for choosing one of several: it is small if the right one gets a high
+# Looking is good, counting is better. A second network learns to read digits, from the same images, in a second. It is
+# the judge. (`cross_entropy` is the usual loss for choosing one of several: it is small if the right one gets a high
 # score.)
 
 # %%
@@ -321,14 +321,15 @@ def read(pictures):
 right = float((read(digits[unseen]) == labels[unseen]).float().mean())
 print(f"the judge reads {right:.1%} of digits that it has never seen")
 lesson.claim("the judge can be trusted: more than 95 % right", right > 0.95)
-print("what it reads in the pictures above:", torch.bincount(read(by_chance), minlength=10).tolist())
+print("what it reads in the images above:", torch.bincount(read(by_chance), minlength=10).tolist())
 print(f"sevens: {int((read(by_chance) == 7).sum())} of 100")
 
 # %% [markdown]
 # ## Ask for a 7
 #
-# Now a network that is told the label in training: the ten zeros become a one-hot vector. Nothing else changes, not a
-# line. Why should it listen? Because it pays: at high levels, whoever knows that this is a 7 makes a smaller error.
+# Now a network that gets the label in training: the ten zeros become a one-hot vector. Nothing else changes, not a
+# line. Why should the network use the label? Because it helps: at high levels, knowing that this is a 7 makes the error
+# smaller.
 
 # %%
 torch.manual_seed(0)
@@ -344,7 +345,7 @@ panel.legend()
 lesson.show(
     figure,
     alt="Two falling curves of the loss over the steps; the one with the label ends lower.",
-    title="Who is told the label makes a smaller error",
+    title="Knowing the label makes the error smaller",
 )
 lesson.claim(
     "with the label the loss ends lower", np.mean(losses["with label"][-50:]) < np.mean(losses["without label"][-50:])
@@ -443,7 +444,7 @@ def with_tables(network):
 embedded = with_tables(told)
 drawn_by_table, _ = draw(embedded, asked, 100, seed=3)
 scores["embedding"] = float((read(drawn_by_table) == asked).float().mean())
-lesson.claim("with a table it draws the same pictures", torch.allclose(drawn, drawn_by_table, atol=1e-2))
+lesson.claim("with a table it draws the same images", torch.allclose(drawn, drawn_by_table, atol=1e-2))
 
 torch.manual_seed(5)
 one = Denoiser()
@@ -458,7 +459,7 @@ for name, score in scores.items():
 # A table has another advantage: its vectors are points in a space, and between two points there are others. No label
 # says "half a 1, half a 7", but a vector can.
 #
-# **Predict, then run**: the network gets the mean of the vectors of two digits. It was never trained on such a thing.
+# **Predict, then run**: the network gets the mean of the vectors of two digits. It was never trained on such a vector.
 # What will it draw?
 
 # %%
@@ -482,8 +483,8 @@ for (a, b), row in zip(pairs, read(between).view(4, 8), strict=True):
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Often one of the two, as the noise decides; often something that could pass for both; at times a smudge, for nobody
-# has taught the network what lies there. Notebook 19 does this with the vectors of words.
+# Often one of the two, as the noise decides; often something that could pass for both; at times a smudge, because the
+# network was not trained on vectors between two labels. Notebook 19 does this with the vectors of words.
 #
 # </details>
 #
@@ -496,16 +497,16 @@ for (a, b), row in zip(pairs, read(between).view(4, 8), strict=True):
 # | 20 levels, shares by cosine and sine | a thousand timesteps, a schedule | notebook 05 |
 # | guess, add new noise | samplers that need fewer steps | notebooks 05 and 06 |
 # | a network of four blocks | the UNet | notebook 07 |
-# | the label is heard as well as training made it | guidance makes it louder | notebook 08 |
+# | the label counts as much as training made it count | guidance amplifies it | notebook 08 |
 # | pixels | latents of an autoencoder | notebook 09 |
 # | a table of ten labels | a text encoder; each position looks at each word | notebooks 10 and 11 |
 # | a judge of digits | measures such as FID | notebook 28 |
 #
 # ## Summary
 #
-# - Training needs clean pictures only: add noise of a random level, let the network say what is under it.
-# - Noise and digit are two answers to one question; which one is marked decides what the network takes care of.
-# - One guess from noise is a mean. Guess, add less noise than before, guess again: so a picture is drawn.
+# - Training needs clean images only: add noise of a random level, let the network predict what is under it.
+# - Noise and digit are two answers to one question; the one that is scored decides what the network takes care of.
+# - One guess from noise is a mean. Guess, add less noise than before, guess again: this is how an image is drawn.
 # - A label enters as a one-hot vector through a linear layer, or, which is the same, as a row of a table: an embedding.
 #
 # **Code**: the real schedule in [schedule.py](../minisd/schedulers/schedule.py), the real network in

@@ -1,24 +1,24 @@
 # %% [markdown]
 # # 05 · The noise schedule, DDPM and DDIM
 #
-# **You will** turn a picture into noise in one line, read off what each of the 1000 timesteps means, and write the
-# two samplers that walk back: DDPM, which rolls dice on the way, and DDIM, which does not.
+# **You will** turn an image into noise in one line, read off what each of the 1000 timesteps means, and write the two
+# samplers that walk back: DDPM, which rolls dice on the way, and DDIM, which does not.
 #
 # **Needs** the basics of notebook 00, square roots and the normal distribution.
 #
 # **Takes** 25 minutes to read, less than a minute to run.
 
 # %% [markdown]
-# ## Going forward: from picture to noise
+# ## Going forward: from image to noise
 #
-# Diffusion models learn by undoing damage, so first we do the damage. At each of $T$ timesteps a small share
-# $\beta_t$ of the picture's variance is replaced by fresh noise. Two steps of that are again a mixture of picture and
-# noise, and so are a thousand; so there is a shortcut to any timestep at once (Ho et al. 2020, equation 4):
+# Diffusion models learn by undoing damage, so first we do the damage. At each of $T$ timesteps a small share $\beta_t$
+# of the image's variance is replaced by fresh noise. Two steps of that are again a mixture of image and noise, and so
+# are a thousand. So there is a shortcut to any timestep at once (Ho et al. 2020, equation 4):
 #
 # $$x_t = \sqrt{\bar\alpha_t}\; x_0 + \sqrt{1-\bar\alpha_t}\;\epsilon, \qquad \bar\alpha_t = \prod_{s\le t}(1-\beta_s),
 # \qquad \epsilon \sim \mathcal N(0, 1)$$
 #
-# $\bar\alpha_t$ (`alpha_bar` in the code) is how much of the variance is still picture. Here is Stable Diffusion's
+# $\bar\alpha_t$ (`alpha_bar` in the code) is how much of the variance is still image. Here is Stable Diffusion's
 # choice, computed by hand: the square roots of $\beta$ are evenly spaced.
 
 # %%
@@ -54,12 +54,12 @@ for schedule, name, style in (
     (NoiseSchedule(beta_schedule="squaredcos_cap_v2"), "cosine", ":"),
 ):
     right.plot(schedule.alpha_bars, label=name, linestyle=style)
-right.set(xlabel="timestep t", ylabel=r"$\bar\alpha$", title="Who keeps the picture longest?")
+right.set(xlabel="timestep t", ylabel=r"$\bar\alpha$", title="Which keeps the image longest?")
 right.legend()
 lesson.show(
     figure,
     alt="Left, the signal falls from 1 towards 0, the noise rises to 1. Right, four schedules fall at other speeds.",
-    title="A schedule is one falling curve: how much of the picture is left",
+    title="A schedule is one falling curve: how much of the image is left",
 )
 
 # %% [markdown]
@@ -74,10 +74,10 @@ lesson.claim("SD 1 never trains on pure noise", official.alpha_bars[-1] ** 0.5 >
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# SD 1 keeps 6.8 % of the picture's amplitude, and that remainder tells the model how bright the picture is on
-# average. Drawing starts at pure noise, whose mean is about 0; so SD 1 hardly ever draws very dark or very bright
-# pictures. Lin et al. 2024 stretch the schedule until the signal ends at zero ("zero terminal SNR"); where the
-# embedded model's last signal above is 0, it was trained so.
+# SD 1 keeps 6.8 % of the image's amplitude, and that remainder tells the model how bright the image is on average.
+# Drawing starts at pure noise, whose mean is about 0; so SD 1 hardly ever draws very dark or very bright images. Lin et
+# al. 2024 stretch the schedule until the signal ends at zero ("zero terminal SNR"); the embedded model was trained this
+# way: its last signal above is 0.
 #
 # </details>
 
@@ -87,15 +87,17 @@ lesson.claim("6.8 % it is", round(100 * float(official.alpha_bars[-1]) ** 0.5, 1
 # %% [markdown]
 # ## Seeing it
 #
-# Everything happens in the latents of the autoencoder (notebook 09): a picture is encoded, noise is added, and for us
-# to look at it, it is decoded again.
+# Everything happens in the latents of the autoencoder (notebook 09): an image is encoded, noise is added, and for us to
+# look at it, it is decoded again.
 
 # %%
 from minisd.images import to_pil
 from minisd.sticker.world.render import render
-from minisd.sticker.world.scene import Scene, Thing
+from minisd.sticker.world.scene import Object, Scene
 
-scene = Scene((Thing("star", "orange", "large", 0.4, 0.45, 0.19), Thing("circle", "blue", "medium", 0.74, 0.72, 0.13)))
+scene = Scene(
+    (Object("star", "orange", "large", 0.4, 0.45, 0.19), Object("circle", "blue", "medium", 0.74, 0.72, 0.13))
+)
 pixels = render([scene])
 x0 = sd.encode(pixels, torch.Generator().manual_seed(0))
 noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
@@ -114,8 +116,8 @@ times = [0, 100, 250, 400, 600, 800, 999]
 noisy = [add_noise(x0, noise, t) for t in times]
 lesson.pictures(
     [decoded(x) for x in noisy],
-    alt="The same picture with more and more noise from left to right, in the end nothing but noise.",
-    title="The layout outlives the edges: noise hides small things first",
+    alt="The same image with more and more noise from left to right, in the end nothing but noise.",
+    title="The layout outlives the edges: noise hides small details first",
     labels=[f"t = {t}" for t in times],
 )
 for t, x in zip(times, noisy, strict=True):
@@ -123,27 +125,26 @@ for t, x in zip(times, noisy, strict=True):
 print("standard deviation of the latents:", ", ".join(f"{float(x.std()):.2f}" for x in noisy))
 
 # %% [markdown]
-# The deviation stays near 1 all the way: nothing is added on top, picture is *exchanged* for noise. That is why
-# latents are scaled to about unit variance before they enter the loop.
+# The deviation stays near 1 all the way: nothing is added on top, image is *exchanged* for noise. That is why latents
+# are scaled to about unit variance before they enter the loop.
 #
-# ## What the model says
+# ## What the model predicts
 #
-# The UNet gets $x_t$, $t$ and the words. From $x_t$ alone one number for each value is missing, and any of three will
-# do, because each follows from another by the equation above:
+# The UNet gets $x_t$, $t$ and the words. To undo the mixture, one more number for each value is needed. Any of these
+# three will do, because each follows from another by the equation above:
 #
 # - $\epsilon$, the noise (SD 1, most of SD 2),
-# - $x_0$, the clean picture,
-# - $v = \sqrt{\bar\alpha}\,\epsilon - \sqrt{1-\bar\alpha}\,x_0$, a mixture that is well behaved at both ends
-#   (Salimans and Ho 2022): at the clean end it is the noise, at the noisy end minus the picture.
+# - $x_0$, the clean image,
+# - $v = \sqrt{\bar\alpha}\,\epsilon - \sqrt{1-\bar\alpha}\,x_0$, a mixture that is well behaved at both ends (Salimans
+#   and Ho 2022): at the clean end it is the noise, at the noisy end minus the image.
 #
-# If $x_t$ is a point on a circle with the axes $x_0$ and $\epsilon$, then $v$ is the direction in which it moves
-# along the circle: $x_t$ and $v$ are $x_0$ and $\epsilon$, turned by an angle. So one turns back with the same two
-# numbers:
+# If $x_t$ is a point on a circle with the axes $x_0$ and $\epsilon$, then $v$ is the direction in which it moves along
+# the circle: $x_t$ and $v$ are $x_0$ and $\epsilon$, turned by an angle. So the same two numbers turn them back:
 
 
 # %%
 def x0_and_eps(x, v, alpha_bar):
-    """From a v-prediction to both the picture and the noise."""
+    """From a v-prediction to both the image and the noise."""
     signal, sigma = alpha_bar**0.5, (1 - alpha_bar) ** 0.5
     return signal * x - sigma * v, signal * v + sigma * x
 
@@ -152,18 +153,18 @@ t = 600
 v = ours.velocity(x0, noise, t)
 back, eps = x0_and_eps(add_noise(x0, noise, t), v, ours.alpha_bar(t))
 lesson.claim(
-    "turned back exactly: picture and noise are found again",
+    "turned back exactly: image and noise are found again",
     torch.allclose(back, x0, atol=1e-5) and torch.allclose(eps, noise, atol=1e-5),
 )
-print("what this model was trained to say:", ours.prediction_type)
+print("what this model was trained to predict:", ours.prediction_type)
 
 # %% [markdown]
 # ## One guess is not enough
 #
-# If the model tells us the noise, why not take all of it away at once?
+# If the model predicts the noise, why not take all of it away at once?
 #
-# **Predict, then run**: below, one picture with noise of three strengths, and what the trained model makes of it in
-# **one** call. What will come back from t = 999, where nothing of the picture is left?
+# **Predict, then run**: below, one image with noise of three strengths, and what the trained model makes of it in
+# **one** call. What will come back from t = 999, where nothing of the image is left?
 
 # %%
 words = sd.encode_prompt(["an orange star"])
@@ -171,7 +172,7 @@ words = sd.encode_prompt(["an orange star"])
 
 @torch.no_grad()
 def predict(x, t):
-    """One call of the UNet -> the clean picture and the noise, as it believes."""
+    """One call of the UNet -> the clean image and the noise, as it believes."""
     return ours.x0_and_eps(x, sd.unet(x, torch.tensor(t), words), ours.alpha_bar(t))
 
 
@@ -179,7 +180,7 @@ guessed_at = [250, 600, 999]
 guesses = [predict(add_noise(x0, noise, t), t)[0] for t in guessed_at]
 lesson.pictures(
     [decoded(add_noise(x0, noise, t)) for t in guessed_at] + [decoded(x) for x in guesses],
-    alt="Above the picture under three amounts of noise, below the model's guess: clear, less so, hardly there.",
+    alt="Above the image under three amounts of noise, below the model's guess: clear, less so, hardly there.",
     title="The more noise, the more a single guess is an average",
     columns=3,
     labels=[f"t = {t}" for t in guessed_at],
@@ -193,10 +194,10 @@ lesson.claim("the error grows with the noise", errors[0] < errors[1] < errors[2]
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The training loss is a squared error, and what makes a squared error small when many pictures are possible is their
-# mean. At t = 999 all pictures that fit the words are possible, wherever their thing may be: a blur, so pale that it
-# may look white. So we take a small step in the direction of the guess, look again, and the next guess has more to go
-# by. That is the whole idea of a sampler.
+# The training loss is a squared error, and what makes a squared error small when many images are possible is their
+# mean. At t = 999 all images that fit the words are possible, wherever their object may be: a blur, so pale that it may
+# look white. So we take a small step in the direction of the guess, look again, and the next guess has more
+# information. That is the whole idea of a sampler.
 #
 # </details>
 #
@@ -210,7 +211,7 @@ lesson.claim("the error grows with the noise", errors[0] < errors[1] < errors[2]
 
 # %%
 def ddim_step(x, t, s):
-    """From timestep t to s < t; s = -1 is the clean picture."""
+    """From timestep t to s < t; s = -1 is the clean image."""
     x0, eps = predict(x, t)
     return ours.alpha_bar(s) ** 0.5 * x0 + (1 - ours.alpha_bar(s)) ** 0.5 * eps
 
@@ -257,7 +258,7 @@ lesson.claim("our DDIM is the library's DDIM", drift < 1e-3)
 lesson.source(DDIM._step)
 
 # %% [markdown]
-# (The library's has two more things: `eta`, see below, and the clipping that models of *pixels* need.)
+# (The library's version has two more options: `eta`, see below, and the clipping that models of *pixels* need.)
 #
 # ## DDPM: the dice roll at every step
 #
@@ -297,30 +298,30 @@ print(f"largest difference over all 50 steps: {drift:.1e}")
 lesson.claim("our DDPM is the library's DDPM", drift < 1e-2)
 
 # %% [markdown]
-# **Predict, then run**: three runs from the **same** starting noise, with each sampler, 50 steps. In which row are
-# the three pictures equal?
+# **Predict, then run**: three runs from the **same** starting noise, with each sampler, 50 steps. In which row are the
+# three images equal?
 
 # %%
 rows = [sample(ddim_step, 50, seed=3)[-1] for _ in range(3)]
 rows += [sample(ddpm_stepper(torch.Generator().manual_seed(100 + k)), 50, seed=3)[-1] for k in range(3)]
 lesson.pictures(
     [decoded(x) for x in rows],
-    alt="Above three equal pictures of a star, below three stars at different places.",
+    alt="Above three equal images of a star, below three stars at different places.",
     title="DDIM: the noise decides. DDPM: the dice on the way decide, too",
     columns=3,
     labels=["run 1", "run 2", "run 3"],
     rows=["DDIM", "DDPM"],
     size=1.5,
 )
-lesson.claim("DDIM gives the same picture every time", torch.equal(rows[0], rows[1]) and torch.equal(rows[1], rows[2]))
+lesson.claim("DDIM gives the same image every time", torch.equal(rows[0], rows[1]) and torch.equal(rows[1], rows[2]))
 lesson.claim("DDPM does not", not torch.allclose(rows[3], rows[4], atol=0.1))
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# In DDIM's. Its step contains no randomness, so the start alone decides; that is what makes seeds useful, and what
-# lets notebook 17 run it backwards, from a picture to its noise. DDPM throws away a little of $x_t$ at each step and
-# puts new noise in its place.
+# In DDIM's. Its step contains no randomness, so the start alone decides; that is what makes seeds useful, and what lets
+# notebook 17 run it backwards, from an image to its noise. DDPM throws away a little of $x_t$ at each step and puts new
+# noise in its place.
 #
 # </details>
 #
@@ -329,7 +330,7 @@ lesson.claim("DDPM does not", not torch.allclose(rows[3], rows[4], atol=0.1))
 # The two are ends of one family: DDIM with `eta` 1 draws as much noise as DDPM, with 0.5 half of that. All walk
 # through the same noise levels.
 #
-# **Predict, then run**: in which row will the picture stay the same, whatever the number of steps?
+# **Predict, then run**: in which row will the image stay the same, whatever the number of steps?
 
 
 # %%
@@ -341,7 +342,7 @@ counts, etas = [3, 5, 10, 30], [0.0, 0.5, 1.0]
 grid = [library(ddim_eta(eta), n, seed=3)[-1] for eta in etas for n in counts]
 lesson.pictures(
     [decoded(x) for x in grid],
-    alt="Three rows by eta 0, 0.5 and 1, four columns by 3 to 30 steps: with eta 0 the thing stays where it is.",
+    alt="Three rows by eta 0, 0.5 and 1, four columns by 3 to 30 steps: with eta 0 the object stays where it is.",
     title="The more noise on the way, the less the starting noise decides",
     columns=len(counts),
     labels=[f"{n} steps" for n in counts],
@@ -353,19 +354,18 @@ lesson.pictures(
 # <details><summary>Answer</summary>
 #
 # In the row of eta 0: without dice all step counts follow one and the same path, only with finer or coarser steps, so
-# they end at about the same picture. With eta 1 another number of steps means other dice, and another picture. New
-# noise also has to be cleaned up again, so samplers without it get along with fewer steps.
+# they end at about the same image. With eta 1 another number of steps means other dice, and another image. New noise
+# also has to be cleaned up again, so samplers without it get along with fewer steps.
 #
 # </details>
 
 # %% [markdown]
 # ## Summary
 #
-# - A noise schedule is one falling curve, $\bar\alpha_t$; $x_t$ is a mixture of picture and noise whose variance
-#   stays 1.
-# - The model's answer, be it $\epsilon$, $v$ or $x_0$, gives both the picture and the noise.
-# - One guess is an average of all that is possible. Samplers therefore go in steps: **DDIM** mixes the guessed
-#   picture and the guessed noise again, with less noise; **DDPM** draws from where the chain may have been.
+# - A noise schedule is one falling curve, $\bar\alpha_t$; $x_t$ is a mixture of image and noise whose variance stays 1.
+# - The model's answer, whether $\epsilon$, $v$ or $x_0$, gives both the image and the noise.
+# - One guess is an average of all that is possible. Samplers therefore go in steps: **DDIM** mixes the guessed image
+#   and the guessed noise again, with less noise; **DDPM** draws from where the chain may have been.
 # - What we wrote is what the library does; the cells above compared them at every step.
 #
 # **Code**: [schedule.py](../minisd/schedulers/schedule.py), [ddim.py](../minisd/schedulers/ddim.py),

@@ -11,14 +11,13 @@
 # %% [markdown]
 # ## The sigma view
 #
-# In notebook 05 a noisy picture is $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon$. Both shares
-# change with $t$, which makes formulas long. Divide by the first of them, and one number is left, the noise level
-# $\sigma$:
+# In notebook 05 a noisy image is $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\epsilon$. Both shares change
+# with $t$, which makes formulas long. Divide by the first of them, and one number is left, the noise level $\sigma$:
 #
 # $$x = x_0 + \sigma\,\epsilon, \qquad \sigma = \sqrt{\frac{1-\bar\alpha_t}{\bar\alpha_t}}$$
 #
-# Now the picture stays as it is, and the noise grows on top of it. The UNet was trained on $x_t$, so before we ask it
-# we multiply by $\sqrt{\bar\alpha_t} = 1/\sqrt{\sigma^2+1}$ again. That is all that "scaling the model's input" means.
+# Now the image stays as it is, and the noise grows on top of it. The UNet was trained on $x_t$, so before we ask it we
+# multiply by $\sqrt{\bar\alpha_t} = 1/\sqrt{\sigma^2+1}$ again. That is all that "scaling the model's input" means.
 
 # %%
 import math
@@ -41,11 +40,11 @@ for t in (0, 250, 500, 750, 990, 999):
     print(f"t = {t:3}: sigma {official.sigmas[t]:7.3f} (SD 1) {ours.sigmas[t]:9.3f} (embedded model)")
 
 # %% [markdown]
-# SD 1 goes up to a noise level of 14.6. The embedded model was trained up to pure noise, where nothing of the picture
-# is left. There $\sigma$ would be infinite; the library writes 4096 instead.
+# SD 1 goes up to a noise level of 14.6. The embedded model was trained up to pure noise, where nothing of the image is
+# left. There $\sigma$ would be infinite; the library writes 4096 instead.
 #
-# One function now holds all that we need of the UNet: **give it $x$ and $\sigma$, and it returns the clean picture
-# that it believes in.** We compute in float64, so that differences below are those of the methods, not of rounding.
+# One function now holds all that we need of the UNet: **give it $x$ and $\sigma$, and it returns the clean image that
+# it predicts.** We compute in float64, so that differences below are those of the methods, not of rounding.
 
 # %%
 words = sd.encode_prompt(["an orange star"])
@@ -54,7 +53,7 @@ table = ours.sigmas.log().numpy()
 
 @torch.no_grad()
 def unet(x, sigma):
-    """x (B, 4, h, w) in the sigma view -> the clean picture, as the UNet believes."""
+    """x (B, 4, h, w) in the sigma view -> the clean image, as the UNet predicts it."""
     signal = 1 / math.hypot(sigma, 1)
     t = np.interp(math.log(sigma), table, np.arange(len(table)))  # the timestep with this noise level
     output = sd.unet((signal * x).float(), torch.tensor(t), words.expand(len(x), -1, -1)).double()
@@ -77,7 +76,7 @@ lesson.pictures(
     [decoded(x / math.hypot(sigma, 1))[0] for x, sigma in zip(noisy, levels, strict=True)]
     + [decoded(unet(x, sigma))[0] for x, sigma in zip(noisy, levels, strict=True)],
     alt="Above a star under four amounts of noise, falling to the right; below the UNet's guesses, ever clearer.",
-    title="What the UNet says: the clean picture that it believes in",
+    title="What the UNet predicts: the clean image",
     columns=4,
     labels=[f"sigma {sigma:g}" for sigma in levels],
     rows=["x", "guess"],
@@ -86,9 +85,9 @@ lesson.pictures(
 # %% [markdown]
 # ## DDIM is Euler's method
 #
-# DDIM mixes the guessed picture and the guessed noise again, with the shares of the next timestep $s$. In the sigma
-# view this is $x_s = \hat x_0 + \sigma_s\,\hat\epsilon$. Before the step it was
-# $x_t = \hat x_0 + \sigma_t\,\hat\epsilon$. Subtract:
+# DDIM mixes the guessed image and the guessed noise again, with the shares of the next timestep $s$. In the sigma view
+# this is $x_s = \hat x_0 + \sigma_s\,\hat\epsilon$. Before the step it was $x_t = \hat x_0 + \sigma_t\,\hat\epsilon$.
+# Subtract:
 #
 # $$x_s = x_t + (\sigma_s - \sigma_t)\;\hat\epsilon$$
 #
@@ -146,10 +145,11 @@ lesson.claim("and DDIM is Euler, but for 4096 in place of infinity", drift(path,
 # %% [markdown]
 # ## A problem whose answer is known
 #
-# To see what a method does wrong we need the right answer, and the UNet cannot tell us. So for a moment the "pictures"
+# To see what a method does wrong we need the right answer, and the UNet cannot give it. So for a moment the "images"
 # are single numbers, near $-1$ or near $+1$, each side a normal distribution of width 0.25. For such data the best
 # possible denoiser is a formula (Bayes' rule), and the equation's exact solution can be computed: on a line the paths
-# never cross, so a path keeps its **rank**. Who starts above three quarters of all points ends above three quarters.
+# never cross, so a path keeps its **rank**. A path that starts above three quarters of all points ends above three
+# quarters of them.
 
 # %%
 WIDTH = 0.25
@@ -235,11 +235,10 @@ lesson.claim("our Heun is the library's, over the whole way", apart < 1e-5)
 # %% [markdown]
 # ## LMS: remember
 #
-# The slopes of earlier steps have been paid for. A **linear multistep** method lays a curve through the last four of
+# The slopes of earlier steps are known already. A **linear multistep** method lays a curve through the last four of
 # them and takes the area under it, from this noise level to the next. The area is a weighted sum of the four slopes.
 # Which weights? Those that are right for the curves $1, u, u^2, u^3$, since all cubic curves are made of these: four
-# equations for four weights. We measure $u$ so that the step goes from 0 to 1, where the area under $u^j$ is
-# $1/(j+1)$.
+# equations for four weights. We measure $u$ so that the step goes from 0 to 1, where the area under $u^j$ is $1/(j+1)$.
 
 
 # %%
@@ -270,7 +269,7 @@ lesson.claim("these are 55, -59, 37, -9", torch.allclose(-24 * even, torch.tenso
 
 # %% [markdown]
 # These four whole numbers are in every textbook on differential equations, under the names of Adams and Bashforth. They
-# also stand in the source of **PLMS** (official name `PNDMScheduler`), the sampler that SD 1 came with: it treats its
+# are also in the source of **PLMS** (official name `PNDMScheduler`), the sampler that SD 1 came with: it treats its
 # timesteps as evenly spaced, mixes the last four predictions with these weights, and then moves by DDIM's formula (Liu
 # et al. 2022).
 #
@@ -280,11 +279,11 @@ lesson.claim("these are 55, -59, 37, -9", torch.allclose(-24 * even, torch.tenso
 #
 # $$x_s = \frac{\sigma_s}{\sigma_t}\,x_t + \Big(1 - \frac{\sigma_s}{\sigma_t}\Big)\,\hat x_0$$
 #
-# It is a mixture of where we are and the guessed picture, and the first part is exact. Only $\hat x_0$ is guessed: the
+# It is a mixture of where we are and the guessed image, and the first part is exact. Only $\hat x_0$ is guessed: the
 # method treats it as constant during the step. But it does change, and from the last two guesses we know in which
-# direction. DPM-Solver++ (Lu et al. 2022) therefore extrapolates to the **middle of the step**. Its clock is
-# $\lambda = -\ln\sigma$, in which a step is long when the noise falls by a large factor. $r$ below is the length of the
-# last step in this clock, compared with that of the present one.
+# direction. DPM-Solver++ (Lu et al. 2022) therefore extrapolates to the **middle of the step**. It measures the length
+# of a step in $\lambda = -\ln\sigma$: a step is long when the noise falls by a large factor. $r$ below is the length of
+# the last step, measured in this way, compared with that of the present one.
 
 
 # %%
@@ -433,21 +432,20 @@ def old_noise(n):
     return math.prod((after**2 / sigma) / sigma for sigma, after in pairwise(karras(HIGH, LOW, n))) * HIGH / LOW
 
 
-print("left of the starting noise:", ", ".join(f"{old_noise(n):.6f} ({n} levels)" for n in counts))
+print("share of the starting noise that is left:", ", ".join(f"{old_noise(n):.6f} ({n} levels)" for n in counts))
 lesson.claim("with any number of levels the same", abs(old_noise(8) - old_noise(512)) < 1e-9)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# No. Smaller steps add less noise each, but there are more of them, and the two cancel: of the noise that the run
-# started with the same small share is left, whatever the number of steps. The rest has been replaced by dice. So two
-# runs with different numbers of steps see different dice, and end at different pictures. Neither is wrong: *as a crowd*
-# the end points are distributed like the data. One equation has one answer; the ancestral sampler follows a random
-# walk.
+# No. Smaller steps add less noise each, but there are more of them, and the two cancel: the same small share of the
+# starting noise is left, whatever the number of steps. The rest has been replaced by dice. So two runs with different
+# numbers of steps see different dice, and end at different images. Neither is wrong: *as a crowd* the end points are
+# distributed like the data. One equation has one answer; the ancestral sampler follows a random walk.
 #
 # </details>
 #
-# ## Back to pictures
+# ## Back to images
 #
 # The same on the UNet: one starting noise, more and more steps.
 
@@ -459,7 +457,7 @@ restless = [
 ]
 lesson.pictures(
     decoded(torch.cat(settled + restless)),
-    alt="Above three nearly equal pictures by Euler, below three different ones by the ancestral sampler.",
+    alt="Above three nearly equal images by Euler, below three different ones by the ancestral sampler.",
     title="Euler settles, ancestral does not",
     columns=3,
     labels=[f"{n} steps" for n in counts],
@@ -468,12 +466,12 @@ lesson.pictures(
 )
 moved = [float((row[2] - row[1]).square().mean().sqrt()) for row in (settled, restless)]
 print(f"change from 20 to 40 steps: Euler {moved[0]:.3f}, ancestral {moved[1]:.3f}")
-lesson.claim("the ancestral picture changes more", moved[1] > 2 * moved[0])
+lesson.claim("the ancestral image changes more", moved[1] > 2 * moved[0])
 
 # %% [markdown]
-# And does the order of a method help with a network, whose slope is no smooth formula? The answer is not known here,
-# so we take a run of many Heun steps in its place. To be fair to all, we count **calls of the UNet**, which is what a
-# picture costs.
+# And does the order of a method help with a network, whose slope is not a smooth formula? The answer is not known here,
+# so we take a run of many Heun steps in its place. To be fair to all, we count **calls of the UNet**, which is what an
+# image costs.
 
 # %%
 noise = noise_of(1, 2, 3)
@@ -497,12 +495,12 @@ panel.legend()
 lesson.show(
     figure,
     alt="Distances to the reference over the number of calls: Euler falls slowest, the other three faster.",
-    title="With a real UNet, too, a second order pays, once there are enough steps",
+    title="A second order also helps a real UNet, once there are enough steps",
 )
 lesson.claim("at 23 calls DPM-Solver++ is nearer than Euler", found["DPM-Solver++ 2M"][-1] < found["Euler"][-1])
 
 # %% [markdown]
-# With very few calls no method has much to go by, and Heun, which has half as many levels, can be the worst of all.
+# With very few calls no method has much information, and Heun, which has half as many levels, can be the worst of all.
 # Order is a promise about small steps.
 #
 # Last, what you came for: the same prompt, the same seed, few steps, through the library (which adds guidance, the
@@ -526,7 +524,7 @@ sd.scheduler = usual
 lesson.pictures(
     rows,
     alt="Six rows of samplers, columns of 3 to 20 steps: vague or broken at first, nearly one heart in the end.",
-    title="One prompt, one seed: without dice one picture",
+    title="One prompt, one seed: without dice one image",
     columns=len(counts),
     labels=[f"{n} steps" for n in counts],
     rows=list(samplers),
@@ -536,15 +534,15 @@ for name, kind in samplers.items():
 
 # %% [markdown]
 # Two warnings. Look at the calls before you compare: 5 steps of Heun cost as much as 9 of DDIM. And with few steps a
-# long memory can harm: LMS and PLMS extrapolate from predictions which were made far away and do not hold any more, so
-# that they may break a picture which plain DDIM already gets right.
+# long memory can harm: LMS and PLMS extrapolate from predictions that were made far away and no longer hold, so they
+# may spoil an image that plain DDIM already gets right.
 #
 # ## Summary
 #
 # - In the sigma view $x = x_0 + \sigma\epsilon$, and to draw is to solve $dx/d\sigma = \hat\epsilon$ from a large
 #   $\sigma$ to 0. DDIM is Euler's method for it.
 # - **Heun** looks at the far end of the step and pays twice. **LMS** lays a curve through the slopes that it has seen.
-#   **DPM-Solver++ 2M** extrapolates the guessed picture to the middle of the step.
+#   **DPM-Solver++ 2M** extrapolates the guessed image to the middle of the step.
 # - Higher order means that the error falls faster with more steps. It says nothing about three steps.
 # - **Ancestral** samplers replace noise by dice, the same share for any number of steps, and so never settle.
 #

@@ -4,15 +4,15 @@
 # **You will** take the UNet of the embedded model apart, write each of its parts as a plain function, run the whole
 # network with your own functions on its weights, and find out what each part is for by leaving it out.
 #
-# **Needs** notebook 05 (what the UNet is asked); convolution, normalisation and attention by name.
+# **Needs** notebook 05 (what the UNet predicts); convolution, normalisation and attention by name.
 #
 # **Takes** 30 minutes to read, less than a minute to run.
 
 # %% [markdown]
 # ## What goes in, what comes out
 #
-# The UNet answers one question: *what in these latents is noise?* It is given three things, the noisy latents, the
-# timestep and the states of the words. It returns a tensor in the shape of the latents.
+# The UNet answers one question: *what in these latents is noise?* It has three inputs: the noisy latents, the timestep
+# and the states of the words. It returns a tensor in the shape of the latents.
 
 # %%
 import math
@@ -97,10 +97,10 @@ left.imshow(hands.T, aspect="auto", cmap="gray", interpolation="nearest")
 left.set(xlabel="timestep", ylabel="place in the vector", title="32 hands of a clock")
 right.plot(every, alike)
 right.axvline(600, color="#bbbbbb", linestyle="--")
-right.set(xlabel="timestep", ylabel="likeness to t = 600", title="Near in time, near in the vector")
+right.set(xlabel="timestep", ylabel="similarity to t = 600", title="Near in time, near in the vector")
 lesson.show(
     figure,
-    alt="Left, stripes of 32 waves, some fast, some slow. Right, the likeness to timestep 600 has a sharp peak there.",
+    alt="Left, stripes of 32 waves, some fast, some slow. Right, the similarity to t = 600 has a sharp peak there.",
     title="One number becomes a vector that can be compared",
 )
 
@@ -133,7 +133,7 @@ lesson.claim("our time vector is the UNet's", apart < 1e-4)
 # learn a correction. Between the two convolutions the time is added: one number for each channel, the same at all
 # positions. So the time cannot say *where*; it can say *how much of which feature*.
 #
-# The group norm brings each group of channels of each picture to mean 0 and variance 1, then scales and shifts every
+# The group norm brings each group of channels of each image to mean 0 and variance 1, then scales and shifts every
 # channel.
 
 
@@ -161,19 +161,19 @@ print("conv_in:", tuple(x.shape), "->", tuple(start.shape))
 lesson.claim("our residual block is the library's", apart < 1e-4)
 
 # %% [markdown]
-# ## 3 · The transformer: who looks at whom
+# ## 3 · The transformer: which position looks where
 #
 # A convolution sees its neighbours. Attention lets each position look at everything, and choose. Each position asks a
-# *query*, each thing to look at offers a *key* and a *value*; where query and key agree, the value is taken:
+# *query*, each position or word to look at offers a *key* and a *value*; where query and key agree, the value is taken:
 #
 # $$\text{attention}(Q, K, V) = \text{softmax}\Big(\frac{Q K^\top}{\sqrt d}\Big)\,V$$
 #
-# It is done several times side by side with smaller vectors of width $d$ ("heads"), so that a position can look at
-# several things at once.
+# It is done several times side by side with smaller vectors of width $d$ ("heads"), so that a position can look for
+# several features at once.
 #
 # The transformer block uses it twice. In **self-attention** the keys and values come from the positions of the same
 # feature map. In **cross-attention** they come from the states of the words: here, and only here, the prompt enters.
-# Then a feed-forward layer thinks about each position alone; half of its hidden units are gates for the other half
+# Then a feed-forward layer processes each position alone; half of its hidden units are gates for the other half
 # (GEGLU). Each of the three gets a normalised input, and is added to what was there.
 
 
@@ -218,11 +218,11 @@ lesson.claim("our transformer is the library's", apart < 1e-4)
 # %% [markdown]
 # ## 4 · Down, through the middle, and up
 #
-# On the way **down** every map is kept on a stack before the next step. At the bottom a position covers a large part
-# of the picture, and the middle sees all of it: it can decide what goes where, but it has forgotten where the edges
-# were. On the way **up** each block gets the map from below and, beside it in the channels, the kept map of the same
-# size. These **skip connections** bring the exact places back. The way up has one block more on each level, so that
-# every kept map is used once.
+# On the way **down** every map is kept on a stack before the next step. At the bottom a position covers a large part of
+# the image, and the middle sees all of it: it can decide what goes where, but it has forgotten where the edges were. On
+# the way **up** each block gets the map from below and, beside it in the channels, the kept map of the same size. These
+# **skip connections** bring the exact places back. The way up has one block more on each level, so that every kept map
+# is used once.
 #
 # Here is the whole forward pass:
 
@@ -270,7 +270,7 @@ apart = (forward(x, t, text) - wanted).square().mean().sqrt() / wanted.square().
 lesson.claim("our forward pass is sd.unet, to 1e-5 of its size", apart < 1e-5)
 wide = torch.randn(1, 4, 18, 26, generator=torch.Generator().manual_seed(1))
 with torch.no_grad():
-    lesson.claim("in another format, too", torch.allclose(forward(wide, t, text), unet(wide, t, text), atol=1e-4))
+    lesson.claim("in another image size, too", torch.allclose(forward(wide, t, text), unet(wide, t, text), atol=1e-4))
 
 # %% [markdown]
 # With the functions above this is the UNet of Stable Diffusion, all of it. It draws, too:
@@ -294,18 +294,18 @@ mine = draw(forward)
 theirs = sd(prompt, seed=3, num_inference_steps=20, guidance_scale=3.0).images[0]
 lesson.pictures(
     [mine, theirs],
-    alt="Twice the same picture of a red circle above a blue square.",
+    alt="Twice the same image of a red circle above a blue square.",
     title="Your UNet draws",
     labels=["our functions", "sd(...)"],
     size=1.6,
 )
 apart = np.abs(np.asarray(mine, dtype=int) - np.asarray(theirs, dtype=int)).max()
-lesson.claim("the same picture, to 2 of 255 steps of brightness", apart <= 2)
+lesson.claim("the same image, to 2 of 255 steps of brightness", apart <= 2)
 
 # %% [markdown]
 # ### What the maps look like
 #
-# The strength of the feature maps on the way, on latents from which the picture begins to appear:
+# The strength of the feature maps on the way, on latents from which the image begins to appear:
 
 # %%
 steps = list(sd.denoise(prompt, seed=3, num_inference_steps=20))
@@ -331,9 +331,9 @@ labels.insert(len(config.channels), "middle")
 places.insert(len(config.channels), "middle.resnets.1")
 lesson.pictures(
     [to_pil(sd.decode(middle_of_run.x0))[0], *(strength(found[place]) for place in places)],
-    alt="The picture, then seven maps: things with edges, coarser and coarser to four by four, then finer again.",
+    alt="The image, then seven maps: objects with edges, coarser and coarser to four by four, then finer again.",
     title="Down to a few cells and up again (brighter: stronger)",
-    labels=["picture", *labels],
+    labels=["image", *labels],
     cmap="magma",
 )
 
@@ -365,7 +365,7 @@ for name, change in changes:
 first = next(name for name, change in changes if change > 0)
 lesson.claim("nothing changes before the first transformer", first == "down.1.transformers.0")
 lesson.claim(
-    "without cross-attention the prompt is not heard at all",
+    "without cross-attention the prompt has no effect at all",
     torch.equal(forward(x, t, text, ["cross-attention"]), forward(x, t, other, ["cross-attention"])),
 )
 
@@ -373,14 +373,14 @@ lesson.claim(
 # <details><summary>Answer</summary>
 #
 # The first transformer, on the second level. `conv_in`, the time and the first level's block come before it and never
-# hear a word. From there on the change is in the map, and everything behind it has it, blocks without attention as
-# well. There is one door for the words; take it away, and two prompts give the same answer to the last bit.
+# see a word. From there on the change is in the map, and everything behind it has it, blocks without attention as well.
+# There is one entrance for the words; remove it, and two prompts give the same answer to the last bit.
 #
 # </details>
 #
 # ## 6 · Where the parameters live
 #
-# The class `UNet` knows no sizes of its own, they are all in the configuration. So the same code is the UNet of Stable
+# The class `UNet` has no sizes of its own; they are all in the configuration. So the same code is the UNet of Stable
 # Diffusion 1.5, if we ask for its sizes. To count we need no gigabytes: on PyTorch's `meta` device tensors have a shape
 # but no content.
 
@@ -436,15 +436,14 @@ lesson.claim(
 
 # %% [markdown]
 # At which levels the words come in is a setting, too: the embedded model has no transformer on its highest level, SD
-# 1.5 has none on its lowest. And the door for the words is a small one: few of the parameters decide what all the
-# others are asked to draw. That is why methods which touch only attention (LoRA, word heat maps, prompt editing) go so
-# far.
+# 1.5 has none on its lowest. And the entrance for the words is small: few of the parameters decide what all the others
+# draw. That is why methods that touch only attention (LoRA, word heat maps, prompt editing) go so far.
 #
 # ## 7 · Break it
 #
 # What is each part for? Leave it out of `forward`, and draw.
 #
-# **Predict, then run**: five pictures, each without one thing: the skip connections, the time (its vector is zero), the
+# **Predict, then run**: five images, each without one part: the skip connections, the time (its vector is zero), the
 # cross-attention, the self-attention, the middle. Which is missed most, and is any of them not missed at all?
 
 # %%
@@ -461,8 +460,8 @@ for row, seed in zip(rows, seeds, strict=True):
     row += [draw(without(part), seed=seed) for part in parts]
 lesson.pictures(
     [picture for row in rows for picture in row],
-    alt="Two rows: with all parts a circle above a square; nothing like it without skips, other things without words.",
-    title="Leave one part out: no picture, wrong colours, other things, or hardly a change",
+    alt="Two rows: with all parts a circle above a square; nothing like it without skips, other objects without words.",
+    title="Leave one part out: no image, wrong colours, other objects, or hardly a change",
     columns=1 + len(parts),
     labels=["all parts", *(f"no {part}" for part in parts)],
     rows=[f"seed {seed}" for seed in seeds],
@@ -487,16 +486,17 @@ lesson.claim("nothing is missed as much as the skips", error("skips") > max(erro
 # <details><summary>Answer</summary>
 #
 # - **Skips**: the way up gets only what fits through the few cells at the bottom. The exact places are lost, and with
-#   them the noise itself, which is different in every cell: the UNet cannot say any more what it was trained to say.
-# - **Cross-attention**: it draws without having been told what. The figure is small, and the picture is another one all
+#   them the noise itself, which is different in every cell: the UNet can no longer predict what it was trained to
+#   predict.
+# - **Cross-attention**: it draws without knowing the prompt. The number is small, and the image is a different one all
 #   the same: the words change each prediction a little, but at every step in the same direction.
 # - **Time**: the UNet has to guess from the latents how much noise there is. Its predictions are further off than
-#   without words. Something like the things asked for appears, but colours, edges and places suffer.
-# - **Self-attention**: positions far apart can hardly agree any more on who draws what. One picture may stay nearly as
-#   it was, while in another one both things become the same.
-# - **Middle**: it may not be missed at all, in this model. Its pictures are small, and the blocks around the middle
-#   work at the same resolution. Every part only adds a correction to what it gets, and nothing in the training says
-#   that each part has to be used.
+#   without words. Something like the objects of the prompt appears, but colours, edges and places suffer.
+# - **Self-attention**: positions far apart can hardly agree on what each of them draws. One image may stay nearly as it
+#   was, while in another one both objects become the same.
+# - **Middle**: it may not be missed at all, in this model. Its images are small, and the blocks around the middle work
+#   at the same resolution. Every part only adds a correction to what it gets, and nothing in the training says that
+#   each part has to be used.
 #
 # So do not conclude from a drawing of a network what each part does in a trained one. Leave it out and look.
 #
@@ -504,7 +504,7 @@ lesson.claim("nothing is missed as much as the skips", error("skips") > max(erro
 #
 # ## Summary
 #
-# - A UNet is two kinds of parts, repeated: residual blocks, which hear the time, and transformers, which hear the
+# - A UNet is two kinds of parts, repeated: residual blocks, which read the time, and transformers, which read the
 #   words. Each adds a correction to what it gets.
 # - On the way down maps become small and rich; on the way up the kept maps bring the exact places back.
 # - The time is a vector of sines and cosines, the same at all positions; the words come in by cross-attention alone.

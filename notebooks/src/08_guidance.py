@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 08 · Classifier-free guidance: why the UNet gives two predictions
 #
-# **You will** see what is in the two outputs of the UNet, combine them by hand into a picture that follows the
-# prompt, prove that one batched call equals two calls, and measure what the guidance scale buys and costs.
+# **You will** see what is in the two outputs of the UNet, combine them by hand into an image that follows the prompt,
+# prove that one batched call equals two calls, and measure what the guidance scale buys and costs.
 #
 # **Needs** notebook 05 (what the UNet predicts, DDIM).
 #
@@ -11,8 +11,8 @@
 # %% [markdown]
 # ## The riddle
 #
-# Look into any Stable Diffusion program and you find that the UNet is given one picture's latents and "returns two".
-# Here is that moment, with everything laid out. First the words, as the text encoder hands them on:
+# Look into any Stable Diffusion program and you find that the UNet is given one image's latents and "returns two". Here
+# is that moment, with everything laid out. First the words, as the text encoder returns them:
 
 # %%
 import lesson
@@ -26,8 +26,8 @@ sd = weights_loader.load("sticker")
 prompt = "a red star"
 cond = sd.encode_prompt([prompt])
 uncond = sd.encode_prompt([""])
-print("the prompt:    ", tuple(cond.shape), "= (pictures, tokens, width)")
-print("nothing at all:", tuple(uncond.shape))
+print("the prompt:      ", tuple(cond.shape), "= (images, tokens, width)")
+print("the empty prompt:", tuple(uncond.shape))
 
 # %%
 size = (sd.unet.config.in_channels, sd.unet.config.sample_size, sd.unet.config.sample_size)
@@ -41,12 +41,11 @@ print("in: ", tuple(torch.cat([x, x]).shape), "and text", tuple(torch.cat([uncon
 print("out:", tuple(both.shape))
 
 # %% [markdown]
-# So the UNet does not return two pictures for one. It is given a **batch of two**: the same latents twice, once
-# beside the empty prompt, once beside ours. As with every batch, it returns one prediction for each row. Nothing is
-# stacked in the channels, and the rows know nothing of each other:
+# So the UNet does not return two images for one. It is given a **batch of two**: the same latents twice, once with the
+# empty prompt, once with ours. As with every batch, it returns one prediction for each row. Nothing is stacked in the
+# channels, and the rows do not influence each other:
 #
-# **Predict, then run**: instead of one call with a batch of two, two calls with one picture each. Are the results
-# equal?
+# **Predict, then run**: instead of one call with a batch of two, two calls with one image each. Are the results equal?
 
 # %%
 with torch.no_grad():
@@ -67,9 +66,8 @@ lesson.claim("one batched call is two calls (to rounding)", apart < 1e-4)
 #
 # ## Why ask without a prompt?
 #
-# What is in the two predictions? Each one, with the latents, gives a guess of the finished picture (notebook 05).
-# Some steps into a run the two can be told apart by eye. The **difference** is the interesting part: what the words
-# changed.
+# What is in the two predictions? Each one, with the latents, gives a guess of the finished image (notebook 05). Some
+# steps into a run the two can be told apart by eye. The **difference** is the interesting part: what the words changed.
 
 # %%
 grid = sd.scheduler.grid(20)
@@ -81,7 +79,7 @@ def decoded(latents):
 
 
 def halves(x, i):
-    """The two predictions at call i, and the clean pictures that they stand for."""
+    """The two predictions at call i, and the clean images that follow from them."""
     with torch.no_grad():
         u, c = sd.unet(torch.cat([x, x]), grid.timesteps[i], torch.cat([uncond, cond])).chunk(2)
     alpha_bar = schedule.alpha_bar(grid.source[i])
@@ -100,7 +98,7 @@ labels = [f"t = {int(grid.timesteps[i])}" for i, *_ in shown]
 lesson.pictures(
     [each[1] for each in shown] + [each[2] for each in shown],
     alt="Above guesses without the prompt, below with it: early on they differ, later both show a red star.",
-    title="Early on the two guesses disagree: only one has heard of a red star",
+    title="Early on the two guesses disagree: only one knows of a red star",
     columns=len(shown),
     labels=labels,
     rows=["without\nprompt", "with\nprompt"],
@@ -117,8 +115,8 @@ lesson.pictures(
 print("change by the words, per value:", ", ".join(f"{changes[i]:.2f}" for i, *_ in shown))
 
 # %% [markdown]
-# The words matter while the layout is open. Once the star stands in $x_t$ itself, the UNet sees it without being
-# told, and the two predictions come together.
+# The words matter while the layout is open. Once the star is visible in $x_t$ itself, the UNet sees it without the
+# prompt, and the two predictions come together.
 #
 # ## Guidance: walk on in that direction
 #
@@ -137,15 +135,15 @@ def combine(uncond, cond, scale):
 u, c = both.chunk(2)
 for s in (0.0, 1.0, 3.0, 7.5):
     assert torch.equal(combine(u, c, s), guidance.combine(u, c, s))
-lesson.claim("at scale 0 the prompt is not heard", torch.equal(combine(u, c, 0.0), u))
+lesson.claim("at scale 0 the prompt has no effect", torch.equal(combine(u, c, 0.0), u))
 lesson.claim("at scale 1 it is the plain conditional prediction", torch.allclose(combine(u, c, 1.0), c, atol=1e-5))
 other = c + (3.0 - 1) * (c - u)  # another common way to write it, with w = s - 1
 lesson.claim("(1 + w) cond - w uncond with w = s - 1 is the same", torch.allclose(combine(u, c, 3.0), other, atol=1e-5))
 lesson.source(guidance.combine)
 
 # %% [markdown]
-# **Predict, then run**: the formula is one straight line through two points, $s = 0$ and $s = 1$. The pictures of
-# scale 3 lie beyond both. Why should a point **outside** of what the model ever predicted be any good?
+# **Predict, then run**: the formula is one straight line through two points, $s = 0$ and $s = 1$. The images of scale 3
+# are beyond both. Why should a point **outside** of what the model ever predicted be any good?
 
 
 # %%
@@ -165,8 +163,8 @@ def draw(prompt, scale, seed, n=12, negative=""):
 scales = [0, 0.5, 1, 2, 4, 8, 16]
 lesson.pictures(
     [draw("a blue circle above a green star", s, seed) for seed in (1, 2) for s in scales],
-    alt="Two rows of seven pictures with guidance 0 to 16: from things at will to a blue circle above a green star.",
-    title="The prompt gets its way as the scale grows",
+    alt="Two rows of seven images with guidance 0 to 16: from arbitrary objects to a blue circle above a green star.",
+    title="The images follow the prompt as the scale grows",
     columns=len(scales),
     labels=[f"scale {s}" for s in scales],
     rows=["seed 1", "seed 2"],
@@ -175,14 +173,14 @@ lesson.pictures(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Because the model's own conditional prediction is too timid: it spreads its bets over everything that might go with
-# these words. Bayes' rule reads the difference as the gradient of "how well do these words fit this picture"; a scale
-# above 1 counts that fit more than once, and prefers pictures that the words fit unmistakably. It is a trade: away
-# from what the data look like, towards what was asked, with less variety.
+# Because the model's own conditional prediction is too cautious: it is an average over everything that might go with
+# these words. Bayes' rule reads the difference as the gradient of "how well do these words fit this image"; a scale
+# above 1 counts that fit more than once, and prefers images that the words fit unmistakably. It is a trade: away from
+# what the data look like, towards what was asked, with less variety.
 #
 # </details>
 #
-# Our loop is the pipeline's: the same seed gives the same picture.
+# Our loop is the pipeline's: the same seed gives the same image.
 
 # %%
 import numpy as np
@@ -190,13 +188,13 @@ import numpy as np
 mine = np.asarray(draw("a blue circle", 3.0, seed=5), dtype=int)
 theirs = np.asarray(sd("a blue circle", seed=5, guidance_scale=3.0, num_inference_steps=12).images[0], dtype=int)
 print("largest difference of a pixel value:", abs(mine - theirs).max())
-lesson.claim("our loop draws the pipeline's picture", abs(mine - theirs).max() <= 1)
+lesson.claim("our loop draws the pipeline's image", abs(mine - theirs).max() <= 1)
 
 # %% [markdown]
 # ## What it buys, what it costs
 #
-# In Sticker World a program can judge. A prompt that names one thing, many seeds, several scales: how often is the
-# picture exactly right? And how much do the pictures differ from each other?
+# In Sticker World a program can judge. A prompt that names one object, many seeds, several scales: how often is the
+# image exactly right? And how much do the images differ from each other?
 
 # %%
 from minisd.sticker.world.checker.check import check
@@ -222,23 +220,23 @@ left.set(
 right.plot([str(m[0]) for m in measured], [m[2] for m in measured], marker="s", color=lesson.COLOURS[1])
 right.set(
     xlabel="guidance scale",
-    ylabel="deviation between pictures",
+    ylabel="deviation between images",
     ylim=(0, None),
-    title="... and the pictures grow alike",
+    title="... and the images grow alike",
 )
 lesson.show(
-    figure, alt="Left the number of right pictures over the scale, rising from scale 0. Right the variety, falling."
+    figure, alt="Left the number of right images over the scale, rising from scale 0. Right the variety, falling."
 )
 lesson.claim("guidance 4 follows the prompt more often than guidance 0", measured[4][1] > measured[0][1])
-lesson.claim("and its pictures differ less", measured[4][2] < measured[0][2])
+lesson.claim("and its images differ less", measured[4][2] < measured[0][2])
 
 # %% [markdown]
-# The cost is also in time: every guided step asks the UNet twice. (That is what guided *distillation*, a later
-# notebook, gets rid of.)
+# The cost is also in time: every guided step asks the UNet twice. (Guided *distillation*, a later notebook, removes
+# this cost.)
 #
 # ## The negative prompt is the other row
 #
-# Nothing says that the first row must be the empty prompt. Put words there, and the picture walks *away* from them:
+# The first row need not be the empty prompt. Put words there, and the image moves *away* from them:
 #
 # **Predict, then run**: the prompt is "a circle", of no colour. What will the negative prompt "a red circle" do?
 
@@ -249,7 +247,7 @@ without = [draw("a circle", 4.0, seed, negative="a red circle") for seed in seed
 lesson.pictures(
     plain + without,
     alt="Six circles of several colours; below, the same seeds with the negative prompt a red circle, other colours.",
-    title="What stands in the negative prompt is what the picture walks away from",
+    title="The images move away from what the negative prompt says",
     columns=len(seeds),
     labels=[f"seed {seed}" for seed in seeds],
     rows=["negative: none", "negative:\na red circle"],
@@ -257,7 +255,7 @@ lesson.pictures(
 
 
 def red(images):
-    """How many show a red thing."""
+    """How many show a red object."""
     return sum(any(thing.colour == "red" for thing in check(image, "a circle").found) for image in images)
 
 
@@ -274,16 +272,16 @@ lesson.claim("the negative prompt does not make it redder", red(without) <= red(
 #
 # ## Where the empty prompt is learnt
 #
-# "Classifier-free" means that no second network judges the picture; one UNet plays both parts. It can, because in
-# training some of the captions are replaced by the empty one (one in ten for SD). So it has learnt to draw without
-# being told what, and the empty row is a place that it knows.
+# "Classifier-free" means that no second network judges the image; one UNet plays both parts. It can, because in
+# training some of the captions are replaced by the empty one (one in ten for SD). So it has learnt to draw without a
+# prompt, and it knows the empty row from its training.
 #
 # ## Summary
 #
 # - The UNet returns one prediction a row. Guidance gives it two rows: the same latents, without and with the prompt.
 # - The guided prediction goes from the first through the second and beyond: `uncond + scale * (cond - uncond)`.
-# - With the words heard, the prompt is followed, and the pictures vary less than without. A negative prompt replaces
-#   the empty row.
+# - With guidance the images follow the prompt, and they vary less than without it. A negative prompt replaces the empty
+#   row.
 #
 # **Code**: `combine` in [guidance.py](../minisd/pipeline/guidance.py), the loop in
-# [stable_diffusion.py](../minisd/pipeline/stable_diffusion.py). **Next**: [09 · The autoencoder](09_autoencoder.ipynb).
+# [denoising.py](../minisd/pipeline/denoising.py). **Next**: [09 · The autoencoder](09_autoencoder.ipynb).

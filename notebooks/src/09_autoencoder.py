@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 09 · The autoencoder and its latents
 #
-# **You will** squeeze pictures into latents and get them back, look at the four channels one by one, measure what is
+# **You will** squeeze images into latents and get them back, look at the four channels one by one, measure what is
 # lost, and see why the encoder gives a distribution and what the odd factor 0.18215 is for.
 #
 # **Needs** notebook 00. Notebook 05 helps with the last section.
@@ -11,10 +11,9 @@
 # %% [markdown]
 # ## Why not pixels?
 #
-# Denoising is many calls of a large network, and the cost of each grows with the number of places in the picture,
-# that of attention with its square. So Stable Diffusion works on something smaller (Rombach et al. 2022): an
-# autoencoder, trained before and then left alone, turns a picture into a small stack of *latents*, and latents back
-# into a picture.
+# Denoising is many calls of a large network, and the cost of each grows with the number of places in the image, that of
+# attention with its square. So Stable Diffusion works on something smaller (Rombach et al. 2022): an autoencoder,
+# trained first and then frozen, turns an image into a small stack of *latents*, and latents back into an image.
 
 # %%
 import lesson
@@ -25,7 +24,7 @@ from minisd.configs import SD1_VAE
 from minisd.images import to_pil
 from minisd.sticker.world.render import render
 from minisd.sticker.world.sampling import scene_from_seed
-from minisd.sticker.world.scene import Scene, Thing
+from minisd.sticker.world.scene import Object, Scene
 
 sd = weights_loader.load("sticker")
 vae = sd.vae
@@ -37,21 +36,21 @@ with torch.no_grad():
 lesson.pictures(
     [*to_pil(pixels), *to_pil(back)],
     alt="Eight scenes of Sticker World above, and below the same scenes after encoding and decoding, hardly different.",
-    title="There and back again: hardly a difference to be seen",
+    title="There and back again: hardly a visible difference",
     columns=8,
-    rows=["pictures", "after the\nround trip"],
+    rows=["images", "after the\nround trip"],
 )
 print("pixels ", tuple(pixels.shape[1:]))
 print("latents", tuple(gauss.mean.shape[1:]))
 
 # %% [markdown]
-# **Predict, then run**: how many times fewer numbers are that? And for SD 1, where pictures of 512 x 512 become
-# latents of 64 x 64?
+# **Predict, then run**: how many times fewer numbers are that? And for SD 1, where images of 512 x 512 become latents
+# of 64 x 64?
 
 
 # %%
 def times_smaller(pixels, latents):
-    """How many numbers of the picture share one number of the latents."""
+    """How many numbers of the image share one number of the latents."""
     (c, h, w), (d, i, j) = pixels, latents
     return (c * h * w) / (d * i * j)
 
@@ -68,9 +67,8 @@ lesson.claim("8 times along each side, 64 times fewer places", 512 // 64 == 8 ==
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# 48 for SD 1: 64 times fewer places, but 4 channels in place of 3, so $64 \cdot 3/4 = 48$. (Some lecture notes say
-# that the latents are 64 x 64 x 24; they are 4 x 64 x 64.) The embedded model squeezes less: its pictures are small
-# already.
+# 48 for SD 1: 64 times fewer places, but 4 channels in place of 3, so $64 \cdot 3/4 = 48$. (Some lecture notes say that
+# the latents are 64 x 64 x 24; they are 4 x 64 x 64.) The embedded model squeezes less: its images are small already.
 #
 # </details>
 #
@@ -87,29 +85,31 @@ lesson.claim("twice the side costs 16 times as much", 32**4 // 16**4 == 16)
 # %% [markdown]
 # ## The four channels, looked at
 #
-# What do the four numbers of a place mean? Nobody told the autoencoder; look:
+# What do the four numbers of a place mean? The training did not prescribe it, so look:
 
 # %%
-scene = Scene((Thing("star", "orange", "large", 0.3, 0.35, 0.19), Thing("circle", "blue", "medium", 0.72, 0.72, 0.13)))
+scene = Scene(
+    (Object("star", "orange", "large", 0.3, 0.35, 0.19), Object("circle", "blue", "medium", 0.72, 0.72, 0.13))
+)
 picture = render([scene])
 with torch.no_grad():
     z = vae.encode(picture).mean[0] * vae.config.scaling_factor
 lesson.pictures(
     [to_pil(picture)[0]],
     alt="One scene of Sticker World, at full size for comparison.",
-    title="the picture",
+    title="the image",
     size=1.6,
 )
 lesson.pictures(
     list(z),
-    alt="Four grey maps of the same scene: the things stand out at their places, in each map with another brightness.",
-    title="Latents are still pictures: things are where they were",
+    alt="Four grey maps of the same scene: the objects stand out at their places, in each map with another brightness.",
+    title="Latents are still images: objects are where they were",
     labels=[f"channel {k}" for k in range(len(z))],
     size=1.6,
 )
 
 # %% [markdown]
-# The layout is plain to see in each. To find out what a channel *does*, change it and decode:
+# Each map shows the layout clearly. To find out what a channel *does*, change it and decode:
 #
 # **Predict, then run**: one channel is set to its mean, everywhere. Will places be lost, colours, or edges?
 
@@ -121,8 +121,8 @@ for k in range(len(z)):
     changed.append(to_pil(sd.decode(without[None]))[0])
 lesson.pictures(
     [to_pil(sd.decode(z[None]))[0], *changed],
-    alt="The decoded scene, then with one channel flat each: the things stay in place, colours or edges change.",
-    title="Flatten one channel: things stay where they are, but not as they are",
+    alt="The decoded scene, then with one channel flat each: the objects stay in place, colours or edges change.",
+    title="Flatten one channel: objects stay in place, but look different",
     labels=["all channels", *(f"no channel {k}" for k in range(len(z)))],
     size=1.5,
 )
@@ -130,17 +130,17 @@ lesson.pictures(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Not places: those are held by the places of the latents themselves. What a thing *looks like* there is shared out
-# among the channels: some carry more of the colour, others more of the edges (compare the pictures), and none is
-# simply "red". A linear map from the channels to red, green and blue goes a long way, though: notebook 15 fits one.
+# Not places: those are held by the places of the latents themselves. What an object *looks like* there is shared among
+# the channels: some carry more of the colour, others more of the edges (compare the images), and none is simply "red".
+# A linear map from the channels to red, green and blue goes a long way, though: notebook 15 fits one.
 #
 # </details>
 #
-# Since latents are laid out like the picture, what one does to latents happens to the picture:
+# Since latents are laid out like the image, what one does to latents happens to the image:
 
 # %%
 other = Scene(
-    (Thing("square", "green", "large", 0.72, 0.3, 0.18), Thing("triangle", "purple", "medium", 0.3, 0.75, 0.13))
+    (Object("square", "green", "large", 0.72, 0.3, 0.18), Object("triangle", "purple", "medium", 0.3, 0.75, 0.13))
 )
 half = z.shape[-1] // 2
 flipped = z.flip(-1)
@@ -152,15 +152,15 @@ mixed = (z + second) / 2
 lesson.pictures(
     [to_pil(sd.decode(each[None]))[0] for each in (z, flipped, shifted, second, joined, mixed)],
     alt="A scene, mirrored, shifted, another scene, halves of both joined, and the mean of both.",
-    title="Edit the latents, and the picture follows, more or less",
+    title="Edit the latents, and the image follows, more or less",
     labels=["latents", "mirrored", "shifted", "another", "halves joined", "mean of both"],
     size=1.4,
 )
 
 # %% [markdown]
-# Not perfectly: a mirrored edge may come out rough, for latents also say which way an edge faces, and the decoder
-# looks at the whole picture (it has attention and norms), so that what is joined has to go together. And the mean of
-# two latents is no scene of the world: something like a double exposure. There is no path through *meaning* between
+# Not perfectly: a mirrored edge may come out rough, because latents also say which way an edge faces. And the decoder
+# looks at the whole image (it has attention and norms), so joined parts have to fit together. And the mean of two
+# latents is no scene of the world: something like a double exposure. There is no path through *meaning* between
 # latents; for that the UNet is needed.
 #
 # ## What is lost
@@ -171,7 +171,7 @@ lesson.pictures(
 
 # %%
 def psnr(a, b):
-    """Of pictures (B, 3, H, W) in [-1, 1], each: dB."""
+    """Of images (B, 3, H, W) in [-1, 1], each: dB."""
     error = ((a - b) / 2).square().mean(dim=(1, 2, 3))
     return -10 * torch.log10(error)
 
@@ -200,31 +200,31 @@ lesson.pictures(
 )
 lesson.pictures(
     [error],
-    alt="The error as a map: black in the areas, bright along the edges of the things.",
-    title="It errs along edges",
+    alt="The error as a map: black in the areas, bright along the edges of the objects.",
+    title="The errors are along the edges",
     cmap="magma",
     size=1.8,
 )
 
 # %% [markdown]
-# Nothing that the UNet does can repair this: what the autoencoder cannot say, no latents can. (With SD 1 it shows in
-# small faces and letters.)
+# Nothing that the UNet does can repair this: what the autoencoder cannot represent, no latents can contain. (With SD 1
+# it shows in small faces and letters.)
 #
 # ## A distribution, not a point
 #
 # `vae.encode` returns a normal distribution for each latent: a mean and a deviation. The training of a *variational*
-# autoencoder draws from it, so that the decoder learns to bear small errors; that keeps the space between latents
+# autoencoder draws from it, so that the decoder learns to tolerate small errors; that keeps the space between latents
 # smooth, and the UNet's predictions will always be a little off.
 #
-# **Predict, then run**: how large are the deviations beside the latents themselves? Will two draws decode to two
-# different pictures?
+# **Predict, then run**: how large are the deviations, compared with the latents themselves? Will two draws decode to
+# two different images?
 
 # %%
 with torch.no_grad():
     gauss = vae.encode(many)
     draws = [vae.decode(gauss.sample(torch.Generator().manual_seed(s))[:1]).clamp(-1, 1) for s in (1, 2)]
-print(f"deviation of the latents over pictures and places: {gauss.mean.std():.2f}")
-print(f"deviation of a single latent, by its own account:  {gauss.std.mean():.3f}")
+print(f"deviation of the latents over images and places: {gauss.mean.std():.2f}")
+print(f"deviation of a single latent, from the encoder:  {gauss.std.mean():.3f}")
 print(f"two draws of the first scene: {psnr(*draws)[0]:.1f} dB apart")
 lesson.claim("the encoder is sure of itself", gauss.std.mean() < 0.1 * gauss.mean.std())
 lesson.source(type(gauss))
@@ -233,22 +233,22 @@ lesson.source(type(gauss))
 # <details><summary>Answer</summary>
 #
 # Small, so that draws can hardly be told apart. In training, the pull towards wide distributions is very weak for
-# latent diffusion: latents are to be smooth, but first of all they are to say what is in the picture.
+# latent diffusion: latents should be smooth, but first of all they should say what is in the image.
 #
 # </details>
 #
 # ## The odd factor
 #
-# The noise of a diffusion model has deviation 1, and the schedule (notebook 05) assumes the same of the picture.
-# Latents come out of the autoencoder at whatever scale they like, so they are multiplied by a constant: one over
-# their deviation, measured once. For SD 1 that gave 0.18215, and every SD 1 and 2 program holds this number. In
-# minisd it is applied in exactly one place, the pipeline; the autoencoder itself knows nothing of it.
+# The noise of a diffusion model has deviation 1, and the schedule (notebook 05) assumes the same of the image. Latents
+# come out of the autoencoder at an arbitrary scale, so they are multiplied by a constant: one over their deviation,
+# measured once. For SD 1 that gave 0.18215, and every SD 1 and 2 program holds this number. In minisd it is applied in
+# exactly one place, the pipeline; the autoencoder itself does not use it.
 
 # %%
 factor = vae.config.scaling_factor
 print(f"factor {factor}: it stands for a deviation of 1 / {factor} = {1 / factor:.2f}")
 print(f"deviation of the scaled latents of {len(many)} scenes: {(gauss.mean * factor).std():.2f}")
-lesson.claim("near 1, as the noise schedule wants it", 0.5 < float((gauss.mean * factor).std()) < 2)
+lesson.claim("near 1, as the noise schedule expects it", 0.5 < float((gauss.mean * factor).std()) < 2)
 raw = vae.encode(many[:1]).mean
 lesson.claim("sd.decode undoes it", torch.allclose(sd.decode(raw * factor), vae.decode(raw).clamp(-1, 1), atol=1e-4))
 
@@ -266,15 +266,15 @@ panel.set(xlabel="scaled latent", ylabel="density")
 panel.legend()
 lesson.show(
     figure,
-    alt="Densities of the four channels: tall peaks, where the plain background lies, with long tails to both sides.",
+    alt="Densities of the four channels: tall peaks, where the plain background is, with long tails to both sides.",
     title="A plain background is a sharp peak: no Gaussian",
 )
 
 # %% [markdown]
 # ## Summary
 #
-# - The autoencoder makes the picture small, SD 1's 48 times; denoising happens there, and attention can be paid for.
-# - Latents are laid out like the picture: places stay places, and the channels share what is there.
+# - The autoencoder makes the image small, SD 1's 48 times; denoising happens there, and attention becomes affordable.
+# - Latents are laid out like the image: places stay places, and the channels share what is at each place.
 # - What is lost is lost for good; it is lost along edges. The encoder gives a narrow distribution.
 # - One factor brings latents to the scale of the noise.
 #

@@ -13,8 +13,8 @@
 # ## Whole words, or letters?
 #
 # A network reads numbers, so a prompt has to become a list of numbers from a fixed table. One for each word? Then the
-# table never ends, and what is not in it cannot be said. One for each letter? Then everything can be said, but
-# prompts get long, and the network has to learn spelling first. Byte-pair encoding (Sennrich et al. 2016) is the way
+# table never ends, and what is not in it cannot be written. One for each letter? Then everything can be written, but
+# prompts get long, and the network has to learn spelling first. Byte-pair encoding (Sennrich et al. 2016) is in
 # between: begin with letters, and give the pairs that are seen most often a number of their own.
 
 # %%
@@ -25,10 +25,10 @@ import lesson
 import torch
 
 import weights_loader
-from minisd.sticker.world.captions import caption
+from minisd.sticker.world.captions import sample_caption
 from minisd.sticker.world.sampling import scene_from_seed
 
-captions = [caption(scene_from_seed(s), torch.Generator().manual_seed(s)) for s in range(400)]
+captions = [sample_caption(scene_from_seed(s), torch.Generator().manual_seed(s)) for s in range(400)]
 words = Counter(word for text in captions for word in text.split() if word.isalpha())
 print(captions[:3])
 print(len(words), "different words, such as", ", ".join(word for word, _ in words.most_common(12)))
@@ -36,8 +36,8 @@ print(len(words), "different words, such as", ", ".join(word for word, _ in word
 # %% [markdown]
 # ## Training: merge the most frequent pair, again and again
 #
-# A word is a list of characters, of which the last carries a mark, `</w>`, for "here a word ends": so that *star* at
-# the end of a word and *star* at the beginning of *starfish* stay apart.
+# A word is a list of characters. The last one carries a mark, `</w>`, for "a word ends here". So *star* at the end of a
+# word and *star* at the beginning of *starfish* stay apart.
 
 
 # %%
@@ -63,7 +63,7 @@ def merged(pieces, pair):
 
 
 def train(words, count):
-    """Word -> how often  to  the first `count` merges, in the order in which they were learnt."""
+    """{word: how often it occurs} -> the first `count` merges, in the order in which they were learnt."""
     state = {word: as_characters(word) for word in words}
     merges = []
     for _ in range(count):
@@ -116,7 +116,7 @@ lesson.claim("merges make texts shorter", pieces_after(60) < 0.7 * pieces_after(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# One that many frequent words share; the list says which. A lone "a" is no pair: it is one piece from the start,
+# One that many frequent words share; the list says which. A single "a" is not a pair: it is one piece from the start,
 # `a</w>`. CLIP learnt its 48,894 merges from the captions of the internet, in the same way.
 #
 # </details>
@@ -130,9 +130,9 @@ print(f"{CLIP_VOCABULARY:,} ids = 256 characters + 256 with the mark + {count:,}
 # %% [markdown]
 # ## Encoding: the merges, in the order of learning
 #
-# To encode a word, go through the merges **in the order in which they were learnt**, earliest first: always merge the
-# pair of lowest rank that is there. Neither the longest piece first, nor from left to right: both give other results,
-# and a text encoder that was trained on one understands nothing of the other.
+# To encode a word, go through the merges **in the order in which they were learnt**, earliest first: of all pairs in
+# the word, merge the one of lowest rank. Neither the longest piece first, nor from left to right: both give other
+# results, and a text encoder that was trained on one understands nothing of the other.
 
 
 # %%
@@ -192,7 +192,7 @@ lesson.claim("it is not the same rule", len(ambiguous) > 0)
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# For some. That is the dangerous kind of wrong: everyday words come out right, so nobody notices.
+# For some. That is the dangerous kind of wrong: everyday words come out right, so the mistake stays unnoticed.
 #
 # </details>
 #
@@ -241,15 +241,14 @@ with warnings.catch_warnings(record=True) as heard:
     coded = tokenizer.encode(["a red circle " * 25 + "above a blue square"])
 print("pieces that fit:", int(coded.attention_mask.sum()) - 2)
 print("lost:", coded.dropped)
-print("said:", heard[0].message)
+print("warning:", heard[0].message)
 lesson.claim("75 pieces fit", int(coded.attention_mask.sum()) - 2 == 75)
 lesson.claim("the end is cut off, and the warning says what was lost", "above a blue square" in str(heard[0].message))
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# 75: two places go to the start and the end. What is behind them never reaches the picture, so the library says it
-# aloud.
+# 75: two places go to the start and the end. What comes after them never reaches the image, so the library warns.
 #
 # </details>
 #
@@ -263,8 +262,8 @@ lesson.claim("the same ids", torch.equal(one, other))
 # %% [markdown]
 # ## A word of your own
 #
-# Textual inversion teaches a model a new word: a new id, whose vector is trained on a few pictures (notebook 23). For
-# the tokenizer that is one more row. Added words are found **before** anything is cut into pieces:
+# Textual inversion teaches a model a new word: a new id, whose vector is trained on a few images (notebook 23). For the
+# tokenizer that is one more row. Added words are found **before** anything is cut into pieces:
 
 # %%
 import copy
@@ -277,10 +276,10 @@ print(tokenizer.tokenize("a <my-cat>"), "without it")
 lesson.claim("it is one piece, the next free id", mine.tokenize("<my-cat>") == ["<my-cat>"] and new == len(tokenizer))
 
 # %% [markdown]
-# ## What the picture pays for it
+# ## What it means for the image
 #
-# Does the cutting matter for the picture? Each word that the model was taught is one piece, so its state can stand
-# for it as a whole:
+# Does the cutting matter for the image? Each word that the model was taught is one piece, so its state can represent it
+# as a whole:
 
 # %%
 taught = [word for word in sd.defaults.words.split() if word.isalpha()]
@@ -296,7 +295,7 @@ lesson.claim("most of the taught words are one piece", lengths[1] >= 0.8 * len(t
 # - Byte-pair encoding learns which pairs to merge, most frequent first; encoding applies them in the order of
 #   learning.
 # - A vocabulary is the 256 bytes, the same with an end mark, the merges, a start and an end: nothing is unknown.
-# - 75 pieces fit beside start and end; more are cut off, aloud. Added words are found first.
+# - 75 pieces fit between start and end; more are cut off, with a warning. Added words are found first.
 # - Our encoder agrees with the library's on every word that we tried.
 #
 # **Code**: [tokenizer.py](../minisd/tokenizer.py), [vocabulary_files.py](../minisd/_internal/vocabulary_files.py).

@@ -2,7 +2,7 @@
 # # 11 · The CLIP text transformer
 #
 # **You will** write the text encoder of Stable Diffusion in forty lines and prove that it is the library's, see which
-# word listens to which, and say what the causal mask, the padding and the last layers mean for a picture.
+# word looks at which, and say what the causal mask, the padding and the last layers mean for an image.
 #
 # **Needs** notebook 10 (how words become ids), and matrix multiplication.
 #
@@ -36,8 +36,8 @@ swapped = tokenizer(["a blue circle above a red square"])
 lesson.claim("the other sentence has the same ids, in another order", sorted(ids[0]) == sorted(swapped[0]))
 
 # %% [markdown]
-# "red" is the same number in both sentences, so a table gives the same vector, wherever the word stands. But in one
-# sentence it means *the circle is red*, in the other *the square is red*. What the picture needs is a vector for "red
+# "red" is the same number in both sentences, so a table gives the same vector, wherever the word is. But in one
+# sentence it means *the circle is red*, in the other *the square is red*. What the image needs is a vector for "red
 # **in this place of this sentence**". To make such vectors, called **states**, is the whole work of the text encoder:
 #
 # $$\text{ids } (L) \;\to\; \text{embeddings } (L, d) \;\to\; \text{layer} \to \dots \to \text{layer} \;\to\;
@@ -64,11 +64,11 @@ def embed(ids):
 lesson.claim("that is the library's embedding", torch.equal(embed(ids), clip.embed(ids)))
 first, second = (k for k, word in enumerate(words) if word == "a")
 apart = float((embed(ids)[0, first] - embed(ids)[0, second]).abs().max())
-print(f'the two "a" of the prompt differ by up to {apart:.2f}, because they stand at places {first} and {second}')
+print(f'the two "a" of the prompt differ by up to {apart:.2f}, because they are at places {first} and {second}')
 
 # %% [markdown]
-# The places must be added, since what follows, attention, does not see them: it compares every vector with every
-# other, and a shuffled sentence would give the same vectors, shuffled.
+# The places must be added, because the next operation, attention, does not see them: it compares every vector with
+# every other, and a shuffled sentence would give the same vectors, shuffled.
 #
 # What is in the first table? Training moved its rows, and words that are used alike should be close. Closeness is
 # measured by the cosine of the angle between two rows: 1 for the same direction, about 0 for unrelated ones.
@@ -89,7 +89,7 @@ def nearest(word):
     return taught[int(cosines[taught.index(word)].topk(2).indices[1])]
 
 
-lesson.claim("the nearest to a thing is its plural", nearest("circle") == "circles" and nearest("star") == "stars")
+lesson.claim("the nearest to a noun is its plural", nearest("circle") == "circles" and nearest("star") == "stars")
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -115,9 +115,9 @@ print(f"rows in CLIP's table: {SD1_TEXT.vocab_size:,}; in that of the embedded m
 #
 # $$\text{attention}(q, k, v) = \text{softmax}\!\left(\frac{q k^\top}{\sqrt{d_h}} + \text{mask}\right) v$$
 #
-# This happens in several **heads** at once, each with its own piece of the width, $d_h$ numbers wide, so that one
-# token can look for several things. The mask is what makes a *text* transformer of it: a token may look at itself
-# and at those before it, never ahead. Where it may not look, the mask is $-\infty$, and softmax makes 0 of that.
+# This happens in several **heads** at once, each with its own piece of the width, $d_h$ numbers wide, so that one token
+# can look for several features. The mask is what makes a *text* transformer of it: a token may look at itself and at
+# those before it, never ahead. Where it may not look, the mask is $-\infty$, and softmax makes 0 of that.
 
 
 # %%
@@ -156,16 +156,16 @@ panels[0].set_ylabel("looks")
 lesson.show(
     figure,
     alt="Left a triangle of ones at and below the diagonal. Right shares of attention, only within that triangle.",
-    title="Nobody looks ahead",
+    title="No token looks ahead",
 )
 
 # %% [markdown]
 # ## One layer, line by line
 #
-# A layer has two halves. In the first, tokens talk (attention); in the second, each token thinks alone (a small
-# network with one hidden layer, the **MLP**). Both halves do not replace a vector, they **add** to it, so that what
-# a word was is never lost: the residual connection. And both see the vector *normed*, to mean 0 and variance 1, so
-# that no layer has to fear what the layers before it made of the sizes.
+# A layer has two halves. In the first, tokens exchange information (attention); in the second, each token is processed
+# alone (a small network with one hidden layer, the **MLP**). Both halves do not replace a vector, they **add** to it,
+# so that what a word was is never lost: the residual connection. And both see the vector *normed*, to mean 0 and
+# variance 1, so that no layer depends on the size of the numbers that the layers before it produce.
 
 
 # %%
@@ -236,11 +236,11 @@ lesson.source(TransformerLayer.forward)
 # %% [markdown]
 # ## The state at the end token has read everything
 #
-# The last word to look is the end token: it sees the whole sentence. CLIP was trained with the state at that place
-# only (notebook 12), so there the meaning of the sentence should be.
+# The end token comes last, so it sees the whole sentence. CLIP was trained with the state at that place only (notebook
+# 12), so there the meaning of the sentence should be.
 #
-# **Predict, then run**: four sentences. The second says the same as the first in other words; the third and fourth
-# use the very words of the first. To which of them will the end state of the first be closest?
+# **Predict, then run**: four sentences. The second says the same as the first in other words; the third and fourth use
+# exactly the words of the first. To which of them will the end state of the first be closest?
 
 # %%
 sentences = [
@@ -252,7 +252,7 @@ sentences = [
 
 
 def bag_of_words(ids):
-    """The mean of the rows of the table, without places: what a reader knows who ignores the order."""
+    """The mean of the rows of the table, without places: what is left when the order is ignored."""
     lengths = (ids == config.end_token).int().argmax(1)
     rows = clip.token_embedding.weight[ids]
     return torch.stack([row[:n].mean(0) for row, n in zip(rows, lengths, strict=True)])
@@ -279,8 +279,8 @@ lesson.claim("the end state is closest to what means the same", end[1:].argmax()
 # <details><summary>Answer</summary>
 #
 # To the second: other words in another order, one meaning. This is what the layers are for. The embedded model was
-# trained to read such sentences; the official CLIP is known to be much worse at it (Yuksekgonul et al. 2022), which
-# is one reason why Stable Diffusion mixes up who is red.
+# trained to read such sentences; the official CLIP is known to be much worse at it (Yuksekgonul et al. 2022), which is
+# one reason why Stable Diffusion mixes up which object is red.
 #
 # </details>
 #
@@ -328,25 +328,25 @@ lesson.claim("without the mask, every state moves", free.min() > 1e-3)
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Only "square" itself, the end, and the padding behind it. So the state at "circle" does not know whether a square or
-# a star will follow. For a prompt that means: a word is coloured by what stands **before** it. In "a circle that is
-# red", the state at "circle" knows nothing of red; the states behind it do. The UNet reads all states, so it can
-# still find out, but "a red circle" makes it easier.
+# Only "square" itself, the end, and the padding behind it. So the state at "circle" does not know whether a square or a
+# star will follow. For a prompt that means: a word is changed by what comes **before** it. In "a circle that is red",
+# the state at "circle" knows nothing of red; the states behind it do. The UNet reads all states, so it can still find
+# out, but "a red circle" makes it easier.
 #
 # </details>
 #
-# ## Who listens to whom?
+# ## Which word looks at which?
 #
-# The shares of attention can be drawn, layer by layer. The library's attention has a hook for it: a function in
-# `watch` is given the shares of each call.
+# The shares of attention can be drawn, layer by layer. The library's attention has a hook for it: it calls the function
+# in `on_weights` with the shares of each call.
 
 # %%
 seen = []
 for layer in clip.layers:
-    layer.attention.watch = lambda shares: seen.append(shares[0].mean(0)[:used, :used])
+    layer.attention.on_weights = lambda shares: seen.append(shares[0].mean(0)[:used, :used])
 clip(ids)
 for layer in clip.layers:
-    layer.attention.watch = None
+    layer.attention.on_weights = None
 
 figure, panels = lesson.axes(1, len(seen), width=2.5, height=3.7)
 for k, (panel, picture) in enumerate(zip(panels, seen, strict=True)):
@@ -366,8 +366,8 @@ print(f"even shares would be {1 / (noun + 1):.2f}")
 lesson.claim('in some layer, "circle" looks at "red" more than by chance', strongest > 1 / (noun + 1))
 
 # %% [markdown]
-# Read a row from left to right: the token at its left takes from the tokens below the columns. Such pictures show
-# where values come from, not what is done with them.
+# Read a row from left to right: the token at its left takes from the tokens below the columns. Such maps show where
+# values come from, not what is done with them.
 #
 # ## The padding that the UNet sees
 #
@@ -381,7 +381,7 @@ lesson.claim('in some layer, "circle" looks at "red" more than by chance', stron
 
 # %%
 def draw(text, seed):
-    """A picture from text states (1, L, d), with guidance 3."""
+    """An image from text states (1, L, d), with guidance 3."""
     both = torch.cat([sd.encode_prompt([""])[:, : text.shape[1]], text])
     grid, memory = sd.scheduler.grid(10), None
     size = sd.unet.config.sample_size
@@ -403,8 +403,8 @@ seeds = (1, 2, 3)
 drawn = [[draw(text, seed) for text in mixed] for seed in seeds]
 lesson.pictures(
     [image for row in drawn for image in row],
-    alt="Three rows of four pictures, by the text states given in each column; the third column mixes two prompts.",
-    title="The words decide what is drawn; the padding has a say in how",
+    alt="Three rows of four images, by the text states given in each column; the third column mixes two prompts.",
+    title="The words decide what is drawn; the padding affects how",
     columns=len(mixed),
     labels=columns,
     rows=[f"seed {seed}" for seed in seeds],
@@ -414,7 +414,7 @@ for column, name in enumerate(("red circle", "blue star", "mixed", "no padding")
     right = sum(check(row[column], "a red circle").object for row in drawn)
     print(f"{name:11} shows a red circle in {right} of {len(seeds)}")
 lesson.claim(
-    "with other padding, the pictures are not the same",
+    "with other padding, the images are not the same",
     any(row[0].tobytes() != row[2].tobytes() for row in drawn),
 )
 without = clip(tokenizer(["a red circle"])[:, :n])
@@ -423,20 +423,20 @@ lesson.claim("the words' states do not depend on the padding", torch.allclose(re
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# In this model the words win: the counts above say how often. But the picture is not the same as with its own
-# padding; compare the first column with the third. How much the padding weighs depends on the training. The embedded
-# model saw short texts, with little padding, for the larger part of its training; the official ones always saw all
-# 77 places. So padding is not nothing, and a program that fills up with another id draws another picture.
+# In this model the words win: the counts above say how often. But the image is not the same as with its own padding;
+# compare the first column with the third. How much the padding weighs depends on the training. The embedded model saw
+# short texts, with little padding, for the larger part of its training; the official ones always saw all 77 places. So
+# padding is not nothing, and a program that fills up with another id draws another image.
 #
 # </details>
 #
 # ## The last layer but one
 #
 # Stable Diffusion 2 stops one layer early: it takes the states that *enter* the last layer of its text encoder, and
-# gives them the final norm. Why? The last layer was trained for one thing only, the end state that is compared with
-# pictures; what the other places say there, no loss ever asked. A layer earlier, the states are less specialised.
-# Among users of SD 1 the same trick is known as *clip skip*. In code it needs no switch: a text encoder of one layer
-# less **is** it.
+# gives them the final norm. Why? The last layer was trained for one purpose only, the end state that is compared with
+# images; no loss ever used its states at the other places. A layer earlier, the states are less specialised. Among
+# users of SD 1 the same trick is known as *clip skip*. In code it needs no switch: a text encoder of one layer less
+# **is** it.
 
 # %%
 from dataclasses import replace
@@ -493,14 +493,14 @@ with torch.device("meta"):
 lesson.claim("and 340,387,840 in the one of SD 2", count(second) == 340_387_840)
 
 # %% [markdown]
-# The names of the weights differ between the official files and this class; how they are brought together is shown in
-# notebook 22. The functions of this lesson run on the official weights as well, as nothing in them depends on sizes.
+# The names of the weights differ between the official files and this class; notebook 22 shows how they are matched. The
+# functions of this lesson run on the official weights as well, as nothing in them depends on sizes.
 #
 # ## Summary
 #
 # - Ids become vectors by two tables, for the word and for its place; equal layers make states of them: attention,
 #   then an MLP, both normed before and added after.
-# - The causal mask lets a token see only what stands before it: a later word never changes an earlier state.
+# - The causal mask lets a token see only what comes before it: a later word never changes an earlier state.
 # - The end token has read the whole sentence, and so has all the padding, which the UNet reads like words.
 # - SD 2 reads one layer earlier: the same code with one layer less. QuickGELU and GELU must not be mixed up.
 #

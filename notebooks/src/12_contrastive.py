@@ -1,27 +1,27 @@
 # %% [markdown]
 # # 12 · CLIP, trained contrastively
 #
-# **You will** train both halves of a small CLIP until a picture finds its caption, write the loss that does it,
-# classify colours without ever training a classifier, and find out what CLIP does *not* learn, and why.
+# **You will** train both halves of a small CLIP until an image finds its caption, write the loss that does it, classify
+# colours without ever training a classifier, and find out what CLIP does *not* learn, and why.
 #
 # **Needs** notebook 11 (the text transformer).
 #
 # **Takes** 20 minutes to read, about a minute to run.
 
 # %% [markdown]
-# ## One space for pictures and words
+# ## One space for images and words
 #
-# The text encoder of Stable Diffusion was not made for drawing. It is one half of CLIP (Radford et al. 2021), which
-# was trained on pictures and their captions from the internet, for a task that needs no labels: *which caption belongs
-# to which picture?* Each half makes **one vector** of what it is given, of length 1:
+# The text encoder of Stable Diffusion was not made for drawing. It is one half of CLIP (Radford et al. 2021), which was
+# trained on images and their captions from the internet, for a task that needs no labels: *which caption belongs to
+# which image?* Each half turns its input into **one vector** of length 1:
 #
 # - the text half: the state at the end token, projected by a matrix;
-# - the image half: the picture is cut into patches, each becomes a token, and a transformer without a mask reads them
+# - the image half: the image is cut into patches, each becomes a token, and a transformer without a mask reads them
 #   all, with one more token that gathers what they show; its state is projected.
 #
-# Then a picture and a text are compared by the cosine of their vectors.
+# Then an image and a text are compared by the cosine of their vectors.
 #
-# Our world: two things, side by side or one above the other, of six shapes in eight colours.
+# Our world: two objects, side by side or one above the other, of six shapes in eight colours.
 
 # %%
 import math
@@ -33,7 +33,7 @@ import torch.nn.functional as F
 import weights_loader
 from minisd.images import to_pil
 from minisd.sticker.world.render import render
-from minisd.sticker.world.scene import Scene, Thing
+from minisd.sticker.world.scene import Object, Scene
 
 colours = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 shapes = ("circle", "square", "triangle", "star", "ring", "cross")
@@ -45,7 +45,7 @@ def chance(count):
 
 
 def draw_fact():
-    """What a picture shows: the left or upper thing, the right or lower one, and whether it is upper and lower."""
+    """What an image shows: the left or upper object, the right or lower one, and whether one is above the other."""
     while True:
         first, second = ((colours[chance(8)], shapes[chance(6)]) for _ in range(2))
         if first[0] != second[0] and first[1] != second[1]:
@@ -67,7 +67,7 @@ def scene(fact):
     for (colour, shape), along in zip(fact[:2], (0.24, 0.70), strict=True):
         u, v = torch.rand(2, generator=dice).tolist()
         place = (along + 0.06 * u, 0.3 + 0.4 * v)
-        things.append(Thing(shape, colour, "medium", *(place[::-1] if fact[2] else place), 0.14))
+        things.append(Object(shape, colour, "medium", *(place[::-1] if fact[2] else place), 0.14))
     return Scene(tuple(things))
 
 
@@ -76,7 +76,7 @@ LENGTH = 10  # start, at most eight words, end
 
 
 def make_set(count):
-    """Facts, their pictures, the ids of a caption for each, and of the same with the colours swapped."""
+    """Facts, their images, the ids of a caption for each, and of the same with the colours swapped."""
     facts = [draw_fact() for _ in range(count)]
     true, false = [say(fact) for fact in facts], [say(swap_colours(fact)) for fact in facts]
     pixels = render([scene(fact) for fact in facts], size=32)
@@ -88,19 +88,19 @@ test_facts, test_pixels, test_ids, test_swapped_ids, test_captions = make_set(40
 
 
 def folded(caption):
-    """In three lines, to stand above a picture."""
+    """In three lines, to be shown above an image."""
     words = caption.split()
     return "\n".join((" ".join(words[:3]), " ".join(words[3:-3]), " ".join(words[-3:])))
 
 
 lesson.pictures(
     to_pil(pixels[:6]),
-    alt="Six small pictures of two coloured things, side by side or one above the other, with their captions.",
-    title="Pictures and their captions",
+    alt="Six small images of two coloured objects, side by side or one above the other, with their captions.",
+    title="Images and their captions",
     labels=[folded(caption) for caption in captions[:6]],
     size=1.4,
 )
-print(f"{len(set(facts)):,} different facts among {len(facts):,} pictures")
+print(f"{len(set(facts)):,} different facts among {len(facts):,} images")
 
 # %% [markdown]
 # ## Both halves
@@ -124,7 +124,7 @@ torch.nn.init.normal_(clip.text_encoder.position_embedding.weight, std=0.1)
 
 
 def embed_images(clip, pixels):
-    """Pictures (B, 3, 32, 32) -> unit vectors (B, width)."""
+    """Images (B, 3, 32, 32) -> unit vectors (B, width)."""
     half = clip.image_encoder
     return F.normalize(half.pool(half(pixels)), dim=-1)
 
@@ -143,20 +143,20 @@ with torch.no_grad():
 print(f"{sum(p.numel() for p in clip.parameters()):,} parameters in both halves")
 
 # %% [markdown]
-# ## The loss: who belongs to whom?
+# ## The loss: what belongs to what?
 #
-# Take a batch of $B$ pictures and their $B$ captions, and make the matrix of all cosines: $B$ rows of pictures, $B$
-# columns of texts. The right pairs are on the diagonal. Read a **row** as a test with $B$ answers: *which of these
-# texts belongs to this picture?* That is a classification, so its loss is the cross-entropy. Read a **column** in
-# the same way: *which picture belongs to this text?* The loss is the mean of both (Radford et al. 2021, figure 3):
+# Take a batch of $B$ images and their $B$ captions, and make the matrix of all cosines: $B$ rows of images, $B$ columns
+# of texts. The right pairs are on the diagonal. Read a **row** as a test with $B$ answers: *which of these texts
+# belongs to this image?* That is a classification, so its loss is the cross-entropy. Read a **column** in the same way:
+# *which image belongs to this text?* The loss is the mean of both (Radford et al. 2021, figure 3):
 #
 # $$L = \tfrac12\,\Big(\text{CE}(s\,I\,T^\top) + \text{CE}(s\,T\,I^\top)\Big)$$
 #
 # Cosines lie between -1 and 1, and a softmax over such small numbers is nearly flat. So they are multiplied by a
 # scale $s$, which is learnt with the rest.
 #
-# There is a trap: two pictures of a batch may show the same fact. Then the "wrong" text is right as well, and nobody
-# must be punished for it; such places are taken out of the test.
+# There is a trap: two images of a batch may show the same fact. Then the "wrong" text is right as well, so the loss
+# must not punish it: such places are taken out of the test.
 
 
 # %%
@@ -169,7 +169,7 @@ def cross_entropy(logits):
 def contrastive_loss(images, texts, scale, also_true, untrue=None):
     """Symmetric contrastive loss; images, texts (B, d) of length 1.
 
-    also_true (B, B): other texts that are true of a picture, too. untrue (B, N, d): wrong texts of each picture's own.
+    also_true (B, B): other texts that are true of an image, too. untrue (B, N, d): wrong texts for each image.
     """
     logits = (scale * images @ texts.T).masked_fill(also_true, -math.inf)
     wide = logits
@@ -179,7 +179,7 @@ def contrastive_loss(images, texts, scale, also_true, untrue=None):
 
 
 def same_fact(rows):
-    """Which other pictures of a batch show the very same: (B, B)."""
+    """Which other images of a batch show the same fact: (B, B)."""
     chosen = [facts[row] for row in rows]
     return torch.tensor([[a == b for b in chosen] for a in chosen]).fill_diagonal_(False)
 
@@ -201,8 +201,8 @@ lesson.claim("guessing costs the logarithm of the batch size", abs(float(flat) -
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# $-\log(1/B) = \log B$. The untrained halves do about as badly or a bit worse: random vectors are not even undecided.
-# A larger batch is a harder test; CLIP was trained with batches of 32,768.
+# $-\log(1/B) = \log B$. The untrained halves do about as badly or a bit worse: random vectors do not even give equal
+# shares. A larger batch is a harder test; CLIP was trained with batches of 32,768.
 #
 # </details>
 
@@ -210,33 +210,33 @@ lesson.claim("guessing costs the logarithm of the batch size", abs(float(flat) -
 print(f"guessing among {32_768:,}: {math.log(32_768):.2f}")
 
 # %% [markdown]
-# The library has the loss as a function of its own, with three untrue captions for every picture (we come to those).
-# It must give the same number:
+# The library has the loss as a function of its own, with three untrue captions for every image (we come to those). It
+# must give the same number:
 
 # %%
-from minisd.sticker.training.contrastive import NEGATIVES, contrast
+from minisd.sticker.training import contrastive
 
 with torch.no_grad():
-    rows, wrong = ids[:16], swapped_ids[: 16 * NEGATIVES]
-    untrue = embed_texts(clip, wrong).unflatten(0, (16, NEGATIVES))
+    rows, wrong = ids[:16], swapped_ids[: 16 * contrastive.NEGATIVES_PER_IMAGE]
+    untrue = embed_texts(clip, wrong).unflatten(0, (16, contrastive.NEGATIVES_PER_IMAGE))
     own = contrastive_loss(images[:16], texts[:16], clip.logit_scale.exp(), same_fact(range(16)), untrue)
-    theirs = contrast(clip, images[:16], torch.cat([rows, wrong]), same_fact(range(16)))
+    theirs = contrastive.contrastive_loss(clip, images[:16], torch.cat([rows, wrong]), same_fact(range(16)))
 print(f"ours {float(own):.5f}, the library's {float(theirs):.5f}")
 lesson.claim("our loss is the library's, to 1e-5", abs(float(own - theirs)) < 1e-5)
-lesson.source(contrast)
+lesson.source(contrastive.contrastive_loss)
 
 # %% [markdown]
 # ## Training
 #
 # What is in a batch? CLIP's were drawn from the whole internet, where hardly two captions of a batch use the same
-# words. Ours must be like that in small: **no two pictures of a batch show the same two colours**. Eight colours make
-# 28 pairs, so a batch has 28 pictures. (We will see that this matters.) The rest is short: draw a batch, compute the
-# loss, step. The scale is held below 100, as in CLIP.
+# words. Ours must be like that in small: **no two images of a batch show the same two colours**. Eight colours make 28
+# pairs, so a batch has 28 images. (We will see that this matters.) The rest is short: draw a batch, compute the loss,
+# step. The scale is held below 100, as in CLIP.
 
 
 # %%
 def by_colours(facts):
-    """The rows of the pictures with each pair of colours."""
+    """The rows of the images with each pair of colours."""
     groups = {}
     for row, (first, second, _) in enumerate(facts):
         groups.setdefault(frozenset((first[0], second[0])), []).append(row)
@@ -244,7 +244,7 @@ def by_colours(facts):
 
 
 groups, test_groups = by_colours(facts), by_colours(test_facts)
-lesson.claim("as many pairs of colours as pictures in a batch", len(groups) == math.comb(len(colours), 2) == BATCH)
+lesson.claim("as many pairs of colours as images in a batch", len(groups) == math.comb(len(colours), 2) == BATCH)
 
 
 def draw_batch():
@@ -252,7 +252,7 @@ def draw_batch():
 
 
 def train(clip, steps, with_swapped):
-    """Some hundred steps of AdamW; returns the losses. with_swapped: each picture's swapped caption is a wrong text."""
+    """Some hundred steps of AdamW; returns the losses. with_swapped: each image's swapped caption is a wrong text."""
     rate = 2e-3
     optimizer = torch.optim.AdamW(clip.parameters(), lr=rate, betas=(0.9, 0.99))
     losses = []
@@ -272,19 +272,19 @@ def train(clip, steps, with_swapped):
 
 
 # %% [markdown]
-# To measure it: batches of the same kind, from pictures that were not trained on. How often is the closest text the
-# picture's own?
+# To measure it: batches of the same kind, from images that were not trained on. How often is the closest text the
+# image's own?
 
 
 # %%
 @torch.no_grad()
 def cosines(clip, rows):
-    """These test pictures with all their texts."""
+    """These test images with all their texts."""
     return embed_images(clip, test_pixels[rows]) @ embed_texts(clip, test_ids[rows]).T
 
 
 def retrieval(clip):
-    """How often the closest text of a batch is the picture's own, over eight batches."""
+    """How often the closest text of a batch is the image's own, over eight batches."""
     right = total = 0
     for k in range(8):
         rows = [each[k % len(each)] for each in test_groups]
@@ -305,37 +305,37 @@ panel.text(len(losses), math.log(BATCH), "guessing", ha="right", va="bottom", co
 panel.set(xlabel="step", ylabel="loss", ylim=(0, None))
 lesson.show(figure, alt="The loss falls from the level of guessing.", title="The halves learn to find each other")
 print(f"the right text among {BATCH}: {found_before:.0%} before, {found:.0%} after; by chance {1 / BATCH:.0%}")
-lesson.claim("pictures find their texts far better than by chance", found > 0.4 and found > 3 * found_before)
+lesson.claim("images find their texts far better than by chance", found > 0.4 and found > 3 * found_before)
 
 # %% [markdown]
-# The matrix itself, for twelve test pictures and their captions:
+# The matrix itself, for twelve test images and their captions:
 
 # %%
 figure, panels = lesson.axes(1, 2, width=3.7, height=3.4)
 for panel, matrix, title in zip(panels, (before, after), ("before training", "after"), strict=True):
     panel.imshow(matrix, cmap="magma")
-    panel.set(xlabel="text", ylabel="picture", title=title, xticks=range(12), yticks=range(12))
+    panel.set(xlabel="text", ylabel="image", title=title, xticks=range(12), yticks=range(12))
 lesson.show(
     figure,
     alt="Left stripes without order; right a matrix of cosines with a bright diagonal.",
-    title="The diagonal lights up: every picture is near its own text",
+    title="The diagonal lights up: every image is near its own text",
 )
 best = [some[k] for k in after.argmax(1).tolist()]
 lesson.pictures(
     to_pil(test_pixels[some[:6]]),
-    alt="Six test pictures; above each, the caption among twelve that the model finds closest.",
+    alt="Six test images; above each, the caption among twelve that the model finds closest.",
     title="The closest of twelve captions",
     labels=[folded(test_captions[row]) for row in best[:6]],
     size=1.4,
 )
 
 # %% [markdown]
-# ## A classifier that nobody trained
+# ## A classifier without training
 #
-# Which colour is in the picture? Nobody taught our CLIP that question. But it can be asked in words: write a sentence
-# for every colour, and take the one closest to the picture. Radford et al. call this **zero-shot** classification.
-# The sentences should look like the captions of training. So each colour is put into many of them, all else left to
-# chance, and the vectors are averaged (a *prompt ensemble*): what they have in common is the colour.
+# Which colour is in the image? Our CLIP was not trained on that question. But we can ask it in words: write a sentence
+# for every colour, and take the one closest to the image. Radford et al. call this **zero-shot** classification. The
+# sentences should look like the captions of training. So each colour is put into many of them, with all else random,
+# and the vectors are averaged (a *prompt ensemble*): what they have in common is the colour.
 
 
 # %%
@@ -351,7 +351,7 @@ def sentences(kind, name, count=40):
 
 @torch.no_grad()
 def zero_shot(pixels, kind, names):
-    """For each picture the name whose sentences, averaged, are closest."""
+    """For each image the name whose sentences, averaged, are closest."""
     vectors = [embed_texts(clip, tokenizer(sentences(kind, name))[:, :LENGTH]).mean(0) for name in names]
     return (embed_images(clip, pixels) @ F.normalize(torch.stack(vectors), dim=1).T).argmax(1)
 
@@ -361,25 +361,25 @@ for part, (kind, names) in enumerate((("colour", colours), ("shape", shapes))):
     guessed = zero_shot(test_pixels, kind, names)
     shown = [{first[part], second[part]} for first, second, _ in test_facts]
     right[kind] = sum(names[k] in there for k, there in zip(guessed.tolist(), shown, strict=True)) / len(shown)
-    print(f"{kind:6} named that is in the picture: {right[kind]:.0%}; by chance {2 / len(names):.0%}")
+    print(f"{kind:6} named that is in the image: {right[kind]:.0%}; by chance {2 / len(names):.0%}")
 lesson.claim("colours are seen in at least 60 %, without a classifier", right["colour"] >= 0.6)
 
 # %% [markdown]
 # Compare each line with its level of chance. To find a text in one of our batches, the two colours are enough, and
-# nothing asks for the shapes. That brings us to the weak side of such a training.
+# nothing asks for the shapes. That is the weak point of such a training.
 #
 # ## What ordinary batches do not teach
 #
-# Knowing which words are in a caption is one thing, knowing which belongs to which another.
+# To know which words are in a caption is not the same as to know which of them belong together.
 #
-# **Predict, then run**: a picture, its caption, and the same caption with the two colours swapped. How often is the
-# true one closer?
+# **Predict, then run**: an image, its caption, and the same caption with the two colours swapped. How often is the true
+# one closer?
 
 
 # %%
 @torch.no_grad()
 def hears_order(clip):
-    """How often a picture is closer to its caption than to the one with the colours swapped."""
+    """How often an image is closer to its caption than to the one with the colours swapped."""
     images = embed_images(clip, test_pixels)
     true, swapped = ((images * embed_texts(clip, each)).sum(1) for each in (test_ids, test_swapped_ids))
     return float((true > swapped).float().mean())
@@ -390,7 +390,7 @@ print(f"the true caption is closer in {ordinary:.0%}; by chance in 50 %")
 
 
 def meets_swapped(rows):
-    """Whether some picture's swapped caption is true of another picture of the batch."""
+    """Whether some image's swapped caption is true of another image of the batch."""
     chosen = {facts[row] for row in rows}
     return any(swap_colours(facts[row]) in chosen for row in rows)
 
@@ -403,21 +403,21 @@ lesson.claim("so it is learnt far less well than finding the text", ordinary < f
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# About as often as by tossing a coin, although the right text is found so well. To find it, the set of words
-# is enough: no other caption of the batch has these two colours. Which colour belongs to which thing, no batch ever
-# asked. A model learns what its loss asks for, and hardly more. The official CLIP has the same weakness (Yuksekgonul
-# et al. 2022), for the same reason; and Stable Diffusion, which reads its text states, inherits a part of it.
+# About as often as by tossing a coin, although the right text is found so well. To find it, the set of words is enough:
+# no other caption of the batch has these two colours. No batch ever asked which colour belongs to which object. A model
+# learns what its loss asks for, and hardly more. The official CLIP has the same weakness (Yuksekgonul et al. 2022), for
+# the same reason; and Stable Diffusion, which reads its text states, inherits a part of it.
 #
 # </details>
 #
 # ## Hard negatives
 #
-# The cure is to put the swapped caption into the test: for every picture one more wrong answer, its own **hard
+# The cure is to put the swapped caption into the test: for every image one more wrong answer, its own **hard
 # negative**. We train on from where we are. For a fair comparison a copy of the model trains for as many steps with
 # ordinary batches.
 #
 # **Predict, then run**: which of the two tests will profit from the hard negatives, the right text of a batch, or the
-# true one beside the swapped one?
+# true caption against the swapped one?
 
 # %%
 from copy import deepcopy
@@ -437,11 +437,11 @@ for k, (name, values) in enumerate(series.items()):
     panel.bar_label(bars, fmt="{:.0%}")
 panel.set_xticks((0, 1), ("finds the right text\nof a batch", "tells the true caption\nfrom the swapped one"))
 panel.axhline(0.5, 0.5, 1, color="gray", linestyle=":")
-panel.set(ylabel="share of test pictures", ylim=(0, 1.35), yticks=(0, 0.5, 1))
+panel.set(ylabel="share of test images", ylim=(0, 1.35), yticks=(0, 0.5, 1))
 panel.legend(loc="upper center", ncols=3, fontsize=8)
 lesson.show(
     figure,
-    alt="Two groups of three bars. In the second, hard negatives tell the swapped caption far more often.",
+    alt="Two groups of three bars. In the second, hard negatives recognise the swapped caption far more often.",
     title="What the loss asks for is learnt",
 )
 more, hard = series["more of them"][1], series["hard negatives"][1]
@@ -456,19 +456,19 @@ lesson.claim("as many more ordinary batches teach less of it", hard > more + 0.0
 #
 # </details>
 #
-# minisd's own training takes three untrue captions for each picture, with colours, relations or places changed
-# ([hard_negatives.py](../minisd/sticker/training/hard_negatives.py)), and asks the image half directly, too, what a
-# picture shows.
+# minisd's own training takes three untrue captions for each image, with colours, relations or places changed
+# ([hard_negatives.py](../minisd/sticker/training/hard_negatives.py)), and also asks the image half directly what an
+# image shows.
 #
 # ## A judge for the UNet
 #
 # The embedded model has a CLIP that was trained so, for three quarters of an hour, on scenes of the whole world. What
-# is it good for, in a model that draws? To **choose**. A wording that was never taught, such as "there is a red ring
-# with a pink circle over it", is where the small model errs most; so let it draw each prompt four times, and keep the
-# picture that CLIP finds closest to the prompt. An exact checker says whether that helps.
+# is it good for, in a model that draws? To **choose**. A wording that was not in the training, such as "there is a red
+# ring with a pink circle over it", is where the small model errs most; so let it draw each prompt four times, and keep
+# the image that CLIP finds closest to the prompt. An exact checker says whether that helps.
 
 # %%
-from minisd.interpret.clip_ranking import likeness
+from minisd.interpret.clip_ranking import clip_scores
 from minisd.sticker.world.checker.check import check
 
 sd = weights_loader.load("sticker")
@@ -484,7 +484,7 @@ prompts = [f"there is {first} with {second} it" for first, second in pairs]
 drawn, labels, first, chosen = [], [], 0, 0
 for k, prompt in enumerate(prompts):
     four = sd(prompt, seed=100 + 10 * k, num_images_per_prompt=4, output_type="pt").images
-    closeness = likeness(judge, judge_tokenizer, four, [prompt] * 4)
+    closeness = clip_scores(judge, judge_tokenizer, four, [prompt] * 4)
     right = [check(picture, prompt).exact for picture in four]
     pick = int(closeness.argmax())
     first, chosen = first + right[0], chosen + right[pick]
@@ -492,7 +492,7 @@ for k, prompt in enumerate(prompts):
     labels += [f"{cosine:.2f}{', chosen' if k == pick else ''}" for k, cosine in enumerate(closeness.tolist())]
 lesson.pictures(
     drawn,
-    alt="Five rows of four pictures with two things each; under each picture its cosine with the prompt.",
+    alt="Five rows of four images with two objects each; under each image its cosine with the prompt.",
     title="Four tries each, the closest is chosen",
     labels=labels,
     columns=4,
@@ -502,17 +502,18 @@ print(f"right, of {len(prompts)}: the first of each {first}, the chosen {chosen}
 lesson.claim("what CLIP chooses is right more often than the first try", chosen > first)
 
 # %% [markdown]
-# On the command line that is `--best-of 4`. OpenAI did the same with the first DALL-E: it drew hundreds of pictures of
+# On the command line that is `--best-of 4`. OpenAI did the same with the first DALL-E: it drew hundreds of images of
 # each prompt, and CLIP kept the best.
 #
 # ## Summary
 #
-# - CLIP has two halves that make vectors of length 1. The loss asks twice: which text belongs to this picture, which
-#   picture to this text?
+# - CLIP has two halves that make vectors of length 1. The loss asks twice: which text belongs to this image, which
+#   image to this text?
 # - Guessing costs $\log B$. A learnt scale makes differences of cosines count.
 # - Classes can be asked for in words, without training a classifier.
-# - What no batch asks for is not learnt: without hard negatives, which colour belongs to which thing stays vague.
-# - A model that draws several pictures can leave the choice to CLIP.
+# - What no batch asks for is not learnt: without hard negatives, a model hardly knows which colour belongs to which
+#   object.
+# - A model that draws several images can leave the choice to CLIP.
 #
 # **Code**: [contrastive.py](../minisd/sticker/training/contrastive.py),
 # [hard_negatives.py](../minisd/sticker/training/hard_negatives.py), both halves in

@@ -2,21 +2,21 @@
 # # 13 · A whole latent diffusion model, trained small
 #
 # **You will** train a latent diffusion model from nothing until its colours follow the words, in about a minute; write
-# its training loop line by line; watch the pictures come; and measure whether it listens.
+# its training loop line by line; watch the images form; and measure whether they follow the words.
 #
 # **Needs** notebooks 05 (what the UNet predicts), 08 (guidance), 09 (latents).
 #
 # **Takes** 25 minutes to read, about a minute to run.
 
 # %% [markdown]
-# ## Three networks, one of which is trained here
+# ## Three networks, and one is trained here
 #
-# Stable Diffusion was trained in this order. First the autoencoder, on pictures alone. The text encoder came ready
-# made from CLIP. Then both were **frozen**, and the UNet learnt to remove noise from latents, with the words beside it
+# Stable Diffusion was trained in this order. First the autoencoder, on images alone. The text encoder was taken from
+# CLIP. Then both were **frozen**, and the UNet learnt to remove noise from latents, with the words as a second input
 # (Rombach et al. 2022). We do the third step. Frozen parts are taken from the embedded model; the UNet begins with
 # random weights.
 #
-# A minute is short, so the world must be small: one large thing, of three shapes and four colours.
+# A minute is short, so the world must be small: one large object, of three shapes and four colours.
 
 # %%
 from copy import deepcopy
@@ -27,7 +27,7 @@ import torch
 import weights_loader
 from minisd.images import to_pil
 from minisd.sticker.world.render import render
-from minisd.sticker.world.scene import Scene, Thing
+from minisd.sticker.world.scene import Object, Scene
 
 sd = weights_loader.load("sticker")
 vae, text_encoder = sd.vae.requires_grad_(False), sd.text_encoder.requires_grad_(False)
@@ -41,43 +41,43 @@ def draw_scene(prompt):
     """A scene that the prompt describes; size and place are chance."""
     _, colour, shape = prompt.split()
     size, x, y = torch.rand(3, generator=dice).tolist()
-    return Scene((Thing(shape, colour, "large", 0.28 + 0.44 * x, 0.28 + 0.44 * y, 0.175 + 0.03 * size),))
+    return Scene((Object(shape, colour, "large", 0.28 + 0.44 * x, 0.28 + 0.44 * y, 0.175 + 0.03 * size),))
 
 
-captions = torch.randint(len(taught), (2000,), generator=dice)  # each picture's caption, as its place in `taught`
+captions = torch.randint(len(taught), (2000,), generator=dice)  # each image's caption, as its place in `taught`
 pixels = render([draw_scene(taught[k]) for k in captions.tolist()], size=32)
 lesson.pictures(
     to_pil(pixels[:8]),
-    alt="Eight small pictures, each of one coloured circle, square or triangle on white.",
-    title=f"The world: {len(pixels):,} pictures of {pixels.shape[-1]} x {pixels.shape[-1]} pixels",
+    alt="Eight small images, each of one coloured circle, square or triangle on white.",
+    title=f"The world: {len(pixels):,} images of {pixels.shape[-1]} x {pixels.shape[-1]} pixels",
     labels=[taught[k].removeprefix("a ") for k in captions[:8].tolist()],
 )
 
 # %% [markdown]
 # ## Latents: encode once, use often
 #
-# The autoencoder is frozen, so a picture has the same latents in every round of training: they are computed once, for
-# all pictures. From then on there are no pixels any more. This is the point of *latent* diffusion: the UNet works on
-# far fewer numbers.
+# The autoencoder is frozen, so an image has the same latents in every round of training: they are computed once, for
+# all images. From then on no pixels are needed. This is the point of *latent* diffusion: the UNet works on far fewer
+# numbers.
 
 # %%
 with torch.no_grad():
     x0 = torch.cat([vae.encode(part).mean for part in pixels.split(100)]) * vae.config.scaling_factor
     again = vae.decode(x0[:8] / vae.config.scaling_factor)
 
-print(f"a picture: {tuple(pixels[0].shape)}, {pixels[0].numel():,} numbers")
+print(f"an image: {tuple(pixels[0].shape)}, {pixels[0].numel():,} numbers")
 print(f"its latents: {tuple(x0[0].shape)}, {x0[0].numel()} numbers")
 print(f"deviation of the latents: {float(x0.std()):.2f}")
 error = float((again - pixels[:8]).abs().mean() / 2)
 print(f"mean error of a decoded pixel: {error:.1%} of the range from black to white")
 lesson.claim("a twelfth of the numbers", pixels[0].numel() == 12 * x0[0].numel())
-lesson.claim("and the pictures come back", error < 0.05)
+lesson.claim("and the images come back", error < 0.05)
 
 # %% [markdown]
 # ## Words: states of the frozen text encoder
 #
-# Also the texts are few, and their states are computed once. Row 0 is the **empty** prompt: guidance will need a
-# model that can also draw without being told what (notebook 08), so it must see empty prompts in training.
+# The texts are few, so their states are computed once, too. Row 0 is the **empty** prompt: guidance will need a model
+# that can also draw without a prompt (notebook 08), so it must see empty prompts in training.
 
 # %%
 texts = ["", *taught]
@@ -89,7 +89,7 @@ print("text states:", tuple(states.shape), "= (prompts, tokens, width)")
 # ## The UNet
 #
 # The library's class, with a small configuration: two resolutions, attention to the words at the lower one. Its last
-# layer begins at zero, so that its first answer is nothing rather than noise.
+# layer begins at zero, so its first answer is zero and not noise.
 
 # %%
 from minisd.configs import SD1_UNET, UNetConfig
@@ -115,18 +115,18 @@ for name, network in (("ours", unet), ("Stable Diffusion 1", official)):
     print(f"{name:20} {sum(p.numel() for p in network.parameters()):12,} parameters")
 
 # %% [markdown]
-# ## What it is asked
+# ## What it predicts
 #
-# One round of training is short enough to be said in a sentence: *take clean latents, mix them with noise of a random
-# strength, and let the UNet say, from the mixture, the strength and the words, what was mixed.* The answer is asked
-# as $v = \sqrt{\bar\alpha}\,\epsilon - \sqrt{1-\bar\alpha}\,x_0$ (notebook 05), as in Stable Diffusion 2, because $v$
-# is well behaved at all strengths; the loss is a squared error:
+# One round of training fits into a sentence: *take clean latents, mix them with noise of a random strength, and let the
+# UNet predict, from the mixture, the strength and the words, what was mixed.* The UNet predicts $v =
+# \sqrt{\bar\alpha}\,\epsilon - \sqrt{1-\bar\alpha}\,x_0$ (notebook 05), as in Stable Diffusion 2, because $v$ is well
+# behaved at all strengths; the loss is a squared error:
 #
 # $$L = \mathbb E\,\left\| \text{unet}(x_t, t, \text{words}) - v \right\|^2$$
 #
 # Two details. In one of ten rounds the caption is replaced by the empty one. And the timesteps of a batch are spread
-# evenly, one from each of as many stretches, rather than thrown: the loss depends on the timestep, and so it jumps
-# less.
+# evenly: one from each of 32 equal intervals, instead of 32 random ones. The loss depends on the timestep, and so it
+# jumps less.
 
 # %%
 from minisd.schedulers import DDIM, NoiseSchedule
@@ -136,14 +136,14 @@ EMPTY_CAPTIONS = 0.1
 
 
 def velocity(clean, noise, t):
-    """What the UNet is to say; and the mixture that it is asked about."""
+    """What the UNet should predict, and the mixture that it gets."""
     alpha_bar = schedule.alpha_bars[t].float()[:, None, None, None]
     noisy = alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
     return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * clean, noisy
 
 
 def diffusion_loss(unet, rows):
-    """The loss on some pictures, for fresh noise."""
+    """The loss on some images, for fresh noise."""
     clean = x0[rows]
     said = torch.where(torch.rand(len(rows), generator=dice) < EMPTY_CAPTIONS, 0, 1 + captions[rows])
     t = ((torch.arange(len(rows)) + torch.rand(len(rows), generator=dice)) / len(rows) * 1000).long()
@@ -171,9 +171,9 @@ lesson.claim("between the mean square of the latents and that of the noise", x0.
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The mean of $v^2$. Since $v$ is a mixture of noise and picture whose shares, squared, sum to 1, that lies between
-# the mean squares of the two. It is good to know such a number **before** training: a first loss of 5 would mean a
-# mistake in the scaling.
+# The mean of $v^2$. Since $v$ is a mixture of noise and image whose shares, squared, sum to 1, that lies between the
+# mean squares of the two. It is good to know such a number **before** training: a first loss of 5 would mean a mistake
+# in the scaling.
 #
 # </details>
 #
@@ -181,8 +181,8 @@ lesson.claim("between the mean square of the latents and that of the noise", x0.
 #
 # AdamW makes the steps. The learning rate rises over the first steps, while nothing is known about the sizes of the
 # gradients, and falls to zero at the end. And a second copy of the UNet follows the first slowly: its weights are a
-# **moving average** (EMA) of those of the last steps. The trained copy jitters with every batch; the average does
-# not, and draws better. Pictures are drawn with the average, here as in every Stable Diffusion.
+# **moving average** (EMA) of those of the last steps. The trained copy jitters with every batch; the average does not,
+# and draws better. Images are drawn with the average, here as in every Stable Diffusion.
 
 # %%
 STEPS, BATCH, RATE, DECAY = 320, 32, 4e-3, 0.98
@@ -210,8 +210,8 @@ def train_step(step):
 
 
 # %% [markdown]
-# To draw, nothing new is needed. The library's pipeline takes any UNet whose sizes fit, so it gets ours, beside the
-# frozen parts and a DDIM sampler with our schedule:
+# To draw, nothing new is needed. The library's pipeline takes any UNet whose sizes fit, so it gets ours, together with
+# the frozen parts and a DDIM sampler with our schedule:
 
 # %%
 from minisd.pipeline import StableDiffusion
@@ -221,7 +221,7 @@ small = StableDiffusion(sd.tokenizer, text_encoder, vae, average, sampler)
 
 
 def draw(prompts, seed=1, scale=3.0):
-    """A picture for each prompt, enlarged to be seen."""
+    """An image for each prompt, enlarged to be seen."""
     images = small(list(prompts), seed=seed, guidance_scale=scale, num_inference_steps=12).images
     return [image.resize((64, 64), 0) for image in images]
 
@@ -262,9 +262,9 @@ lesson.show(
 )
 
 # %% [markdown]
-# The loss never goes to zero, and must not: from pure noise nobody can know *where* the circle will be, so at the
-# right end of the second curve the best answer is an average, with a squared error that no training removes. At the
-# left end $v$ is nearly the noise, and there is so little of it that it is hard to see.
+# The loss never goes to zero, and it cannot: pure noise does not say *where* the circle will be, so at the right end of
+# the second curve the best answer is an average, with a squared error that no training removes. At the left end $v$ is
+# nearly the noise, and there is so little of it that it is hard to see.
 #
 # **Predict, then run**: below, the same noise, drawn by the model as it was after more and more steps. What will be
 # right first: the white background, the colour or the shape?
@@ -283,16 +283,16 @@ lesson.pictures(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# What most of the squared error is about comes first: the background, which fills most of every picture. Then a blob
+# What causes most of the squared error is learnt first: the background, which fills most of every image. Then a blob
 # somewhere, then its colour, which is the same over many cells. The shape is decided by a few cells at the edge, and
 # comes last. Large models learn in the same order, only that their "last" is hands and letters.
 #
 # </details>
 #
-# ## Does it listen?
+# ## Does it follow the words?
 #
-# Looking is not measuring. Sticker World has an exact checker: it finds the things in a picture and says which of
-# the words were right. Every prompt that was taught, two pictures each, with and without guidance:
+# Looking is not measuring. Sticker World has an exact checker: it finds the objects in an image and says which of the
+# words are right. Every prompt of the training, two images each, with and without guidance:
 
 # %%
 from minisd.sticker.world.checker.check import check
@@ -313,23 +313,23 @@ lesson.claim("without any words (scale 0) it is far from that", measured[0.0][0]
 lesson.claim("shapes are harder than colours", measured[3.0][1] < measured[3.0][0])
 
 # %% [markdown]
-# The colours follow the words; the shapes do so less often: a minute has rounded corners. Compare the lines for
-# guidance 1 and 3: guidance sharpens what was learnt, and cannot add what was not.
+# The colours follow the words; the shapes do so less often: after a minute, corners are still rounded. Compare the
+# lines for guidance 1 and 3: guidance sharpens what was learnt, and cannot add what was not.
 #
 # ## What the shipped model does differently
 #
-# The embedded model is this lesson with patience. The same parts and the same kind of loss, and then:
+# The embedded model is this lesson with more time. The same parts and the same kind of loss, and then:
 #
-# - **time**: hours instead of a minute, and many times as many pictures; its
-#   [README](../minisd/assets/sticker/README.md) keeps the record;
-# - **the whole world**: two things, numbers, places, sizes and backgrounds, on pictures of twice the side, with
-#   captions worded from many templates;
+# - **time**: hours instead of a minute, and many times as many images; its [README](../minisd/assets/sticker/README.md)
+#   keeps the record;
+# - **the whole world**: two objects, numbers, places, sizes and backgrounds, on images of twice the side, with captions
+#   worded from many templates;
 # - **weights for the timesteps**: each counts by the inverse of its usual loss, or the noisy end of the curve above
 #   would get all the attention;
-# - **a second loss** that tells attention which place belongs to which word, because on a CPU, learning that from
-#   pictures alone takes too long.
+# - **a second loss** that teaches attention which place belongs to which word, because on a CPU, learning that from
+#   images alone takes too long.
 #
-# And Stable Diffusion is the same once more, with a UNet of 859,520,964 parameters and the pictures of the internet.
+# And Stable Diffusion is the same once more, with a UNet of 859,520,964 parameters and the images of the internet.
 
 # %%
 count = sum(p.numel() for p in official.parameters())
@@ -344,6 +344,6 @@ lesson.claim("859,520,964 parameters", count == 859_520_964)
 # - First the background is learnt, then colours, then shapes. The loss has a floor that is not zero.
 # - What came out is a pipeline like any other: it can be guided, measured and saved.
 #
-# **Code**: [unet.py](../minisd/sticker/training/unet.py), the loop around it in
-# [trainer.py](../minisd/training/trainer.py); `minisd train` runs them.
-# **Next**: [14 · Inside the pipeline](14_inside_the_pipeline.ipynb).
+# **Code**: `train_unet` in [unet.py](../minisd/sticker/training/unet.py), the loop around it, `train`, in
+# [trainer.py](../minisd/training/trainer.py); `minisd train` runs them. **Next**: [14 · Inside the
+# pipeline](14_inside_the_pipeline.ipynb).

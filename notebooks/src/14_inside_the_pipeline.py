@@ -11,8 +11,8 @@
 # %% [markdown]
 # ## Five components
 #
-# A pipeline is a thin thing. All the knowledge lies in three networks, and between them stand a table of word pieces
-# and a list of noise levels.
+# A pipeline itself does little. All the knowledge is in three networks; a table of word pieces and a list of noise
+# levels connect them.
 
 # %%
 import lesson
@@ -79,7 +79,7 @@ lesson.claim("all states from it on differ", float(change[place:].min()) > 1e-3)
 #
 # </details>
 #
-# ## 3 · Latents: the small picture in which everything happens
+# ## 3 · Latents: the small image in which everything happens
 #
 # The UNet never sees a pixel. It works on latents, which the autoencoder can turn into pixels (notebook 09).
 
@@ -88,7 +88,7 @@ from minisd.configs import VAEConfig
 
 
 def reduction(config, size):
-    """How many numbers a picture has for each number in its latents; and the shape of the latents."""
+    """How many numbers an image has for each number in its latents; and the shape of the latents."""
     factor = 2 ** (len(config.channels) - 1)
     shape = (config.latent_channels, size // factor, size // factor)
     return 3 * size * size / (shape[0] * shape[1] * shape[2]), shape
@@ -149,13 +149,14 @@ print("what the model's answer is:", scheduler.schedule.prediction_type)
 # %% [markdown]
 # ## Together: the pipeline, by hand
 #
-# Now write it down. This is all of text to image: words in, loop, decode.
+# Now write it down. This is all of text to image: words in, loop, decode. The library has the same lines in
+# [minimal.py](../minisd/minimal.py).
 
 
 # %%
 @torch.no_grad()
 def text_to_image(prompt, seed, steps=20, scale=3.0):
-    text = text_encoder(tokenizer(["", prompt]))  # (2, tokens, width): nothing, and the prompt
+    text = text_encoder(tokenizer(["", prompt]))  # (2, tokens, width): the empty prompt, and the prompt
     grid = scheduler.grid(steps)
     x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(seed)) * grid.init_noise_sigma
     memory = None
@@ -164,7 +165,7 @@ def text_to_image(prompt, seed, steps=20, scale=3.0):
         uncond, cond = unet(torch.cat([seen, seen]), t, text).chunk(2)
         guided = uncond + scale * (cond - uncond)
         x, _, memory = scheduler.step(grid, i, x, guided, memory)
-    pixels = vae.decode(x / vae.config.scaling_factor)  # the latents as the autoencoder knows them
+    pixels = vae.decode(x / vae.config.scaling_factor)  # the latents at the autoencoder's own scale
     return to_pil(pixels)[0]
 
 
@@ -172,8 +173,8 @@ mine = text_to_image(prompt, seed=3)
 theirs = sd(prompt, seed=3, num_inference_steps=20, guidance_scale=3.0).images[0]
 lesson.pictures(
     [mine, theirs],
-    alt="Twice the same picture of a red circle and a blue square.",
-    title="Fifteen lines give the pipeline's picture",
+    alt="Twice the same image of a red circle and a blue square.",
+    title="Fifteen lines give the pipeline's image",
     labels=["our loop", "sd(...)"],
     size=1.6,
 )
@@ -190,6 +191,13 @@ def distance(a, b):
 print("largest difference of a pixel value:", distance(mine, theirs))
 lesson.claim("our fifteen lines are the pipeline", distance(mine, theirs) <= 1)
 
+from minisd import minimal  # the same lines as a file of the library
+
+pixels = minimal.text_to_image(
+    tokenizer, text_encoder, unet, vae, scheduler, prompt, seed=3, steps=20, guidance_scale=3.0
+)
+lesson.claim("minimal.py draws the same image", distance(to_pil(pixels)[0], theirs) == 0)
+
 # %% [markdown]
 # ## The pipeline as an object
 #
@@ -199,7 +207,7 @@ lesson.claim("our fifteen lines are the pipeline", distance(mine, theirs) <= 1)
 # %%
 built = StableDiffusion(tokenizer, text_encoder, vae, unet, scheduler)
 again = built(prompt, seed=3, num_inference_steps=20, guidance_scale=3.0).images[0]
-lesson.claim("built from its components, it draws the same picture", distance(again, theirs) == 0)
+lesson.claim("built from its components, it draws the same image", distance(again, theirs) == 0)
 lesson.claim("it shares the UNet", built.unet is sd.unet)
 
 # %% [markdown]
@@ -212,13 +220,13 @@ from minisd.course import StableDiffusionPipeline
 pipe = StableDiffusionPipeline(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
 print(", ".join(name for name, part in pipe.components.items() if part is not None))
 course = pipe(prompt, generator=torch.Generator().manual_seed(3), num_inference_steps=20, guidance_scale=3.0).images[0]
-lesson.claim("and draws the same picture", distance(course, theirs) == 0)
+lesson.claim("and draws the same image", distance(course, theirs) == 0)
 
 # %% [markdown]
 # ## Another part in its place
 #
-# Since parts are only held together by what they hand on, one can be exchanged. Four samplers on the same noise
-# schedule, with the same noise:
+# The parts depend only on each other's results, so one can be exchanged. Four samplers on the same noise schedule, with
+# the same noise:
 
 # %%
 from minisd.schedulers import DPMSolverMultistep, EulerAncestral, Heun
@@ -236,7 +244,7 @@ for sampler in samplers.values():
 built.scheduler = scheduler
 lesson.pictures(
     drawn,
-    alt="Four pictures by four samplers; the first three have about the same layout, the last may differ.",
+    alt="Four images by four samplers; the first three have about the same layout, the last may differ.",
     title="The sampler is a part like any other",
     labels=list(samplers),
     size=1.5,
@@ -249,8 +257,8 @@ lesson.pictures(
 #
 # **Predict, then run**: five runs, each with one mistake. What will each look like?
 #
-# 1. the text encoder is silent: both rows get the empty prompt,
-# 2. the UNet is told t = 999 at every step,
+# 1. the words are missing: both rows get the empty prompt,
+# 2. the UNet gets t = 999 at every step,
 # 3. the UNet's answer is read as the wrong quantity,
 # 4. the latents go into the decoder without dividing by the scaling factor,
 # 5. the UNet's skip connections are cut: zeros arrive where the maps of the way down should.
@@ -306,23 +314,23 @@ with without_skips():
     pictures.append(broken(prompt, 3))
 lesson.pictures(
     pictures,
-    alt="Six pictures: the right one, and five with a part left out, each wrong in another way.",
-    title="Each part is missed in its own way",
+    alt="Six images: the right one, and five with a part left out, each wrong in another way.",
+    title="Each missing part shows in its own way",
     labels=["all parts", "1 · no words", "2 · no time", "3 · misread", "4 · no factor", "5 · no skips"],
     size=1.4,
 )
-lesson.claim("without mistakes it is the picture from before", distance(pictures[0], theirs) <= 1)
+lesson.claim("without mistakes it is the image from before", distance(pictures[0], theirs) <= 1)
 lesson.claim("each mistake shows", all(distance(picture, theirs) > 20 for picture in pictures[1:]))
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# 1. A picture all the same, of something else: the UNet can draw without being told what (notebook 08).
+# 1. An image all the same, of something else: the UNet can draw without a prompt (notebook 08).
 # 2. It believes at each step that there is nothing but noise, so it keeps on giving its first, vague guess.
-# 3. The steps lead elsewhere, and nothing that looks like a picture comes out.
+# 3. The steps lead elsewhere, and nothing that looks like an image comes out.
 # 4. Right layout, no contrast: the decoder gets latents that are about five times too small.
-# 5. Nearly everything is lost: the way up lives on the maps of the way down, which alone know exactly what is where.
-# The few cells in the middle cannot hold that.
+# 5. Nearly everything is lost: the way up needs the maps of the way down, because only these hold the exact places. The
+#    few cells in the middle cannot hold that.
 #
 # </details>
 
@@ -345,16 +353,16 @@ with tempfile.TemporaryDirectory() as folder:
         print(path.relative_to(folder).as_posix())
     loaded = weights_loader.load(Path(folder) / "model")
     back = loaded(prompt, seed=3, num_inference_steps=20, guidance_scale=3.0).images[0]
-lesson.claim("saved and loaded, it draws the same picture", distance(back, theirs) == 0)
+lesson.claim("saved and loaded, it draws the same image", distance(back, theirs) == 0)
 
 # %% [markdown]
 # ## Summary
 #
 # - Words become ids, ids become states; noise becomes latents, latents become pixels. The UNet joins the two paths.
-# - The pipeline is fifteen lines around five parts; yours and the library's draw the same picture.
+# - The pipeline is fifteen lines around five parts; yours and the library's draw the same image.
 # - Parts can be shared, exchanged, left out and saved one by one.
 #
-# **Code**: [stable_diffusion.py](../minisd/pipeline/stable_diffusion.py), and the parts:
-# [tokenizer.py](../minisd/tokenizer.py), [clip.py](../minisd/models/clip.py), [unet.py](../minisd/models/unet.py),
-# [vae.py](../minisd/models/vae.py), [schedulers](../minisd/schedulers). **Next**: [15 · The latents
-# callback](15_latents_callback.ipynb).
+# **Code**: the pipeline by hand is `text_to_image` in [minimal.py](../minisd/minimal.py), the one with all options is
+# in [stable_diffusion.py](../minisd/pipeline/stable_diffusion.py). The parts: [tokenizer.py](../minisd/tokenizer.py),
+# [clip.py](../minisd/models/clip.py), [unet.py](../minisd/models/unet.py), [vae.py](../minisd/models/vae.py),
+# [schedulers](../minisd/schedulers). **Next**: [15 · The latents callback](15_latents_callback.ipynb).

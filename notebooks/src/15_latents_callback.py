@@ -2,8 +2,8 @@
 # # 15 · The latents callback: watching a picture come out of noise
 #
 # **You will** run the callback of the fast.ai lesson unchanged, on a pipeline that you have put together from its
-# components; make a filmstrip and an animation of the latents beside what the UNet predicts; and know the traps: when
-# a callback fires, and why looking must not change the picture.
+# components; make a filmstrip and an animation of the latents beside what the UNet predicts; and know the traps: when a
+# callback fires, and why looking must not change the image.
 #
 # **Needs** notebook 14 (the components), notebook 05 (what $x_t$ and $x_0$ are).
 #
@@ -33,11 +33,10 @@ pipe = StableDiffusionPipeline(
 )
 
 # %% [markdown]
-# Now the callback, word for word as in the lesson. It gets the index `i` of the call, the timestep `t`, and the
-# latents after that step. It undoes the scaling, decodes, and keeps the picture.
+# Now the callback, word for word as in the lesson. It gets the index `i` of the call, the timestep `t`, and the latents
+# after that step. It undoes the scaling, decodes, and keeps the image.
 #
-# **Predict, then run**: 50 steps, and `callback_steps=12`. How many pictures will there be, the finished one
-# included?
+# **Predict, then run**: 50 steps, and `callback_steps=12`. How many images will there be, the finished one included?
 
 # %%
 vae = pipe.vae
@@ -61,19 +60,19 @@ images.append(final_image)
 
 lesson.pictures(
     images,
-    alt="Six pictures from noise at the left to a red circle above a blue square at the right.",
+    alt="Six images from noise at the left to a red circle above a blue square at the right.",
     title="The callback of the lesson, unchanged",
     labels=["i = 0", "i = 12", "i = 24", "i = 36", "i = 48", "finished"],
 )
-lesson.claim("six pictures", len(images) == 6)
+lesson.claim("six images", len(images) == 6)
 lesson.claim("0.18215 is this model's scaling factor, too", vae.config.scaling_factor == 0.18215)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Six. The callback fires at every call with `i % callback_steps == 0`, counted from 0: at 0, 12, 24, 36 and 48; and
-# the lesson appends the finished picture itself. (Programs differ here. Later releases of diffusers skip the first
-# call of PLMS, and show five.)
+# Six. The callback fires at every call with `i % callback_steps == 0`, counted from 0: at 0, 12, 24, 36 and 48; and the
+# lesson appends the finished image itself. (Programs differ here. Later releases of diffusers skip the first call of
+# PLMS, and show five.)
 #
 # </details>
 
@@ -86,8 +85,9 @@ lesson.claim("it fires at 0, 12, 24, 36 and 48", [i for i, _ in fired] == [0, 12
 # %% [markdown]
 # ## The same without a callback
 #
-# In minisd the loop is an iterator, so what is a callback elsewhere is the body of a `for` loop here. And it carries
-# more: beside the latents $x_t$ there is `x0`, the picture that the UNet predicts at that moment. `Film` keeps both:
+# In minisd the loop is an iterator, so what is a callback elsewhere is the body of a `for` loop here. And a step
+# carries more: besides the latents $x_t$ there is `x0`, the image that the UNet predicts at that moment. `Film` keeps
+# both:
 
 # %%
 from minisd.images import image_grid, to_pil
@@ -124,16 +124,16 @@ for _ in whole.watch(parts.denoise(prompt, seed=3, num_inference_steps=20)):
 
 frames = [image_grid([decoded(s.latents), decoded(s.x0)], 2, gap=2).resize((260, 128), 0) for s in whole.steps]
 lesson.animation(
-    frames, alt="At the left noise turns slowly into two things, at the right the prediction sharpens early."
+    frames, alt="At the left noise turns slowly into two objects, at the right the prediction sharpens early."
 )
 
 # %% [markdown]
 # ## How early is it right?
 #
-# "Early" can be measured. At each step we ask two questions about the prediction: how far is it from the final
-# picture, and would the checker of Sticker World already accept it?
+# "Early" can be measured. At each step we ask two questions about the prediction: how far is it from the final image,
+# and would the checker of Sticker World already accept it?
 #
-# **Predict, then run**: of 20 steps, after how many is the *predicted* picture right, and after how many is $x_t$?
+# **Predict, then run**: of 20 steps, after how many is the *predicted* image right, and after how many is $x_t$?
 
 # %%
 from minisd.sticker.world.checker.check import check
@@ -143,7 +143,7 @@ run = list(parts.denoise(asked, num_images_per_prompt=count, seed=0, num_inferen
 
 
 def share(field):
-    """For each step, the share of the pictures that are right."""
+    """For each step, the share of the images that are right."""
     pictures = [to_pil(parts.decode(getattr(step, field))) for step in run]
     return [sum(check(each, asked).exact for each in row) / count for row in pictures]
 
@@ -171,30 +171,30 @@ lesson.show(
 
 
 def half(shares):
-    """The first step after which at least half of the pictures are right."""
+    """The first step after which at least half of the images are right."""
     return next(i + 1 for i, value in enumerate(shares) if value >= 0.5)
 
 
-print(f"half of the pictures are right after step {half(x0_right)} by x0, after step {half(xt_right)} by x_t")
+print(f"half of the images are right after step {half(x0_right)} by x0, after step {half(xt_right)} by x_t")
 lesson.claim("x0 is right earlier than x_t", half(x0_right) < half(xt_right))
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The line above the fold says it for these eight pictures. The first steps decide *what* and *where*; the later ones
-# take away noise that the prediction has long seen through, and sharpen edges. So a preview of $x_0$ tells early
-# whether a run is worth its time, and `break` ends one that is not.
+# The printed line says it for these eight images. The first steps decide *what* and *where*; the later ones take away
+# noise that no longer misleads the prediction, and sharpen edges. So a preview of $x_0$ tells early whether a run is
+# worth its time, and `break` ends one that is not.
 #
 # </details>
 #
-# ## Trap 1: a preview must not change the picture
+# ## Trap 1: a preview must not change the image
 #
 # In some versions of a well-known notebook the preview called the sampler's `step` a second time. Samplers that
-# remember earlier answers (PLMS, LMS) then count each answer twice, and the picture changes because someone looked.
-# Here a step is a pure function: equal in, equal out; what is remembered is passed in and handed back. And a callback
+# remember earlier answers (PLMS, LMS) then count each answer twice, and the image changes because someone looked. Here
+# a step is a pure function: equal inputs give equal outputs, and its memory is passed in and returned. And a callback
 # gets a copy.
 #
-# **Predict, then run**: a callback that sets all latents to zero. What will the picture be?
+# **Predict, then run**: a callback that sets all latents to zero. What will the image be?
 
 
 # %%
@@ -206,7 +206,7 @@ quiet = pipe(prompt, generator=torch.Generator().manual_seed(3), num_inference_s
 loud = pipe(
     prompt, generator=torch.Generator().manual_seed(3), num_inference_steps=20, guidance_scale=3.0, callback=vandal
 ).images[0]
-lesson.claim("the picture is the same, bit for bit", quiet.tobytes() == loud.tobytes())
+lesson.claim("the image is the same, bit for bit", quiet.tobytes() == loud.tobytes())
 
 # %%
 from minisd.schedulers import PNDM
@@ -226,15 +226,16 @@ lesson.claim("stepping twice changes nothing, with a sampler that remembers", to
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The same as ever: it set a copy to zero. To *steer* a run, say so: guidance a step, or a loss (notebook 20).
+# The same as before: the callback set a copy to zero. There are other ways to *steer* a run: a guidance scale for each
+# step, or a loss (notebook 20).
 #
 # </details>
 #
 # ## Trap 2: decoding costs more than you think
 #
 # Here a decode is cheap. On SD 1 at full size one takes longer than a guided step of the UNet, so a preview of every
-# step would more than double the time. But latents are nearly colours already: a linear map from the 4 channels to
-# red, green and blue gives a small preview for nothing. Fit it by least squares on a few pictures:
+# step would more than double the time. But latents are nearly colours already: a linear map from the 4 channels to red,
+# green and blue gives a small preview at no cost. Fit it by least squares on a few images:
 
 # %%
 from minisd.sticker.world.render import render
@@ -252,20 +253,20 @@ weights = torch.linalg.lstsq(inputs.double(), targets.double()).solution.float()
 
 
 def fast(latents):
-    """Latents (1, 4, h, w) -> a picture (h, w), without the decoder."""
+    """Latents (1, 4, h, w) -> an image (h, w), without the decoder."""
     return to_pil((latents.movedim(1, -1) @ weights[:-1] + weights[-1]).movedim(-1, 1))[0]
 
 
 lesson.pictures(
     [fast(s.x0) for s in shown] + [decoded(s.x0) for s in shown],
-    alt="Above coarse previews of few pixels, below decoded pictures: colours and places agree.",
+    alt="Above coarse previews of few pixels, below decoded images: colours and places agree.",
     title="A linear map is enough to see what will come",
     columns=len(shown),
     labels=[f"t = {int(s.t)}" for s in shown],
     rows=["linear", "decoder"],
 )
 explained = 1 - float((inputs @ weights - targets).square().mean() / targets.var(dim=0).mean())
-print(f"{weights.numel()} numbers explain {100 * explained:.0f} % of the variance of the small pictures")
+print(f"{weights.numel()} numbers explain {100 * explained:.0f} % of the variance of the small images")
 lesson.claim("more than half of it", explained > 0.5)
 
 # %% [markdown]
@@ -273,10 +274,9 @@ lesson.claim("more than half of it", explained > 0.5)
 #
 # - `StableDiffusionPipeline(vae=..., text_encoder=..., ...)` takes parts and a callback: the lesson's runs unchanged.
 # - A callback fires at `i % callback_steps == 0`, after the step; it gets a copy.
-# - `for step in sd.denoise(...)` is the same with more: `step.x0` is the picture to come. `Film` makes strips and
-#   GIFs.
+# - `for step in sd.denoise(...)` is the same with more: `step.x0` is the image to come. `Film` makes strips and GIFs.
 # - Steps are pure, so looking changes nothing; a linear map gives previews for free.
 #
-# **Code**: [film.py](../minisd/interpret/film.py), [course](../minisd/course), `denoise` in
-# [stable_diffusion.py](../minisd/pipeline/stable_diffusion.py). **Next**:
-# [16 · Schedulers and guidance compared](16_schedulers_and_guidance.ipynb).
+# **Code**: `Film` in [film.py](../minisd/interpret/film.py), the courses' names in [course](../minisd/course),
+# `denoise` in [stable_diffusion.py](../minisd/pipeline/stable_diffusion.py). **Next**: [16 · Schedulers and guidance
+# compared](16_schedulers_and_guidance.ipynb).

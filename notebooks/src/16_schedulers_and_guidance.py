@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 16 · Schedulers and guidance compared
 #
-# **You will** measure samplers and guidance scales instead of trusting your eyes: how far a picture is from the
-# many-step answer, how often it shows what was asked, with an interval; and judge how much a dozen pictures prove.
+# **You will** measure samplers and guidance scales instead of trusting your eyes: how far an image is from the
+# many-step answer, how often it shows what was asked, with an interval; and judge how much a dozen images prove.
 #
 # **Needs** notebooks 06 (the samplers) and 08 (guidance).
 #
@@ -11,12 +11,12 @@
 # %% [markdown]
 # ## An exact judge
 #
-# "Sampler A looks better than B" is what most comparisons say, over four lucky pictures. Sticker World allows more: a
-# program can look at a picture and say whether it shows what the prompt asked for. It reads the prompt into an
-# *expectation*, finds the things in the picture, and compares.
+# "Sampler A looks better than B" is what most comparisons say, over four lucky images. Sticker World allows more: a
+# program can look at an image and say whether it shows what the prompt asked for. It reads the prompt into an
+# *expectation*, finds the objects in the image, and compares.
 #
 # To be fair, every setting below draws **the same prompts from the same seeds**, so that all that differs is the
-# setting. The prompts are a dozen scenes of two things, which is hard enough for mistakes to happen.
+# setting. The prompts are a dozen scenes of two objects, which is hard enough for mistakes to happen.
 
 # %%
 import math
@@ -28,20 +28,20 @@ import torch
 import weights_loader
 from minisd.images import to_pil
 from minisd.schedulers import DDIM, PNDM, DPMSolverMultistep, EulerAncestral
-from minisd.sticker.evaluation.metrics import interval, judge_prompts
-from minisd.sticker.evaluation.prompt_suites import examples
-from minisd.sticker.world.captions import expectation
+from minisd.sticker.evaluation.judging import judge_prompts, wilson_interval
+from minisd.sticker.evaluation.prompt_suites import suite_examples
+from minisd.sticker.world.captions import parse_caption
 from minisd.sticker.world.checker.check import check
 
 sd = weights_loader.load("sticker")
 usual = sd.scheduler
-prompts = [example.prompt for example in examples("two", 12, seed=0, words=sd.defaults.words)]
+prompts = [example.prompt for example in suite_examples("two", 12, seed=0, words=sd.defaults.words)]
 
 
 class Run(NamedTuple):
     latents: torch.Tensor
     pictures: list
-    right: list  # of each picture, whether it is exactly what was asked
+    right: list  # of each image, whether it is exactly what was asked
 
 
 def run(calls=8, scale=3.0, kind=DPMSolverMultistep, asked=prompts, **more):
@@ -57,12 +57,12 @@ def run(calls=8, scale=3.0, kind=DPMSolverMultistep, asked=prompts, **more):
 
 
 reference = run(calls=24)
-print("the first prompt is read as:", expectation(prompts[0]))
+print("the first prompt is read as:", parse_caption(prompts[0]))
 for prompt, right in zip(prompts, reference.right, strict=True):
     print("right" if right else "wrong", " ", prompt)
 lesson.pictures(
     reference.pictures,
-    alt="Twelve pictures of two things each, labelled right or wrong by the checker.",
+    alt="Twelve images of two objects each, labelled right or wrong by the checker.",
     title="A dozen prompts, many steps, judged by the program",
     columns=6,
     labels=["right" if right else "wrong" for right in reference.right],
@@ -72,7 +72,7 @@ again = run(calls=6, kind=DDIM)
 lesson.claim("our `run` judges as the library's measure does", again.right == [v.exact for v in alike])
 
 # %% [markdown]
-# ## How much do twelve pictures prove?
+# ## How much do twelve images prove?
 #
 # If 9 of 12 are right, the rate is 75 %. But another dozen might give 7, or all 12. The **95 % interval** says which
 # true rates are compatible with what we saw. For small counts the formula of Wilson is the one to use, because it stays
@@ -92,23 +92,23 @@ def wilson(right, n, z=1.96):
 for right, n in ((9, 12), (12, 12), (75, 100), (750, 1000)):
     low, high = wilson(right, n)
     print(f"{right:4} of {n:4}: {100 * right / n:3.0f} %, interval {100 * low:3.0f} % to {100 * high:3.0f} %")
-theirs = interval(9 / 12, 12)
+theirs = wilson_interval(9 / 12, 12)
 lesson.claim("that is the library's interval", math.dist(wilson(9, 12), theirs) < 1e-9)
 low, high = wilson(9, 12)
 lesson.claim("9 of 12 leave more than 40 points of room", high - low > 0.4)
 narrow = wilson(900, 1200)
-lesson.claim("100 times the pictures make it about 10 times narrower", 8 < (high - low) / (narrow[1] - narrow[0]) < 12)
+lesson.claim("100 times the images make it about 10 times narrower", 8 < (high - low) / (narrow[1] - narrow[0]) < 12)
 
 # %% [markdown]
-# So a dozen pictures tell a broken setting from a good one, and nothing finer. There is one thing that helps for free:
-# the settings share prompts and seeds. Then we need not compare two rates; we can count the pictures that **changed
-# sides**. If a change repairs 6 and breaks none, that is strong evidence, whatever the rates are: were it pure chance,
-# like 6 coins that all fall on the same side, it would happen in 2 of 64 cases. (This is called a sign test.)
+# So a dozen images tell a broken setting from a good one, and nothing finer. One fact helps at no cost: the settings
+# share prompts and seeds. Then we need not compare two rates; we can count the images that **changed sides**. If a
+# change repairs 6 and breaks none, that is strong evidence, whatever the rates are: were it pure chance, like 6 coins
+# that all fall on the same side, it would happen in 2 of 64 cases. (This is called a sign test.)
 
 
 # %%
 def changed(before, after):
-    """How many pictures became right, how many became wrong, and how probable so clear a result is by chance."""
+    """How many images became right, how many became wrong, and how probable so clear a result is by chance."""
     gained = sum(b and not a for a, b in zip(before.right, after.right, strict=True))
     lost = sum(a and not b for a, b in zip(before.right, after.right, strict=True))
     n, most = gained + lost, max(gained, lost)
@@ -123,11 +123,11 @@ lesson.claim("that is 2 of 64", changed(*six)[2] == 2 / 64)
 # %% [markdown]
 # ## Samplers and steps
 #
-# Four samplers, from very few calls of the UNet to a modest number. Two things are measured. The **distance** between
-# the latents and those of the reference, which took many calls: how well is the equation solved? And the **rate** of
-# right pictures: does it matter?
+# Four samplers, from very few calls of the UNet to a modest number. Two quantities are measured. The **distance**
+# between the latents and those of the reference, which took many calls: how well is the equation solved? And the
+# **rate** of right images: does it matter?
 #
-# **Predict, then run**: the ancestral sampler will never come near the reference (notebook 06). Will its pictures be
+# **Predict, then run**: the ancestral sampler will never come near the reference (notebook 06). Will its images be
 # wrong more often?
 
 # %%
@@ -162,7 +162,7 @@ for k, (name, marker) in enumerate(zip(kinds, "osD^", strict=True)):
     left.plot(calls, far, marker=marker, label=name)
     bars(right, [n * (0.92 + 0.05 * k) for n in calls], runs[name], marker=marker, linewidth=1)
     print(f"{name:10}", "   ".join(f"{d:.2f} away, {verdict(each)}" for d, each in zip(far, runs[name], strict=True)))
-left.axhline(stranger, color="#bbbbbb", linestyle="--", label="another picture")
+left.axhline(stranger, color="#bbbbbb", linestyle="--", label="another image")
 left.set(ylabel="distance to the reference", ylim=(0, None))
 for panel in (left, right):
     panel.set(xscale="log", xlabel="calls of the UNet")
@@ -172,7 +172,7 @@ left.legend(fontsize=8)
 lesson.show(
     figure,
     alt="Left, the distances of DDIM and DPM++ fall, the others stay high. Right, rates rise, with wide bars.",
-    title="Left: how well the equation is solved. Right: how often the picture is right",
+    title="Left: how well the equation is solved. Right: how often the image is right",
 )
 
 # %%
@@ -201,22 +201,22 @@ lesson.pictures(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The distance says that its picture is another one, about as far away as a stranger's, not that it is a worse one. In
-# the last column look whether its interval overlaps with DDIM's. So a distance to a reference is a good measure of *how
-# well an equation is solved*, and a bad one of *how good a picture is*.
+# The distance says that its image is a different one, about as far away as that of another prompt. It does not say that
+# the image is worse. In the last column look whether its interval overlaps with DDIM's. So a distance to a reference is
+# a good measure of *how well an equation is solved*, and a bad one of *how good an image is*.
 #
 # </details>
 #
-# What may be concluded? Where many pictures were repaired and hardly any broken, more calls help; where a few changed
+# What may be concluded? Where many images were repaired and hardly any broken, more calls help; where a few changed
 # sides either way, we do not know. PLMS with so few calls is another matter: it mixes predictions from far apart noise
-# levels (the end of notebook 06 shows it), and a gap as wide as that shows with a dozen pictures. But who ranks DDIM
-# and DPM++ by so few, where their intervals overlap, ranks chance.
+# levels (the end of notebook 06 shows it), and a gap as wide as that shows with a dozen images. But twelve images
+# cannot rank DDIM and DPM++ where their intervals overlap.
 #
 # ## Guidance
 #
-# Now the sampler is fixed, and the scale changes. Beside the rate we look at how much the values of the latents deviate
-# within a picture: guidance goes beyond what the model predicts, and latents that deviate far more than those of real
-# pictures do are decoded into glaring colours.
+# Now the sampler is fixed, and the scale changes. Besides the rate we look at how much the values of the latents
+# deviate within an image: guidance goes beyond what the model predicts, and latents that deviate far more than those of
+# real images do are decoded into glaring colours.
 
 # %%
 scales = [0, 1, 2, 4, 8, 16]
@@ -224,7 +224,7 @@ swept = {s: run(scale=s) for s in scales}
 
 
 def deviation(run):
-    """Of the latents' values within a picture, mean over the pictures: their contrast, so to say."""
+    """Of the latents' values within an image, mean over the images: a measure of contrast."""
     return float(run.latents.std((1, 2, 3)).mean())
 
 
@@ -239,7 +239,7 @@ right.set(xlabel="guidance scale", ylabel="deviation of the latents")
 lesson.show(
     figure,
     alt="Left, the rate rises from scale 0 to 2 or so and falls towards 16. Right, the deviation rises with the scale.",
-    title="Too little guidance: the prompt is not followed. Too much: the picture is spoilt",
+    title="Too little guidance: the prompt is not followed. Too much: the image is spoilt",
 )
 gained, lost, chance = changed(swept[0], swept[4])
 print(f"from scale 0 to 4: {gained} repaired, {lost} broken; by chance {chance:.4f}")
@@ -252,7 +252,7 @@ lesson.claim("with so few steps scale 16 is too much", lost > gained)
 # ### Guidance and steps, one noise
 #
 # **Predict, then run**: below is a grid from one and the same noise. Steps grow to the right, guidance downwards. In
-# which corner will the picture be worst?
+# which corner will the image be worst?
 
 # %%
 asked, steps, rows = "a green triangle above a purple ring", [3, 8, 20], [1, 3, 8, 16]
@@ -261,7 +261,7 @@ grid = [
 ]
 lesson.pictures(
     grid,
-    alt="Twelve pictures from one noise: more steps sharpen them, more guidance fits them to the prompt.",
+    alt="Twelve images from one noise: more steps sharpen them, more guidance fits them to the prompt.",
     title=f"“{asked}”, one noise",
     columns=len(steps),
     labels=[f"{n} steps" for n in steps],
@@ -278,8 +278,8 @@ for s, k in zip(rows, range(0, len(grid), len(steps)), strict=True):
 #
 # Bottom left. Guidance makes each step go further, in a direction which was computed at the step's start; with few,
 # long steps it overshoots, and even the white ground takes on a colour. So the two settings belong together: **more
-# guidance needs more steps**. Top right is the opposite: well solved, but with words that count only once. (Where a
-# picture looks right to you and the checker says wrong: "above" must be the main direction between the two things.)
+# guidance needs more steps**. Top right is the opposite: well solved, but with words that count only once. (Where an
+# image looks right to you and the checker says wrong: "above" must be the main direction between the two objects.)
 #
 # </details>
 #
@@ -293,7 +293,7 @@ for s in rows:
 lesson.pictures(
     grid,
     alt="Four rows by guidance, six columns by seed: top anything at all, further down a green triangle above a ring.",
-    title="The seed decides where things are, guidance whether they are what was asked",
+    title="The seed decides where objects are, guidance whether they are what was asked",
     columns=seeds,
     labels=[f"seed {20 + k}" for k in range(seeds)],
     rows=[f"guidance {s}" for s in rows],
@@ -306,14 +306,14 @@ lesson.pictures(
 # "a circle", its colour is left open. How often does a colour appear, without being forbidden, and when it is?
 
 # %%
-from minisd.sticker.evaluation.diversity import main_thing
+from minisd.sticker.evaluation.diversity import largest_object
 
 free = ["a circle"] * 12
 
 
 def things(negative):
     made = run(scale=4.0, asked=free, negative_prompt=negative)
-    return [main_thing(check(picture, "a circle")) for picture in made.pictures]
+    return [largest_object(check(picture, "a circle")) for picture in made.pictures]
 
 
 forbidden = ["red", "blue", "green"]
@@ -328,7 +328,7 @@ for colour in forbidden:
     print(f"negative prompt {colour!r:9} {sum(thing.colour == colour for thing in found)} of 12 are {colour}")
 low, high = wilson(shown, 36)
 print(f"together: {shown} of 36 in the forbidden colour ({100 * low:.0f}-{100 * high:.0f} %), {circles} of 36 circles")
-lesson.claim("hardly any picture has the forbidden colour", shown <= 6)
+lesson.claim("hardly any image has the forbidden colour", shown <= 6)
 lesson.claim("and most are circles still", circles > 18)
 
 # %% [markdown]
@@ -353,7 +353,7 @@ for name, each in planned.items():
 lesson.pictures(
     [picture for each in planned.values() for picture in each.pictures[:6]],
     alt="Four rows of plans, six prompts: the first half only looks like all the way, the second half only like never.",
-    title="What happens early decides the picture",
+    title="What happens early decides the image",
     columns=6,
     rows=list(planned),
 )
@@ -366,17 +366,17 @@ lesson.claim(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The first half: its pictures are nearly those of guidance all the way. What is where, and what it is, is settled while
-# there is much noise; afterwards little more than edges are left to draw. So half of the second calls can be saved. The
-# rates of a dozen pictures would not have proved this, their intervals overlap; the distances show it.
+# The first half: its images are nearly those of guidance all the way. Which objects there are, and where, is settled
+# while there is much noise; afterwards little more than edges are left to draw. So half of the second calls can be
+# saved. The rates of a dozen images would not have proved this, their intervals overlap; the distances show it.
 #
 # </details>
 #
 # ## Rescaling
 #
-# A large scale does not only push towards the prompt, it makes the whole prediction larger, and the picture gets too
-# much contrast. `guidance_rescale` gives the guided prediction back the deviation of the conditional one
-# (Lin et al. 2024). For one step, by hand:
+# A large scale does not only push towards the prompt, it makes the whole prediction larger, and the image gets too much
+# contrast. `guidance_rescale` gives the guided prediction back the deviation of the conditional one (Lin et al. 2024).
+# For one step, by hand:
 
 # %%
 from minisd.pipeline import guidance
@@ -395,7 +395,7 @@ for r, each in strong.items():
 print(f"scale  4, for comparison: deviation {deviation(swept[4]):.2f}, {verdict(swept[4])} right")
 lesson.pictures(
     [picture for each in strong.values() for picture in each.pictures[:6]],
-    alt="Two rows of six pictures at guidance 16: above with too much contrast and dirt, below with less.",
+    alt="Two rows of six images at guidance 16: above with too much contrast and dirt, below with less.",
     title="Rescaling takes back contrast; it does not repair too much guidance",
     columns=6,
     rows=["rescale 0", "rescale 0.7"],
@@ -405,15 +405,15 @@ lesson.claim("rescaled latents deviate less", deviation(strong[0.7]) < deviation
 # %% [markdown]
 # ## Summary
 #
-# - Same prompts, same seeds, an exact judge and an interval: then a comparison means something. With a dozen pictures
-#   it shows what is broken, not which of two good settings is better; count the pictures that changed sides.
-# - Deterministic samplers converge to one picture. The checker is content before the distance is small, and the
-#   ancestral sampler is right with pictures of its own.
+# - Same prompts, same seeds, an exact judge and an interval: then a comparison means something. With a dozen images it
+#   shows what is broken, not which of two good settings is better; count the images that changed sides.
+# - Deterministic samplers converge to one image. The checker accepts the images before the distance is small, and the
+#   ancestral sampler is right with images of its own.
 # - Guidance is needed, too much of it hurts, above all with few steps. It is needed most in the first half.
 # - Negative prompts avoid what they name. Rescaling takes back the contrast of a large scale.
 #
-# **Code**: [metrics.py](../minisd/sticker/evaluation/metrics.py) and
-# [figures.py](../minisd/sticker/evaluation/figures.py) measure the same with more pictures, the checker is
-# [check.py](../minisd/sticker/world/checker/check.py), the scales a step come from
+# **Code**: [judging.py](../minisd/sticker/evaluation/judging.py) and
+# [figures.py](../minisd/sticker/evaluation/figures.py) measure the same with more images, the checker is `check` in
+# [check.py](../minisd/sticker/world/checker/check.py), the scale for each step comes from `scales` in
 # [guidance.py](../minisd/pipeline/guidance.py). **Next**: [17 · Image to image, and DDIM
 # inversion](17_image_to_image_and_inversion.ipynb).

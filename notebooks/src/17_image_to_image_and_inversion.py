@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 17 · Image to image, and DDIM inversion
 #
-# **You will** start a run from a picture instead of from noise, choose how much of it may change, run DDIM backwards
-# to find the noise that leads to a given picture, and change one word of that picture while the rest stays.
+# **You will** start a run from an image instead of from noise, choose how much of it may change, run DDIM backwards to
+# find the noise that leads to a given image, and change one word of that image while the rest stays.
 #
 # **Needs** notebook 05 (noise schedule, DDIM, $v$), notebook 08 (guidance).
 #
@@ -12,11 +12,11 @@
 # ## A run need not begin at the beginning
 #
 # Text to image starts from pure noise and takes, say, 20 steps down. After 8 of them the latents are a mixture: some
-# picture, much noise. But such a mixture can also be made from a picture that we **have**: encode it, add the noise
-# of that level, and take only the 12 steps that are left. The rough layout comes through the noise, the details are
-# drawn anew, and they are drawn to a prompt. This is *image to image* (Meng et al. 2022, SDEdit).
+# image, much noise. But such a mixture can also be made from an image that we **have**: encode it, add the noise of
+# that level, and take only the 12 steps that are left. The rough layout comes through the noise, the details are drawn
+# again, and they follow a prompt. This is *image to image* (Meng et al. 2022, SDEdit).
 #
-# Our picture to begin with is a sketch of two blots, which is nothing that this model was trained on:
+# Our image to begin with is a sketch of two blots, which is nothing that this model was trained on:
 
 # %%
 import lesson
@@ -37,10 +37,10 @@ pixels = from_pil(sketch)
 print("the sketch:", tuple(pixels.shape), "values from -1 to 1")
 
 # %% [markdown]
-# The loop is that of notebook 08. What is new stands above it: `strength`, from 0 to 1, is the share of the steps
-# that are taken. Two things are random, and a seed means the same picture only if they are drawn in the same order.
-# First the autoencoder draws latents, because its encoder answers with a mean and a deviation (notebook 09); then
-# comes the noise.
+# The loop is that of notebook 08. What is new is above it: `strength`, from 0 to 1, is the share of the steps that are
+# taken. Two draws are random, and a seed means the same image only if they are drawn in the same order. First the
+# autoencoder draws latents, because its encoder answers with a mean and a deviation (notebook 09); then comes the
+# noise.
 
 
 # %%
@@ -78,8 +78,8 @@ lesson.claim("our loop draws what sd(..., image=, strength=) draws", (mine - the
 # The line with `range` is what makes it image to image. The fast.ai Deep Dive writes the same with an `if`: it runs
 # over all steps and does nothing before `start_step`. So `start_step` 10 of 50 and a strength of 0.8 are one setting.
 #
-# **Predict, then run**: the same sketch with strengths from 0.1 to 1, from one seed. Up to where will you recognise
-# the blots, from where on the words? And which of the pictures in the last column knows the sketch at all?
+# **Predict, then run**: the same sketch with strengths from 0.1 to 1, from one seed. Up to where will you recognise the
+# blots, from where on the words? And which of the images in the last column depends on the sketch at all?
 
 # %%
 strengths = [0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0]
@@ -88,7 +88,7 @@ for seed in (1, 2):
     drawn += [sketch, *(to_pil(image_to_image(pixels, prompt, s, seed))[0] for s in strengths)]
 lesson.pictures(
     drawn,
-    alt="Two rows: a sketch of blots, then seven pictures: star and heart in its places, at last anywhere.",
+    alt="Two rows: a sketch of blots, then seven images: star and heart in its places, at last anywhere.",
     title="Little strength keeps the places of the sketch, much strength keeps only the prompt",
     columns=1 + len(strengths),
     labels=["sketch", *(f"{s}" for s in strengths)],
@@ -99,37 +99,37 @@ lesson.pictures(
 black = torch.full_like(pixels, -1.0)
 from_sketch, from_black = (image_to_image(each, prompt, 1.0, seed=1) for each in (pixels, black))
 signal = schedule.alpha_bar(999) ** 0.5
-print(f"share of the picture at t = 999: {signal:.4f} here, in SD 1 it is 0.0683")
-lesson.claim("at strength 1 the picture does not matter here", torch.allclose(from_sketch, from_black, atol=1e-4))
+print(f"share of the image at t = 999: {signal:.4f} here, in SD 1 it is 0.0683")
+lesson.claim("at strength 1 the image does not matter here", torch.allclose(from_sketch, from_black, atol=1e-4))
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
 # None in the last column. At strength 1 the run starts at the noisiest level, where this model's schedule leaves
-# nothing of the picture: a black start gives the same result. (SD 1's schedule leaves a little, see notebook 05, so
-# there the brightness of the picture shines through even at strength 1.)
+# nothing of the image: a black start gives the same result. (SD 1's schedule leaves a little, see notebook 05, so there
+# the brightness of the image shines through even at strength 1.)
 #
-# Between the ends lies the useful range: blots become a star and a heart **where the blots were**. Places are decided
-# at the noisy levels, edges at the last ones, so even a small strength redraws the edges.
+# Between the ends is the useful range: blots become a star and a heart **where the blots were**. Places are decided at
+# the noisy levels, edges at the last ones, so even a small strength redraws the edges.
 #
 # </details>
 #
 # ## What stays, what follows
 #
-# In Sticker World both can be measured. Six scenes, each of two things; the prompt describes the scene, but with
-# another colour for the upper thing. We ask for a range of strengths: does the picture show what the prompt says, and
-# is the lower thing, of which nothing new was said, still where it was?
+# In Sticker World both can be measured. Six scenes, each of two objects; the prompt describes the scene, but with
+# another colour for the upper object. We ask for a range of strengths: does the image show what the prompt says, and is
+# the lower object, which the prompt does not change, still where it was?
 
 # %%
 from dataclasses import replace
 
-from minisd.sticker.evaluation.metrics import psnr
+from minisd.sticker.evaluation import psnr
 from minisd.sticker.world.checker.check import check
 from minisd.sticker.world.render import render
-from minisd.sticker.world.scene import Scene, Thing
+from minisd.sticker.world.scene import Object, Scene
 
 SCENES = [
-    # upper thing, its colour and its new one; lower thing, its colour
+    # upper object, its colour and its new one; lower object, its colour
     ("circle", "red", "green", "square", "blue"),
     ("star", "green", "blue", "heart", "orange"),
     ("triangle", "purple", "red", "circle", "cyan"),
@@ -146,8 +146,8 @@ def words(shape, colour, below):
 
 before, wanted, old_prompts, new_prompts = [], [], [], []
 for k, (shape, colour, new_colour, shape_below, colour_below) in enumerate(SCENES):
-    upper = Thing(shape, colour, "medium", x=0.4 + 0.02 * k, y=0.28, radius=0.13)
-    lower = Thing(shape_below, colour_below, "medium", x=0.6 - 0.03 * k, y=0.72, radius=0.13)
+    upper = Object(shape, colour, "medium", x=0.4 + 0.02 * k, y=0.28, radius=0.13)
+    lower = Object(shape_below, colour_below, "medium", x=0.6 - 0.03 * k, y=0.72, radius=0.13)
     before.append(Scene((upper, lower)))
     wanted.append(Scene((replace(upper, colour=new_colour), lower)))
     old_prompts.append(words(shape, colour, lower))
@@ -157,15 +157,15 @@ start, goal = render(before), render(wanted)
 
 
 def follows(images):
-    """How many pictures are what the new prompt says."""
+    """How many images are what the new prompt says."""
     return sum(check(image, prompt).exact for image, prompt in zip(images, new_prompts, strict=True))
 
 
 def stays(images):
-    """In how many the lower thing is still there, in its place."""
+    """In how many the lower object is still there, in its place."""
     count = 0
     for image, prompt, scene in zip(images, new_prompts, before, strict=True):
-        lower = scene.things[1]
+        lower = scene.objects[1]
         count += any(
             (thing.shape, thing.colour) == (lower.shape, lower.colour)
             and abs(thing.x - lower.x) + abs(thing.y - lower.y) < 0.08
@@ -182,30 +182,30 @@ for s in shares:
     follow.append(follows(images))
     stay.append(stays(images))
     kept[s] = images
-    print(f"strength {s}: {follow[-1]} of 6 follow the prompt, {stay[-1]} of 6 keep the lower thing in its place")
+    print(f"strength {s}: {follow[-1]} of 6 follow the prompt, {stay[-1]} of 6 keep the lower object in its place")
 
 figure, panel = lesson.axes(width=4.6, height=2.7)
-panel.plot(shares, follow, marker="o", label="picture follows the new prompt")
-panel.plot(shares, stay, marker="s", linestyle="--", label="lower thing is where it was")
-panel.set(xlabel="strength", ylabel="pictures, of 6", ylim=(-0.3, 6.3), yticks=range(0, 7, 2))
+panel.plot(shares, follow, marker="o", label="image follows the new prompt")
+panel.plot(shares, stay, marker="s", linestyle="--", label="lower object is where it was")
+panel.set(xlabel="strength", ylabel="images, of 6", ylim=(-0.3, 6.3), yticks=range(0, 7, 2))
 panel.legend(loc="lower center", fontsize=8)
 lesson.show(
     figure,
-    alt="Over strength the number that follow the prompt rises, the number that keep the lower thing falls.",
-    title="Strength trades the old picture for the new words",
+    alt="Over strength the number that follow the prompt rises, the number that keep the lower object falls.",
+    title="Strength trades the old image for the new words",
 )
 lesson.claim("with strength 0.1 fewer follow than with the best one", follow[0] < max(follow))
-lesson.claim("strength 1 forgets where things were", stay[-1] < max(stay))
+lesson.claim("strength 1 forgets where objects were", stay[-1] < max(stay))
 
 # %% [markdown]
-# There is a window in between, and one has to search for it. The reason for the trade: the noise that we add is
-# **any** noise. It hides what is to change and what is to stay alike. It would be better to start from a noise that
-# already belongs to this picture, so that a run with the old prompt would give back the old picture exactly. Does
-# such a noise exist?
+# There is a window in between, and one has to search for it. The reason for the trade: the noise that we add is **any**
+# noise. It hides what should change, and just as much what should stay. It would be better to start from a noise that
+# already belongs to this image, so that a run with the old prompt would give back the old image exactly. Does such a
+# noise exist?
 #
 # ## DDIM backwards
 #
-# DDIM has no dice (notebook 05): one start, one picture. So we can try to walk the same path backwards.
+# DDIM has no dice (notebook 05): one start, one image. So we can try to walk the same path backwards.
 #
 # For a model that predicts $v$ the step is a rotation. Write the noise level as an angle $\varphi$ with
 # $\cos\varphi = \sqrt{\bar\alpha}$. Then $x = \cos\varphi\,x_0 + \sin\varphi\,\epsilon$, and $v$ is the direction in
@@ -214,8 +214,8 @@ lesson.claim("strength 1 forgets where things were", stay[-1] < max(stay))
 #
 # $$x_s = \cos\Delta\;x_t - \sin\Delta\;v(x_t, t)$$
 #
-# Backwards, turn forward by $\Delta$. One thing is in the way: $v$ should be asked at $x_t$, the very point that we
-# are looking for. The way out (Song et al. 2021): neighbouring points are alike, so ask at $x_s$ instead.
+# Backwards, turn forward by $\Delta$. There is one problem: $v$ should be computed at $x_t$, exactly the point that we
+# are looking for. The solution (Song et al. 2021): neighbouring points are alike, so compute it at $x_s$ instead.
 #
 # $$x_t \approx \cos\Delta\;x_s + \sin\Delta\;v(x_s, t)$$
 
@@ -224,7 +224,7 @@ from minisd.interpret.inversion import invert
 
 
 def angle(t):
-    """Of the noise level of timestep t; t below 0 is the clean picture."""
+    """Of the noise level of timestep t; t below 0 is the clean image."""
     return torch.tensor(schedule.alpha_bar(t), dtype=torch.float64).sqrt().acos().float()
 
 
@@ -234,13 +234,13 @@ def turn(x, v, by):
 
 @torch.no_grad()
 def encode_mean(pixels):
-    """The picture's latents without dice."""
+    """The image's latents without dice."""
     return sd.vae.encode(pixels).mean * sd.vae.config.scaling_factor
 
 
 @torch.no_grad()
 def inverted(pixels, text, n):
-    """The path from the picture up to its noise, one entry for each noise level."""
+    """The path from the image up to its noise, one entry for each noise level."""
     path, grid = [encode_mean(pixels)], sd.scheduler.grid(n)
     for k in reversed(range(n)):
         t, s = grid.source[k], grid.previous[k]
@@ -258,14 +258,14 @@ lesson.claim("that is the library's inversion as published", torch.allclose(path
 # %% [markdown]
 # Now the test: from that noise down again, with the same prompt and without guidance.
 #
-# **Predict, then run**: will the six pictures come back? Remember that each of the 20 steps asked the UNet at a
-# point a little beside the right one.
+# **Predict, then run**: will the six images come back? Remember that each of the 20 steps asked the UNet at a point a
+# little off the right one.
 
 
 # %%
 @torch.no_grad()
 def down(x, text, n, skip=0):
-    """DDIM from noise to picture by turning, without guidance; `skip` leaves out the first steps."""
+    """DDIM from noise to image by turning, without guidance; `skip` leaves out the first steps."""
     grid = sd.scheduler.grid(n)
     for k in range(skip, n):
         t, s = grid.source[k], grid.previous[k]
@@ -290,10 +290,10 @@ lesson.claim("it loses more than the autoencoder does", decibels(start, again) <
 # %%
 lesson.pictures(
     [*to_pil(start), *to_pil(again)],
-    alt="Above six pictures of two things, below what came back after inversion, some faded or lost.",
+    alt="Above six images of two objects, below what came back after inversion, some faded or lost.",
     title="20 steps up and 20 down: not all of it finds the way back",
     columns=6,
-    rows=["picture", "came back"],
+    rows=["image", "came back"],
     size=1.05,
 )
 
@@ -305,14 +305,14 @@ lesson.pictures(
 #
 # </details>
 #
-# ## Ask again where the answer has led
+# ## Ask again at the new point
 #
 # We want the $x_t$ that DDIM sends to our $x_s$. Solve its step for $x_t$:
 #
 # $$x_t = \frac{x_s + \sin\Delta\;v(x_t, t)}{\cos\Delta}$$
 #
-# The unknown stands on both sides. So guess, put the guess in at the right, and get a better one at the left; repeat.
-# This is a *fixed-point iteration* (Pan et al. 2023 use it for inversion). Each repetition costs one more call.
+# The unknown is on both sides. So guess, put the guess in at the right, and get a better one at the left; repeat. This
+# is a *fixed-point iteration* (Pan et al. 2023 use it for inversion). Each repetition costs one more call.
 
 
 # %%
@@ -345,29 +345,30 @@ lesson.claim("smaller steps bring back more", small_steps > plain + 1)
 lesson.claim("and so does refining", close > plain + 1)
 
 # %% [markdown]
-# Five times the calls on the way up help either way; with refining, the way down, which an edit takes again and
-# again, stays short. How much they help is partly luck: of so few pictures a single one that goes astray decides.
+# Five times the calls on the way up help either way; with refining, the way down, which an edit takes again and again,
+# stays short. How much they help is partly luck: of so few images a single one that goes astray decides.
 #
-# But is what we found a *noise*? Compare it with one from the dice: the deviation of its values, and how they lie.
+# But is what we found a *noise*? Compare it with one from the dice: the deviation of its values, and where they are
+# large.
 
 # %%
 for name, x in (("dice", dice), ("inversion, plain", path[-1]), ("inversion, refined", found[-1])):
     print(f"{name:18}: deviation {float(x.std()):.2f}")
 lesson.pictures(
     [x[0].norm(dim=0) for x in (dice, found[0], found[len(found) // 2], found[-1])],
-    alt="Four maps of size: noise from the dice is even speckle; the inverted one still shows where the things are.",
-    title="What inversion finds still knows the picture (norm of each latent)",
+    alt="Four maps of size: noise from the dice is even speckle; the inverted one still shows where the objects are.",
+    title="What inversion finds still shows the image (norm of each latent)",
     labels=["dice", "t = -1", "t = 499", "t = 999"],
     cmap="magma",
     size=1.4,
 )
 
 # %% [markdown]
-# Not quite. Its values are smaller than those of the dice, and the things can be made out in it. It is *a* point that
-# DDIM turns into the picture, not a typical one: our pictures are flat colours, which the model's own runs never hit
+# Not quite. Its values are smaller than those of the dice, and the objects can be made out in it. It is *a* point that
+# DDIM turns into the image, not a typical one: our images are flat colours, which the model's own runs never hit
 # exactly. That matters when we ask for something else from there, as the next sections do.
 #
-# ## Guidance does not like to be inverted
+# ## Guidance is hard to invert
 #
 # So far guidance was off. With guidance, $v$ is the combination of two predictions (notebook 08), and its errors are
 # multiplied, too. To see what guidance alone does, take steps that are small enough for what goes before: 50, refined.
@@ -387,17 +388,17 @@ lesson.claim("with guidance both ways it is less exact than without", came_back[
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The lines above say it. Guidance on one way only means two different paths, so nothing makes them meet. Guidance
+# The printed lines show it. Guidance on one way only means two different paths, so nothing makes them meet. Guidance
 # both ways is one path, but a crooked one: the fixed-point iteration needs neighbours to be alike, and guidance makes
-# them less alike. So one inverts without guidance, and lets guidance act only on the last part of the way down. That
-# is the next section.
+# them less alike. So one inverts without guidance, and lets guidance act only on the last part of the way down. That is
+# the next section.
 #
 # </details>
 #
 # ## Change one word
 #
-# An edit needs guidance, or the new word is not heard. The trick is not to go all the way up: leave the path at an
-# intermediate level, from which most of the old picture is already decided, and go down from there with the new
+# An edit needs guidance, or the new word has too little effect. The trick is not to go all the way up: leave the path
+# at an intermediate level, from which most of the old image is already decided, and go down from there with the new
 # prompt. In the library, `denoising_start` says what share of the way is already done.
 
 
@@ -418,7 +419,7 @@ print(f"largest difference of a pixel: {float((mine - theirs).abs().max()):.1e}"
 lesson.claim("that is the library's run from there", torch.allclose(mine, theirs, atol=1e-2))
 
 # %% [markdown]
-# Now beside image to image, which enters at the same level with noise from the dice. We know the picture that we
+# Now compare it with image to image, which enters at the same level with noise from the dice. We know the image that we
 # want, because the renderer can draw it: the old scene with the new colour.
 
 # %%
@@ -432,36 +433,37 @@ for skip in entries:
         f"first {skip} of 20 steps skipped: inversion {by_path[-1]:.1f} dB and {follows(left)} of 6 right; "
         f"dice {by_dice[-1]:.1f} dB and {follows(right)} of 6 right"
     )
-print(f"for comparison, the old pictures: {decibels(goal, start):.1f} dB")
-lesson.claim("inversion keeps more of the picture, on average", sum(by_path) > sum(by_dice) + 3)
+print(f"for comparison, the old images: {decibels(goal, start):.1f} dB")
+lesson.claim("inversion keeps more of the image, on average", sum(by_path) > sum(by_dice) + 3)
 
 # %%
 rows = [start, kept[0.6], edited(found, new_prompts, 8), goal]
 lesson.pictures(
     [image for row in rows for image in to_pil(row)],
-    alt="Four rows of six: old pictures; image to image, things moved; edits by inversion, in place; the goal.",
-    title="Change one colour: from the picture's own noise, things stay in place",
+    alt="Four rows of six: old images; image to image, objects moved; edits by inversion, in place; the goal.",
+    title="Change one colour: from the image's own noise, objects stay in place",
     columns=6,
-    rows=["before", "dice", "inversion", "wanted"],
+    rows=["before", "dice", "inversion", "goal"],
     size=1.05,
 )
 
 # %% [markdown]
-# What is kept has a price. The found noise holds on to the old picture, so a new word may be heard too late, or in the
-# wrong place: compare the counts of right pictures above, and look for a column where the wish was misunderstood. How
-# early to leave the path is a choice again, as strength was, but with a better trade.
+# What is kept has a price. The found noise holds on to the old image, so a new word may take effect too late, or in the
+# wrong place: compare the counts of right images above, and look for a column where the edit went wrong. How early to
+# leave the path is a choice again, as strength was, but with a better trade.
 #
 # ## Summary
 #
-# - **Image to image** skips the first steps: latents of a picture, noise of that level, the rest of the run.
-#   `strength` is the share of the steps that are taken. It trades the old picture for the new words.
-# - **DDIM inversion** walks DDIM backwards to the noise of a given picture. Asking the UNet at the wrong end of each
-#   step costs exactness; asking again where the answer led (`refine`) brings it back.
+# - **Image to image** skips the first steps: latents of an image, noise of that level, the rest of the run. `strength`
+#   is the share of the steps that are taken. It trades the old image for the new words.
+# - **DDIM inversion** walks DDIM backwards to the noise of a given image. Asking the UNet at the wrong end of each step
+#   costs exactness; asking again at the new point (`refine`) brings it back.
 # - Guidance makes inversion less exact, so invert without it.
 # - **Edit**: go only part of the way up, then down from there with one word changed. The rest stays better than with
 #   noise from the dice.
 #
-# **Code**: `_start` in [stable_diffusion.py](../minisd/pipeline/stable_diffusion.py),
-# [inversion.py](../minisd/interpret/inversion.py), [ddim_inverse.py](../minisd/schedulers/ddim_inverse.py), measured by
+# **Code**: `prepare_latents` in [initial_latents.py](../minisd/pipeline/initial_latents.py), `invert` in
+# [inversion.py](../minisd/interpret/inversion.py), `DDIMInverse` in
+# [ddim_inverse.py](../minisd/schedulers/ddim_inverse.py), measured by
 # [inversion.py](../minisd/sticker/evaluation/inversion.py). **Next**: [18 · Inpainting, depth and
 # upscaling](18_inpainting_depth_upscaling.ipynb).

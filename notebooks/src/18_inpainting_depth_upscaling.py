@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 18 · Inpainting, depth and upscaling
 #
-# **You will** give the UNet more to read than noisy latents: a picture with a hole, a depth map, a small picture.
-# You put its input together by hand for three tasks, use three embedded models, and measure what they do; and you
-# fill a hole with a model that was never taught to.
+# **You will** give the UNet more to read than noisy latents: an image with a hole, a depth map, a small image. You put
+# its input together by hand for three tasks, use three embedded models, and measure what they do; and you fill a hole
+# with a model that was never taught to.
 #
 # **Needs** notebook 08 (guidance), notebook 09 (autoencoder), notebook 17 (image to image).
 #
@@ -12,10 +12,10 @@
 # %% [markdown]
 # ## One layer has to change
 #
-# The UNet of text to image reads the 4 channels of the noisy latents. Suppose it should also know a picture around a
-# hole, or how near things are. The simplest way to tell it is to lay more channels beside the latents, as further
-# layers of the same "image". Only the very first convolution has to be wider; all later layers keep their shape. The
-# model is then trained on, with the new channels filled, until it has learnt to use them.
+# The UNet of text to image reads the 4 channels of the noisy latents. Suppose it should also know an image around a
+# hole, or how near objects are. The simplest way to tell it is to lay more channels beside the latents, as further
+# layers of the same "image". Only the first convolution has to be wider; all later layers keep their shape. The model
+# is then trained on, with the new channels filled, until it has learnt to use them.
 
 # %%
 import lesson
@@ -36,14 +36,14 @@ for sd in (plain, inpainting, depth_model, upscaler):
 # %% [markdown]
 # | task | read beside the 4 channels of latents | in all |
 # |---|---|---|
-# | inpainting | the mask (1), the latents of the picture with the hole (4) | 9 |
+# | inpainting | the mask (1), the latents of the image with the hole (4) | 9 |
 # | depth | the depth map (1) | 5 |
-# | upscaling | the small picture itself (3) | 7 |
+# | upscaling | the small image itself (3) | 7 |
 #
 # The official models of Stable Diffusion read the same channels in the same order. The weights for the new channels
 # start at zero, so before the further training such a model draws exactly what the old one drew.
 #
-# To see what really arrives at the first layer, we listen there:
+# To see what really arrives at the first layer, we catch its input:
 
 
 # %%
@@ -56,23 +56,23 @@ def heard(sd, prompt, **arguments):
     return caught[0]
 
 
-print("plain:", tuple(heard(plain, "a red circle", seed=0).shape), "= (pictures, channels, rows, columns)")
+print("plain:", tuple(heard(plain, "a red circle", seed=0).shape), "= (images, channels, rows, columns)")
 
 # %% [markdown]
 # ## Inpainting: nine channels
 #
-# Six scenes of one thing each, a box around the thing as the hole, and a prompt for something else in its place:
+# Six scenes of one object each, a box around the object as the hole, and a prompt for something else in its place:
 
 # %%
-from minisd.sticker.evaluation.metrics import psnr
+from minisd.sticker.evaluation import psnr
 from minisd.sticker.world.checker.check import check
 from minisd.sticker.world.render import depth, masks, render
-from minisd.sticker.world.scene import Scene, Thing
+from minisd.sticker.world.scene import Object, Scene
 
 
 def scene(*things, background="white"):
-    """Each thing: shape, colour, x, y."""
-    return Scene(tuple(Thing(*kind, "medium", x, y, radius=0.13) for *kind, x, y in things), background)
+    """Each object: shape, colour, x, y."""
+    return Scene(tuple(Object(*kind, "medium", x, y, radius=0.13) for *kind, x, y in things), background)
 
 
 scenes = [
@@ -94,7 +94,7 @@ prompts = [
 
 
 def boxes(scenes, margin=3):
-    """1 in a box around the thing, with some pixels more on each side: (B, 1, H, W)."""
+    """1 in a box around the object, with some pixels more on each side: (B, 1, H, W)."""
     cover = masks(scenes).amax(1, keepdim=True) > 0
     hidden = torch.zeros(cover.shape)
     for hole, thing in zip(hidden[:, 0], cover[:, 0], strict=True):
@@ -105,11 +105,11 @@ def boxes(scenes, margin=3):
 
 
 before, hidden = render(scenes), boxes(scenes)
-print("pictures", tuple(before.shape), "masks", tuple(hidden.shape), "white where to paint")
+print("images", tuple(before.shape), "masks", tuple(hidden.shape), "white where to paint")
 
 # %% [markdown]
-# The input of the first call, by hand. The mask shrinks to the size of the latents, and the picture is encoded with
-# the hole painted gray (zero, in values from -1 to 1), so that nothing of the old thing can leak in.
+# The input of the first call, by hand. The mask shrinks to the size of the latents, and the image is encoded with the
+# hole painted gray (zero, in values from -1 to 1), so that nothing of the old object can leak in.
 #
 # **Predict, then run**: nine channels go in at each of the steps. Which of them change from step to step?
 
@@ -136,19 +136,19 @@ lesson.claim("nine channels", mine.shape[1] == 9)
 lesson.claim("our input is the library's", torch.allclose(mine, theirs, atol=1e-5))
 lesson.pictures(
     list(theirs[0]),
-    alt="Nine small maps: four of noise, a mask with a white box, four in which the picture around a hole shows.",
+    alt="Nine small maps: four of noise, a mask with a white box, four in which the image around a hole shows.",
     title="What the inpainting UNet reads at its first step",
     columns=9,
-    labels=["noise"] * 4 + ["mask"] + ["picture\nwith hole"] * 4,
+    labels=["noise"] * 4 + ["mask"] + ["image\nwith hole"] * 4,
     size=0.95,
 )
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Only the first four, the latents on their way from noise to picture. The mask and the picture with the hole are
-# given once and laid beside the latents at every step. They also stay clean: the UNet need not guess the surroundings
-# through the noise.
+# Only the first four, the latents on their way from noise to image. The mask and the image with the hole are given once
+# and laid beside the latents at every step. They also stay clean: the UNet need not guess the surroundings through the
+# noise.
 #
 # </details>
 
@@ -174,7 +174,7 @@ print(f"right: {right(after, prompts)} of 6; outside of the hole {outside(after)
 print(f"the autoencoder alone, without any painting: {outside(floor):.1f} dB")
 lesson.pictures(
     [*to_pil(before), *to_pil(before * (1 - hidden)), *to_pil(after)],
-    alt="Three rows of six: pictures, the same with a gray box, and what was painted in: other things, same ground.",
+    alt="Three rows of six: images, the same with a gray box, and what was painted in: other objects, same ground.",
     title="The hole is filled with what was asked, the ground goes on",
     columns=6,
     rows=["before", "with hole", "after"],
@@ -186,11 +186,11 @@ lesson.claim("what was outside is still there", outside(after) > 30)
 # ## The same with a model that knows no masks
 #
 # Must one train for this? A plain model can be *made* to keep the rest. After every step, throw away what it drew
-# outside of the hole and put the old picture there, with just as much noise as the latents have at that moment:
+# outside of the hole and put the old image there, with just as much noise as the latents have at that moment:
 #
 # $$x \leftarrow m\,x + (1-m)\,\bigl(\sqrt{\bar\alpha}\,z + \sqrt{1-\bar\alpha}\,\epsilon\bigr)$$
 #
-# with the mask $m$, the latents $z$ of the picture, and always the same noise $\epsilon$. This is *latent blending*
+# with the mask $m$, the latents $z$ of the image, and always the same noise $\epsilon$. This is *latent blending*
 # (Avrahami et al. 2023), and the older Stable Diffusion programs did it.
 
 
@@ -218,8 +218,8 @@ print(f"largest difference of a pixel: {float((mine - forced[:1]).abs().max()):.
 lesson.claim("our blending is what sd(..., image=, mask_image=) does", torch.allclose(mine, forced[:1], atol=1e-2))
 
 # %% [markdown]
-# **Predict, then run**: which of the two keeps the outside better, and which fills the hole better? Think of what
-# each one sees of the surroundings at the first steps, when the place of the new thing is decided.
+# **Predict, then run**: which of the two keeps the outside better, and which fills the hole better? Think of what each
+# one sees of the surroundings at the first steps, when the place of the new object is decided.
 
 # %%
 drawn_by = {"trained for it": [after], "blended": [forced]}
@@ -231,8 +231,8 @@ for name, rows in drawn_by.items():
     print(f"{name:15} right: {tally[name]} of 12; outside {sum(map(outside, rows)) / 2:.1f} dB")
 lesson.pictures(
     [*to_pil(after), *to_pil(forced)],
-    alt="Above whole things in the holes; below, by blending, some are cut off at the edge of the hole or missing.",
-    title="Blending keeps the outside, but places the new thing blindly",
+    alt="Above whole objects in the holes; below, by blending, some are cut off at the edge of the hole or missing.",
+    title="Blending keeps the outside, but places the new object blindly",
     columns=6,
     rows=["trained", "blended"],
 )
@@ -241,18 +241,18 @@ lesson.claim("the trained model is right more often", tally["trained for it"] > 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Blending copies the old latents at the end, so outside it is nearly as good as the autoencoder, unless the rest in
-# the hole is so odd that the decoder, whose norms look at the whole picture, spreads it. But at the first steps the
-# plain model sees noise everywhere. It lays out a whole new picture as it likes, and what falls outside of the hole is
-# cut away. The trained model reads from the first step where the hole is, and puts the thing into it.
+# Blending copies the old latents at the end, so outside it is nearly as good as the autoencoder, unless the content of
+# the hole is so odd that the decoder, whose norms look at the whole image, spreads it. But at the first steps the plain
+# model sees noise everywhere. It lays out a whole new image as it likes, and what falls outside of the hole is cut
+# away. The trained model reads from the first step where the hole is, and puts the object into it.
 #
 # </details>
 #
 # ## Holes of other sizes
 #
-# Nothing forces the trained model to keep the rest: it draws the whole picture and has learnt to copy. So what does it
-# do where the hole is too small, and parts of the old thing stand outside of it? Here is the box around the thing,
-# shrunk and grown by some pixels.
+# Nothing forces the trained model to keep the rest: it draws the whole image and has learnt to copy. So what does it do
+# where the hole is too small, and parts of the old object are outside of it? Here is the box around the object, shrunk
+# and grown by some pixels.
 
 # %%
 sizes = []
@@ -263,13 +263,13 @@ for grow in (-5, 0, 10):
     images = inpainting(prompts, image=before, mask_image=hole, seed=0, **run).images
     sizes.append((grow, hole, images))
     print(
-        f"box {grow:+3} pixels: {100 * float(hole.mean()):2.0f} % of the picture; "
+        f"box {grow:+3} pixels: {100 * float(hole.mean()):2.0f} % of the image; "
         f"right {right(images, prompts)} of 6; outside {outside(images, hole):.1f} dB"
     )
 lesson.pictures(
     [image for _, _, images in sizes for image in to_pil(images)],
-    alt="Three rows of six by size of the hole; in all of them there is a new thing where the old one was.",
-    title="With too small a hole the model changes what it was to keep",
+    alt="Three rows of six by size of the hole; in all of them there is a new object where the old one was.",
+    title="With too small a hole the model changes what it should keep",
     columns=6,
     rows=[f"box {grow:+} px" for grow, *_ in sizes],
 )
@@ -279,10 +279,10 @@ lesson.claim("the smallest hole keeps the outside worst", smallest < fitting)
 # %% [markdown]
 # ## Depth: five channels
 #
-# A depth map says of each pixel how near it is. It fixes **outlines and places** and leaves colour and surface to the
-# prompt. For photographs another network (MiDaS) estimates it; in Sticker World the renderer knows it. Official
-# models shrink the map to the size of the latents and stretch each one to the range from -1 to 1, as only the order
-# of near and far counts.
+# A depth map says for each pixel how near it is. It fixes **outlines and places** and leaves colour and surface to the
+# prompt. For photographs another network (MiDaS) estimates it; in Sticker World the renderer knows it. Official models
+# shrink the map to the size of the latents and stretch each one to the range from -1 to 1, as only the order of near
+# and far counts.
 
 # %%
 pairs = [
@@ -309,7 +309,7 @@ theirs = heard(depth_model, recoloured[0], depth_map=near[:1], seed=3)
 lesson.claim("our five channels are the library's", torch.allclose(depth_input(near[:1], 3), theirs, atol=1e-5))
 
 # %% [markdown]
-# **Predict, then run**: one depth map, three seeds. What will be equal in the three pictures, what will differ?
+# **Predict, then run**: one depth map, three seeds. What will be equal in the three images, what will differ?
 
 # %%
 drawn = depth_model(recoloured, depth_map=near, seed=0, **run).images
@@ -318,7 +318,7 @@ free = plain(recoloured, seed=0, **run).images
 
 
 def overlap(images):
-    """Intersection over union of what is not white with where the things should be, one for each picture."""
+    """Intersection over union of what is not white with where the objects should be, one for each image."""
     found, wanted = (images - 1).abs().amax(1) > 0.5, masks(pairs).amax(1) > 0.5
     return (found & wanted).sum((1, 2)) / (found | wanted).sum((1, 2))
 
@@ -333,7 +333,7 @@ lesson.pictures(
     columns=3,
     rows=["map", "drawn", "map 1,\nthree seeds"],
 )
-lesson.claim("with the map, things are where they should be", overlap(drawn).mean() > overlap(free).mean() + 0.2)
+lesson.claim("with the map, objects are where they should be", overlap(drawn).mean() > overlap(free).mean() + 0.2)
 
 # %% [markdown]
 # <details><summary>Answer</summary>
@@ -346,10 +346,10 @@ lesson.claim("with the map, things are where they should be", overlap(drawn).mea
 #
 # ## Upscaling: seven channels
 #
-# The last one reads a small picture, here of 16 x 16 pixels, as large as the latents. It lies beside them as it is,
-# in red, green and blue. One more thing is new: the small picture may be **noised** a little on purpose. The
-# artefacts of a real small picture (blocks of JPEG, say) drown in that noise, and the model learns to invent what it
-# cannot trust. How much noise there is, `noise_level`, is told to the UNet beside the timestep.
+# The last one reads a small image, here of 16 x 16 pixels, as large as the latents. It is put beside them as it is, in
+# red, green and blue. One more detail is new: the small image may be **noised** a little on purpose. The artefacts of a
+# real small image (blocks of JPEG, say) are hidden by that noise, and the model learns to invent what it cannot trust.
+# The UNet gets the amount of this noise, `noise_level`, together with the timestep.
 
 
 # %%
@@ -373,8 +373,8 @@ lesson.claim(
 )
 
 # %% [markdown]
-# The rival is *bicubic* interpolation, which lays a smooth surface through the pixels. It cannot know that a star has
-# points.
+# The alternative is *bicubic* interpolation, which lays a smooth surface through the pixels. It cannot know that a star
+# has points.
 
 # %%
 smooth = F.interpolate(small, size=(64, 64), mode="bicubic").clamp(-1, 1)
@@ -407,12 +407,12 @@ lesson.claim(
 #
 # - More input is more **channels beside the latents**: 9 for inpainting, 5 for depth, 7 for upscaling. They are the
 #   same at every step; only the latents change.
-# - The mask and the picture with its hole tell the UNet from the first step where to paint. Blending forces a plain
-#   model to keep the rest, but the model does not know of the hole.
+# - The mask and the image with its hole tell the UNet from the first step where to paint. Blending forces a plain model
+#   to keep the rest, but the model does not know where the hole is.
 # - A depth map holds places and outlines; the words decide the rest.
-# - An upscaler reads the small picture, and how much noise hides its faults.
+# - An upscaler reads the small image, and how much noise hides its faults.
 #
-# **Code**: `_start` in [stable_diffusion.py](../minisd/pipeline/stable_diffusion.py),
-# [task_variants.py](../minisd/adapters/task_variants.py), how the embedded ones were
+# **Code**: `prepare_latents` in [initial_latents.py](../minisd/pipeline/initial_latents.py), the embedded task models
+# in [task_variants.py](../minisd/adapters/task_variants.py), how they were
 # [trained](../minisd/sticker/training/task_variants.py) and [measured](../minisd/sticker/evaluation/tasks.py).
 # **Next**: [19 · Embedding surgery](19_embedding_surgery.ipynb).

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 19 · Embedding surgery
 #
-# **You will** open the way from the words to the UNet at two places and change what is there: exchange and mix word
-# vectors, mix whole prompts, calculate "red circle - red + blue", walk from noise to noise, and find out what order
-# and padding carry.
+# **You will** open the way from the words to the UNet at two places and change the tensors there: exchange and mix word
+# vectors, mix whole prompts, calculate "red circle - red + blue", walk from noise to noise, and find out what order and
+# padding carry.
 #
 # **Needs** notebook 08 (guidance), notebook 10 (tokens).
 #
@@ -50,7 +50,7 @@ lesson.claim("that is what encode_prompt does", torch.allclose(states, sd.encode
 
 # %%
 def draw(states, noise, n=12):
-    """Text states and noises, one for each picture or one for all -> pictures (B, 3, H, W)."""
+    """Text states and noises, one for each image or one for all -> images (B, 3, H, W)."""
     count = max(len(states), len(noise))
     states, noise = states.expand(count, -1, -1), noise.expand(count, -1, -1, -1)
     return sd(prompt_embeds=states, latents=noise, num_inference_steps=n, output_type="pt").images
@@ -62,15 +62,15 @@ def dice(seed, count=1):
 
 mine = draw(states, dice(1))
 theirs = sd(prompt, latents=dice(1), num_inference_steps=12, output_type="pt").images
-lesson.claim("states in the place of a prompt give the prompt's picture", torch.allclose(mine, theirs, atol=1e-3))
+lesson.claim("states in the place of a prompt give the prompt's image", torch.allclose(mine, theirs, atol=1e-3))
 
 # %% [markdown]
 # The Deep Dive goes the same way by hooks and private functions, because its library offers no entrance for vectors.
-# Here the two entrances are `surgery.encode(sd, vectors)` and `sd(prompt_embeds=states)`.
+# Here the two entrances are `text_vectors.encode_vectors(sd, vectors)` and `sd(prompt_embeds=states)`.
 #
 # ## Exchange a word
 #
-# **Predict, then run**: we overwrite the vector of "red" by that of "blue", and encode. Will the states be *like*
+# **Predict, then run**: we overwrite the vector of "red" with that of "blue", and encode. Will the states be *like*
 # those of "a blue circle", or equal to them?
 
 
@@ -80,22 +80,24 @@ def vector(word):
     return table[sd.tokenizer(word)[0, 1]]
 
 
-def replaced(prompt, word, by):
+def replace_word(prompt, word, by):
     vectors, place = table[sd.tokenizer(prompt)].clone(), prompt.split().index(word) + 1  # 1: the start token
     vectors[0, place] = by
     return vectors
 
 
-swapped = encode(replaced(prompt, "red", vector("blue")))
+swapped = encode(replace_word(prompt, "red", vector("blue")))
 lesson.claim("equal", torch.allclose(swapped, sd.encode_prompt(["a blue circle"]), atol=1e-5))
-theirs = text_vectors.encode(sd, text_vectors.replaced(sd, prompt, "red", text_vectors.vector(sd, "blue")))
-lesson.claim("and so is the library's surgery", torch.allclose(swapped, theirs, atol=1e-5))
+theirs = text_vectors.encode_vectors(
+    sd, text_vectors.replace_word(sd, prompt, "red", text_vectors.word_vectors(sd, "blue"))
+)
+lesson.claim("and so is the library's `replace_word`", torch.allclose(swapped, theirs, atol=1e-5))
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Equal. From the table on, nothing knows what the word was; the vector is all that there is of it. This is what makes
-# textual inversion (notebook 23) possible: a vector that belongs to no word works like a word.
+# Equal. After the table nothing knows what the word was; only its vector is left. This is what makes textual inversion
+# (notebook 23) possible: a vector that belongs to no word works like a word.
 #
 # </details>
 #
@@ -115,7 +117,7 @@ def lerp(first, second, weight):
 
 
 def named(images, prompt=prompt):
-    """Colours and shapes that the checker finds, one text for each picture."""
+    """Colours and shapes that the checker finds, one text for each image."""
     return [
         " + ".join(f"{thing.colour or '?'} {thing.shape or '?'}" for thing in check(image, prompt).found) or "nothing"
         for image in images
@@ -123,13 +125,13 @@ def named(images, prompt=prompt):
 
 
 def mixed_words(word, other):
-    return torch.cat([encode(replaced(prompt, word, lerp(vector(word), vector(other), w))) for w in weights])
+    return torch.cat([encode(replace_word(prompt, word, lerp(vector(word), vector(other), w))) for w in weights])
 
 
 colours, shapes = draw(mixed_words("red", "blue"), dice(1)), draw(mixed_words("circle", "star"), dice(1))
 lesson.pictures(
     [*to_pil(colours), *to_pil(shapes)],
-    alt="Seven circles from red to blue; below seven things from circle to star; the change is abrupt.",
+    alt="Seven circles from red to blue; below seven objects from circle to star; the change is abrupt.",
     title="Between two words: mostly one or the other",
     columns=len(weights),
     labels=[f"{w:g}" for w in weights],
@@ -142,16 +144,16 @@ lesson.claim("the ends are the two words", "red" in named(colours)[0] and "blue"
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Read the two lines above. Nothing tells the encoder that vectors between words mean things between things. It was
-# trained on the words alone, and whatever it makes of the space between them, it was never corrected for. Often it
-# decides for one of the two, and sometimes for something else. (In the large models, with far more words in the
-# table, half a puppy and half a skunk do give a strange animal.)
+# Read the two lines above. Nothing tells the encoder that a vector between two words means an object between two
+# objects. It was trained on the words alone, and whatever it makes of the space between them, it was never corrected
+# for. Often it decides for one of the two, and sometimes for something else. (In the large models, with far more words
+# in the table, half a puppy and half a skunk do give a strange animal.)
 #
 # </details>
 #
 # ## What the table has learnt
 #
-# The rows of the table began as random numbers. Which of them have come to lie in similar directions?
+# The rows of the table began as random numbers. Which of them now have similar directions?
 
 # %%
 vocabulary = sd.defaults.words.split()
@@ -168,13 +170,13 @@ for word in ("circle", "star", "above", "under", "red"):
 print("circles - circle + star:", nearest(vector("circles") - vector("circle") + vector("star")))
 plural = torch.cosine_similarity(vector("circle"), vector("circles"), dim=0)
 lesson.claim(
-    "circle lies nearer to circles than to star",
+    "circle is nearer to circles than to star",
     plural > torch.cosine_similarity(vector("circle"), vector("star"), dim=0),
 )
 
 # %% [markdown]
-# Words that are **used alike** have moved together: a thing and its plural, "above" and "over". Colours much less: to
-# the encoder they are answers to one question, to be told apart.
+# Words that are **used alike** have moved together: a noun and its plural, "above" and "over". Colours much less: for
+# the encoder they are different answers to one question, and it must keep them apart.
 #
 # ## Mix after the encoder
 #
@@ -184,14 +186,14 @@ lesson.claim(
 # %%
 first, second = sd.encode_prompt(["a red circle"]), sd.encode_prompt(["a blue star"])
 course = 0.35 * first + 0.65 * second
-lesson.claim("that is surgery.lerp", torch.allclose(course, text_vectors.lerp(first, second, 0.65), atol=1e-5))
+lesson.claim("that is text_vectors.lerp", torch.allclose(course, text_vectors.lerp(first, second, 0.65), atol=1e-5))
 
 shares = [0, 0.2, 0.35, 0.5, 0.65, 0.8, 1]
 film = torch.cat([lerp(first, second, w) for w in shares])
 strips = [draw(film, dice(seed)) for seed in (1, 2)]
 lesson.pictures(
     [image for strip in strips for image in to_pil(strip)],
-    alt="Two rows of seven pictures from a red circle to a blue star; colour and shape change at different shares.",
+    alt="Two rows of seven images from a red circle to a blue star; colour and shape change at different shares.",
     title="From prompt to prompt: colour and shape may change at different moments",
     columns=len(shares),
     labels=[f"{w:g}" for w in shares],
@@ -217,9 +219,9 @@ lesson.claim("halfway it is about 0.71", abs(lerp(a, b, 0.5).std() - 0.5**0.5) <
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Independent things do not add up in length: the variances of $\tfrac12 a$ and $\tfrac12 b$ are a quarter each,
-# together one half. In high dimensions two noises stand at right angles, on a sphere around zero. The straight line
-# between them cuts through the inside of the sphere, where no noise from the dice ever is.
+# The lengths of independent vectors do not add up: the variances of $\tfrac12 a$ and $\tfrac12 b$ are a quarter each,
+# together one half. In high dimensions two noises are at right angles, on a sphere around zero. The straight line
+# between them cuts through the inside of the sphere, where random noise never is.
 #
 # </details>
 #
@@ -236,14 +238,14 @@ def slerp(first, second, weight):
 
 ways = torch.linspace(0, 1, 6).tolist()
 gap = max(float((slerp(a, b, w) - text_vectors.slerp(a, b, w, dims=(1, 2, 3))).abs().max()) for w in ways)
-lesson.claim("our slerp is surgery.slerp", gap < 1e-4)
+lesson.claim("our slerp is text_vectors.slerp", gap < 1e-4)
 print(f"deviation halfway: {float(slerp(a, b, 0.5).std()):.2f}")
 
 text = sd.encode_prompt(["a green star"])
 straight, round_way = (draw(text, torch.cat([way(a, b, w) for w in ways])) for way in (lerp, slerp))
 lesson.pictures(
     [*to_pil(straight), *to_pil(round_way)],
-    alt="Six pictures by lerp and six by slerp on the way from one noise to the other, with green stars.",
+    alt="Six images by lerp and six by slerp on the way from one noise to the other, with green stars.",
     title="From noise to noise: the star wanders",
     columns=len(ways),
     labels=[f"{w:.1f}" for w in ways],
@@ -263,14 +265,14 @@ for deviation in (1, 0.71, 0.5, 0.25, 0.1):
 lesson.claim("proper noise does at least as well as the quietest", right_at[1] >= right_at[0.1])
 
 # %% [markdown]
-# Large models are less forgiving: their pictures from too quiet a noise come out flat, with little detail. Slerp costs
+# Large models are less forgiving: their images from too quiet a noise come out flat, with little detail. Slerp costs
 # nothing, so take it.
 
 # %% [markdown]
 # ## Red circle - red + blue
 #
-# With word vectors one can calculate, so the story goes: king - man + woman = queen. Try it after the encoder, with
-# prompts that differ in one word. "Shape" stands for a thing of which nothing is said:
+# Word vectors are said to allow calculations: king - man + woman = queen. Try it after the encoder, with prompts that
+# differ in one word. The word "shape" leaves the kind of object open:
 
 
 # %%
@@ -286,23 +288,23 @@ for colour in ("red", "yellow", "green", "cyan", "blue", "purple", "pink"):
 
 images = draw(answer, dice(5, 6))
 right = sum(check(image, "a blue circle").exact for image in images)
-print(f"{right} of 6 pictures are exactly a blue circle")
+print(f"{right} of 6 images are exactly a blue circle")
 lesson.pictures(
     to_pil(images),
-    alt="Six pictures drawn from the calculated states, with blue circles in them.",
+    alt="Six images drawn from the calculated states, with blue circles in them.",
     title="Red circle - red + blue, drawn from six noises",
     size=1.2,
 )
 lesson.claim("most are blue circles", right >= 4)
 
 # %% [markdown]
-# So the encoder keeps colour and shape apart: the step from red to blue is about the same whatever the thing is.
+# So the encoder keeps colour and shape apart: the step from red to blue is about the same for every object.
 #
 # ## What order carries
 #
-# "a red circle above a blue square" and "a blue square above a red circle" have the same words. Two things tell the
-# encoder about their order: the places that are added to the vectors, and the rule that a token sees only what stands
-# before it.
+# "a red circle above a blue square" and "a blue square above a red circle" have the same words. The encoder learns
+# about their order in two ways: from the places that are added to the vectors, and from the rule that a token sees only
+# what comes before it.
 #
 # **Predict, then run**: if the places are left out, is the order lost?
 
@@ -312,14 +314,14 @@ noises = dice(7, 8)
 
 
 def score(states, text):
-    """How many of eight pictures are exactly what the text says."""
+    """How many of eight images are exactly what the text says."""
     return sum(check(image, text).exact for image in draw(states, noises))
 
 
 lesson.claim("the two have the same words", sorted(long.split()) == sorted(other.split()))
 same = torch.isclose(said(long), said("a red circle above a blue star"), atol=1e-5).all(dim=2)[0]
 print(f"with another last word, the first {int(same.int().cumprod(0).sum())} states stay as they are")
-lesson.claim("a state knows only what stands before it", bool(same[:7].all()) and not same[7])
+lesson.claim("a state knows only what comes before it", bool(same[:7].all()) and not same[7])
 
 no_places = encoder.transform(table[sd.tokenizer(long)]).detach()
 results = {
@@ -334,15 +336,15 @@ lesson.claim("the order counts", results["the other order"] < results["as it is"
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Not by this alone, if the last line is still above the second. A token that sees only what stands before it can tell
-# how much that is. The rule carries the order, too, and the places make it easier to read.
+# Not by this alone, if the last line is still above the second. A token sees only the tokens before it, and it can
+# count them: so this rule also carries the order, and the places make it easier to read.
 #
 # </details>
 #
 # ## What padding carries
 #
 # The prompt has 9 tokens with start and end; the other 68 rows are padding. The UNet reads them as well, and they are
-# not empty: they stand after the words, so they have seen all of them.
+# not empty: they come after the words, so they have seen all of them.
 #
 # **Predict, then run**: the words' states with the padding of the empty prompt, and the reverse. Which of the two
 # still draws the prompt?
@@ -362,7 +364,7 @@ lesson.claim("here the words carry the prompt, not the padding", padded["words o
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The words. But ask this of every model anew: this one was trained with short texts, so it has had little reason to
+# The words. But test this again for every model: this one was trained with short texts, so it has had little reason to
 # look at the padding. In Stable Diffusion the padding is part of what the UNet was trained with from the start, and
 # much of a prompt can be read from there.
 #
@@ -370,12 +372,12 @@ lesson.claim("here the words carry the prompt, not the padding", padded["words o
 #
 # ## Summary
 #
-# - Words become **token vectors** (a table), then **text states** (the encoder). Both can be cut open:
-#   `surgery.encode(sd, vectors)`, `sd(prompt_embeds=states)`.
-# - An exchanged vector *is* the other word. A mixture of two is a place where nobody trained the encoder.
+# - Words become **token vectors** (a table), then **text states** (the encoder). Both can be changed:
+#   `text_vectors.encode_vectors(sd, vectors)`, `sd(prompt_embeds=states)`.
+# - An exchanged vector *is* the other word. A mixture of two is an input that the encoder was not trained on.
 # - States can be mixed and calculated with: red circle - red + blue draws blue circles.
-# - Walk between noises by **slerp**; the straight way leaves the sphere on which noise lies, and gets too quiet.
-# - Order lives in the places and in who may look at whom; test what padding carries before you throw it away.
+# - Walk between noises by **slerp**; the straight way leaves the sphere of the noise, and gets too quiet.
+# - Order is in the places and in which token may look at which; test what padding carries before you throw it away.
 #
 # **Code**: [text_vectors.py](../minisd/interpret/text_vectors.py), the encoder in [clip.py](../minisd/models/clip.py),
 # `prompt_embeds` in [stable_diffusion.py](../minisd/pipeline/stable_diffusion.py). **Next**: [20 · Guidance by a

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 20 · Guidance by a loss
 #
-# **You will** steer a picture by a formula instead of words: write a loss on the picture, follow its gradient at each
-# step, choose whether the gradient passes the UNet, and see how a loss is taken at its word.
+# **You will** steer an image by a formula instead of words: write a loss on the image, follow its gradient at each
+# step, choose whether the gradient passes through the UNet, and see how literally a loss is obeyed.
 #
 # **Needs** notebook 05 ($x_t$, the predicted $x_0$), notebook 08 (guidance), and what a gradient is.
 #
@@ -11,9 +11,9 @@
 # %% [markdown]
 # ## What words cannot say
 #
-# "Somewhat bluer." "Nothing in the right half." Some wishes are hard to put into words, but easy to put into a
-# formula: a function that looks at a picture and returns one number, small if the picture is as we wish. Such a
-# function is a *loss*. If it can be differentiated, its gradient says how each value of the picture should change.
+# "Somewhat bluer." "Nothing in the right half." Some wishes are hard to put into words, but easy to put into a formula:
+# a function that looks at an image and returns one number, small if the image is as we wish. Such a function is a
+# *loss*. If it can be differentiated, its gradient says how each value of the image should change.
 #
 # The fast.ai Deep Dive has the first example, the "blue loss": how far is the blue channel from a high value? On
 # white paper that says little, because white is full of blue, too. So we measure what makes blue blue, more blue than
@@ -27,7 +27,7 @@ import torch
 
 import weights_loader
 from minisd.images import to_pil
-from minisd.pipeline.guidance import Guide
+from minisd.pipeline.loss_guidance import Guide
 from minisd.sticker.world.palette import PALETTE, rgb
 
 sd = weights_loader.load("sticker")
@@ -35,7 +35,7 @@ schedule, scheduler = sd.scheduler.schedule, sd.scheduler
 
 
 def blueness(pictures):
-    """Pixels (B, 3, H, W) in [0, 1] -> the mean of blue minus the mean of red and green, for each picture."""
+    """Pixels (B, 3, H, W) in [0, 1] -> the mean of blue minus the mean of red and green, for each image."""
     red, green, blue = pictures.unbind(1)
     return (blue - (red + green) / 2).mean((1, 2))
 
@@ -48,8 +48,8 @@ lesson.claim("white, gray and black have none", all(abs(of_colour[name]) < 1e-6 
 # %% [markdown]
 # ## One step, by hand
 #
-# A loss on the *finished* picture would come too late, and a loss on $x_t$ would judge noise. But in every step the
-# UNet's answer gives a guess of the finished picture, $\hat x_0$ (notebook 05). So:
+# A loss on the *finished* image would come too late, and a loss on $x_t$ would judge noise. But in every step the
+# UNet's answer gives a guess of the finished image, $\hat x_0$ (notebook 05). So:
 #
 # 1. predict $\hat x_0$ from $x$, with gradients switched on;
 # 2. decode it to pixels, still with gradients;
@@ -68,7 +68,7 @@ def decode(latents):
 
 
 def loss(x0):
-    """Small where the pictures are blue; a sum, so each picture is steered as if it were alone."""
+    """Small where the images are blue; a sum, so each image is steered as if it were alone."""
     return -blueness(decode(x0)).sum()
 
 
@@ -111,7 +111,7 @@ for move, each in zip(moves, guesses, strict=True):
     print(f"moved by {move:3} gradients: loss of the guess {value(each):+.4f}")
 lesson.pictures(
     [shown(x.detach()), *map(shown, guesses), gradient[0].norm(dim=0)],
-    alt="Noisy latents, the guessed picture, two guesses after moves with other things, and a map of the gradient.",
+    alt="Noisy latents, the guessed image, two guesses after moves with other objects, and a map of the gradient.",
     title="Moved against the gradient, the guess gets nearer to the wish",
     labels=["$x_t$", *(f"guess, moved {move}" for move in moves), "gradient"],
     size=1.3,
@@ -120,8 +120,8 @@ lesson.pictures(
 lesson.claim("a move against the gradient lowers the loss", value(guesses[1]) < value(guesses[0]))
 
 # %% [markdown]
-# A move need not recolour the thing that is there. The gradient has passed the UNet, so what counts is what the UNet
-# *would* draw from the moved $x$, and that may be another thing at another place. Compare the guesses.
+# A move need not recolour the object that is there. The gradient has passed through the UNet, so what counts is what
+# the UNet *would* draw from the moved $x$, and that may be another object at another place. Compare the guesses.
 #
 # ## The whole run
 #
@@ -157,8 +157,8 @@ print(f"largest difference of a pixel: {float((mine - theirs).abs().max()):.1e}"
 lesson.claim("our loop draws what sd(..., guide=Guide(loss)) draws", torch.allclose(mine, theirs, atol=1e-3))
 
 # %% [markdown]
-# **Predict, then run**: the prompt says "a circle" and no colour. What will a circle do that would have been purple?
-# And will ten times the scale make the pictures bluer still?
+# **Predict, then run**: the prompt says "a circle" and no colour. What will happen to a circle that would have been
+# purple? And will ten times the scale make the images bluer still?
 
 # %%
 from minisd.sticker.world.checker.check import check
@@ -188,7 +188,7 @@ lesson.pictures(
     columns=3,
     rows=[f"scale {s}" for s in scales],
 )
-lesson.claim("the guided pictures are bluer", max(blue[1:]) > blue[0])
+lesson.claim("the guided images are bluer", max(blue[1:]) > blue[0])
 lesson.claim("more is not always bluer", blue != sorted(blue))
 
 # %% [markdown]
@@ -196,15 +196,15 @@ lesson.claim("more is not always bluer", blue != sorted(blue))
 #
 # A circle that is nearly blue may turn blue; the colour is the model's own, as the loss only picks among what the
 # prompt leaves open. But "bluer" is also a circle that is smaller, if it was yellow, or gone: white paper has more
-# blueness than a yellow circle on it. The loss does not know what a circle is; it says what it says, and the model
-# finds the nearest picture that obeys.
+# blueness than a yellow circle on it. The loss does not know what a circle is; it is only a formula, and the model
+# finds the nearest image that satisfies it.
 #
 # Ten times the scale is not ten times the blue. A large move throws $x$ somewhere else altogether in the first steps,
-# and from there the UNet draws another circle, whichever comes of it. The gradient says in which direction to go from
-# here, not what is over there.
+# and from there the UNet draws just another circle. The gradient says in which direction to go from here, not what is
+# over there.
 #
-# How should the loss be written so that vanishing does not pay? For instance, divide by how much of the picture is
-# not white: then only the colour of what *is* there counts. Try it.
+# How should the loss be written so that vanishing does not pay? For instance, divide by how much of the image is not
+# white: then only the colour of what *is* there counts. Try it.
 #
 # </details>
 
@@ -241,7 +241,7 @@ for i, (long, short) in zip(calls, maps, strict=True):
     )
 lesson.pictures(
     [each[0].norm(dim=0) / each.norm().clamp(min=1e-12) for k in (0, 1) for each in (pair[k] for pair in maps)],
-    alt="Maps of both gradients at five timesteps: through the UNet it pulls around the thing, without it more evenly.",
+    alt="Maps of both gradients at five timesteps: through the UNet around the object, without it more evenly.",
     title="Where the two gradients pull (each on its own scale)",
     columns=len(calls),
     labels=[f"t = {grid.source[i]}" for i in calls],
@@ -255,9 +255,9 @@ lesson.claim("the long one is not", maps[0][0].norm() > 1e-6)
 # <details><summary>Answer</summary>
 #
 # It does not know how the UNet will react: that a hint of blue *here* becomes a blue circle *there*. It pulls at the
-# guess as it is. At the first step there is no picture in $x$ at all in this model
-# ($\bar\alpha = 0$), so the factor, and with it the short gradient, is zero just where most could be decided. (SD 1's
-# schedule leaves a little, see notebook 05.)
+# guess as it is. At the first step there is no image in $x$ at all in this model ($\bar\alpha = 0$), so the factor, and
+# with it the short gradient, is zero just where most could be decided. (SD 1's schedule leaves a little, see notebook
+# 05.)
 #
 # </details>
 
@@ -268,7 +268,7 @@ print(f"blueness: no guide {blue[0]:+.3f}; scale 100 through the UNet {blue[2]:+
 
 
 def seconds(**options):
-    """For one step of one picture, in time of the processor."""
+    """For one step of one image, in time of the processor."""
     began = time.process_time()
     sd(prompt, latents=noise[:1], num_inference_steps=10, **options)
     return (time.process_time() - began) / 10
@@ -285,12 +285,12 @@ for name, value in cost.items():
 lesson.claim("a guided step costs more than a plain one", cost["through the UNet"] > cost["no guide"])
 
 # %% [markdown]
-# `every=5` moves at every fifth step alone, as the Deep Dive does: cheaper, and often enough.
+# `every=5` moves only at every fifth step, as the Deep Dive does: cheaper, and often enough.
 #
 # ## Another wish: keep the right half empty
 #
-# Nothing in the method is about colour. Here is a wish about **place**: the right half should be white. The prompt
-# does not say where the star is to be.
+# Nothing in the method is about colour. Here is a wish about **place**: the right half should be white. The prompt does
+# not say where the star should be.
 
 # %%
 wish = "a red star"
@@ -320,23 +320,20 @@ lesson.pictures(
     columns=3,
     rows=["no guide", "guided"],
 )
-lesson.claim(
-    "the stars stand further to the left", sum(where[1]) / max(len(where[1]), 1) < sum(where[0]) / len(where[0])
-)
+lesson.claim("the stars are further to the left", sum(where[1]) / max(len(where[1]), 1) < sum(where[0]) / len(where[0]))
 
 # %% [markdown]
 # Words for this exist in Sticker World ("on the left"). But the loss needs no word, no caption in training, and no
-# training at all: whatever can be written as a formula of the picture can be asked for. With a network as the loss,
-# such as CLIP's match of picture and text, this is how people steered models before guidance was built into them.
+# training at all: whatever can be written as a formula of the image can be asked for. With a network as the loss, such
+# as CLIP's match of image and text, this is how people steered models before guidance was built into them.
 #
 # ## Summary
 #
-# - At each step: guess the finished picture, measure, move $x$ against the gradient, times scale and $\sigma^2$.
-# - A small scale chooses among what the model would draw; a large one throws the picture elsewhere, not further.
-# - A loss is taken at its word. Ask what the cheapest picture is that obeys it.
-# - Through the UNet the gradient knows how the model reacts, and costs the most. With the UNet's answer as given it
-#   is cheap, and blind at the noisy end.
+# - At each step: guess the finished image, measure, move $x$ against the gradient, times scale and $\sigma^2$.
+# - A small scale chooses among what the model would draw; a large one throws the image elsewhere, not further.
+# - A loss is taken literally. Ask which image satisfies it most cheaply.
+# - Through the UNet the gradient knows how the model reacts, and costs the most. With the UNet's answer as given it is
+#   cheap, and blind at the noisy end.
 #
-# **Code**: `Guide` in [guidance.py](../minisd/pipeline/guidance.py), its place in the loop in
-# [stable_diffusion.py](../minisd/pipeline/stable_diffusion.py). **Next**: [21 · Word heat
-# maps](21_word_heat_maps.ipynb).
+# **Code**: `Guide` in [loss_guidance.py](../minisd/pipeline/loss_guidance.py), its place in the loop in
+# [denoising.py](../minisd/pipeline/denoising.py). **Next**: [21 · Word heat maps](21_word_heat_maps.ipynb).

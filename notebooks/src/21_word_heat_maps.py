@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 21 · Word heat maps: where the picture looks at a word
 #
-# **You will** compute cross-attention by hand, record it in a running model without changing a bit of the picture,
-# make heat maps of words, and check with an exact judge whether they point at the right thing.
+# **You will** compute cross-attention by hand, record it in a running model without changing a bit of the image, make
+# heat maps of words, and check with an exact judge whether they point at the right object.
 #
 # **Needs** notebook 14 (the UNet and the states of the text).
 #
@@ -42,9 +42,9 @@ lesson.claim("each place spreads a weight of 1 over the tokens", torch.allclose(
 # %% [markdown]
 # ## Recording a run
 #
-# The fused function does not hand out its weights; the recorder computes them beside it.
+# The fused function does not return its weights; the recorder computes them in addition.
 #
-# **Predict, then run**: will the picture with recording be the same as without, bit for bit?
+# **Predict, then run**: will the image with recording be the same as without, bit for bit?
 
 # %%
 sd = weights_loader.load("sticker")
@@ -55,7 +55,7 @@ plain = sd(prompt, seed=3, num_inference_steps=20).images[0]
 
 lesson.claim("recording changes no bit", picture.tobytes() == plain.tobytes())
 print(f"{len(maps.maps)} maps, of {len({(m.part, m.level) for m in maps.maps})} kinds of layers, in 20 steps")
-share = maps.maps[0].share
+share = maps.maps[0].weights
 lesson.claim(
     "each is a share that sums to 1 over the tokens",
     torch.allclose(share.sum(-1), torch.ones(share.shape[:-1]), atol=1e-4),
@@ -64,7 +64,7 @@ lesson.claim(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The same: what makes the picture is computed as ever, and the weights once more beside it.
+# The same: what makes the image is computed as before, and the weights are computed in addition.
 #
 # </details>
 #
@@ -78,25 +78,25 @@ named = ["red", "circle", "above", "blue", "square"]
 heat = {word: maps.heat_map(word, prompt) for word in named}
 lesson.pictures(
     [picture, *(overlay(picture, heat[word]) for word in named)],
-    alt="The picture, then five heat maps over it, one for each word, bright where the picture looks at the word.",
-    title="Nouns light up their things",
-    labels=["picture", *named],
+    alt="The image, then five heat maps over it, one for each word, bright where the image looks at the word.",
+    title="Nouns light up their objects",
+    labels=["image", *named],
     size=1.4,
 )
 
 # %% [markdown]
-# Compare the nouns with the other words: attention to a word need not lie on what the word describes.
+# Compare the nouns with the other words: attention to a word need not be on what the word describes.
 #
-# ## Does it point at the right thing?
+# ## Does it point at the right object?
 #
-# A heat map looks convincing easily. Here it can be judged: the checker of Sticker World says where each thing was
-# drawn, and the hottest place of a noun's map either lies there or not.
+# A heat map looks convincing easily. Here it can be judged: the checker of Sticker World says where each object was
+# drawn, and the hottest place of a noun's map is either there or not.
 
 # %%
 import math
 
 from minisd.images import from_pil
-from minisd.sticker.world.checker.segment import find
+from minisd.sticker.world.checker.segment import detect_objects
 
 nouns = ["circle", "square", "triangle", "star"]
 hits = total = 0
@@ -106,19 +106,19 @@ for noun in nouns:
     with record_attention(sd, every=4) as recorded:
         drawn = sd(asked, num_images_per_prompt=4, seed=10, num_inference_steps=12).images
     for n, image in enumerate(drawn):
-        found, _ = find(from_pil(image)[0])
+        found, _ = detect_objects(from_pil(image)[0])
         if len(found) != 1:
             continue  # nothing to point at, or more than one
         thing = found[0]
         hot = recorded.heat_map(noun, asked, picture=n)
         row, column = divmod(int(hot.argmax()), hot.shape[1])
         x, y = (column + 0.5) / hot.shape[1], (row + 0.5) / hot.shape[0]
-        reach = 1.2 * math.sqrt(thing.area / math.pi) + 0.5 / hot.shape[0]  # about the thing, and half a cell
+        reach = 1.2 * math.sqrt(thing.area / math.pi) + 0.5 / hot.shape[0]  # about the object, and half a cell
         hits += (x - thing.x) ** 2 + (y - thing.y) ** 2 <= reach**2
         area.append(math.pi * reach**2)
         total += 1
 chance = 100 * sum(area) / len(area)
-print(f"{hits} of {total} maps are hottest at their thing; a random point would be in {chance:.0f} of 100 cases")
+print(f"{hits} of {total} maps are hottest at their object; a random point would be in {chance:.0f} of 100 cases")
 lesson.claim("far more often than by chance", hits / total > 3 * chance / 100)
 
 # %% [markdown]
@@ -143,7 +143,7 @@ lesson.pictures(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# In no place in particular: a broad region at most. It sharpens as the thing appears in the latents (compare the
+# In no place in particular: a broad region at most. It sharpens as the object appears in the latents (compare the
 # predictions in notebook 15).
 #
 # </details>
@@ -155,8 +155,8 @@ lesson.pictures(
 # all?
 
 # %%
-last = len(sd.tokenizer.tokenize(prompt)) + 1  # where the end token stands
-mean = torch.stack([m.share[0].mean((0, 1)) for m in maps.maps]).mean(0)
+last = len(sd.tokenizer.tokenize(prompt)) + 1  # where the end token is
+mean = torch.stack([m.weights[0].mean((0, 1)) for m in maps.maps]).mean(0)
 for name, part in (("start token", mean[:1]), ("words", mean[1:last]), ("end and padding", mean[last:])):
     print(f"{name}: {100 * part.sum():.0f} %")
 lesson.claim("together they are all of it", abs(float(mean.sum()) - 1) < 1e-3)
@@ -164,9 +164,9 @@ lesson.claim("together they are all of it", abs(float(mean.sum()) - 1) < 1e-3)
 # %% [markdown]
 # ## Summary
 #
-# - Cross-attention is how words enter; its weights, a share for each place and token, can be recorded without a
-#   trace.
-# - Averaged over heads, layers and steps they become heat maps of words, and those of nouns point at their things.
+# - Cross-attention is how words enter; its weights, a share for each place and token, can be recorded without changing
+#   the image.
+# - Averaged over heads, layers and steps they become heat maps of words, and those of nouns point at their objects.
 # - They show where the model looks, not why it draws what it draws.
 #
 # **Code**: [attention_maps.py](../minisd/interpret/attention_maps.py), `Attention` in

@@ -68,11 +68,11 @@ lesson.claim(f"read by hand, all {len(header)} tensors are those that the librar
 
 # %% [markdown]
 # Why not simply `torch.load`? The older format, `.ckpt`, is a *pickle*: a small program that is run to make the
-# objects. Who opens one that a stranger made runs the stranger's program. The library reads such files too, but
-# never runs what is in them. In a safetensors file there is nothing to run.
+# objects. If you open one from a stranger, you run the stranger's program. The library reads such files too, but never
+# runs what is in them. In a safetensors file there is nothing to run.
 #
-# And the tensors are not read before they are needed: the file is *mapped*, its bytes are fetched when somebody looks
-# at them. That is why gigabytes open in a moment.
+# And the tensors are not read before they are needed: the file is *mapped*, its bytes are fetched when they are used.
+# That is why gigabytes open in a moment.
 #
 # ## The Rosetta table
 #
@@ -196,20 +196,21 @@ named = {
 }
 print(f"Stable Diffusion 1.5: {sum(each.numel() for each in state.values()):,} parameters in {len(state)} tensors")
 lesson.claim("859,520,964 parameters", sum(tensor.numel() for tensor in state.values()) == 859_520_964)
-lesson.claim("no two of ours have one name", len(named) == len(state) == 686)
+lesson.claim("no two of our tensors have the same name", len(named) == len(state) == 686)
 lesson.claim("all 686 names and shapes are those of the published file", fingerprint(named) == PUBLISHED)
 
 # %% [markdown]
 # ## The same numbers in another shape
 #
-# Names are not all. Three times the numbers agree and the *shape* does not:
+# Names are not all. In three cases the numbers agree and the *shape* does not:
 #
 # - Stable Diffusion 1 projects into its transformers by a **1 x 1 convolution**, Stable Diffusion 2 by a **linear**
 #   layer. Over the channels of one position both are the same sum.
 # - The original autoencoder writes its attention as 1 x 1 convolutions, too.
 # - OpenCLIP, the text encoder of Stable Diffusion 2, stacks the matrices of query, key and value into one.
 #
-# So the library's tables do not give a name alone, but a *place*: the name, and how to look at what lies there.
+# So the library's tables do not give a name alone, but a `TensorSource`: the name of the stored tensor, and which view
+# of it is the parameter.
 
 # %%
 for name, each in (("SD 1", SD1_UNET), ("SD 2", SD2_UNET)):
@@ -257,8 +258,8 @@ print(f"{len(answer.missing_keys)} of {len(generous.state_dict())} parameters we
 broken = StableDiffusion(sd.tokenizer, sd.text_encoder, sd.vae, generous, sd.scheduler)
 lesson.pictures(
     [model("a red star", seed=seed).images[0] for model in (sd, broken) for seed in (1, 2, 3)],
-    alt="Above three pictures of a red star; below three pictures of noise from the generously loaded UNet.",
-    title="Loaded generously: no error, no picture",
+    alt="Above three images of a red star; below three images of noise from the generously loaded UNet.",
+    title="Loaded generously: no error, no image",
     columns=3,
     labels=["seed 1", "seed 2", "seed 3"],
     rows=["loaded\nstrictly", "loaded\ngenerously"],
@@ -268,9 +269,9 @@ lesson.claim("most parameters were silently left out", len(answer.missing_keys) 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Noise: the UNet was never loaded. Here one sees it at once. With a single wrong name among 686, one sees a picture
-# that is a bit worse, and nobody knows why. So a loader must be **strict**: every parameter filled exactly once,
-# every tensor of the file used, every shape as expected, or nothing is loaded.
+# Noise: the UNet was never loaded. Here you see it at once. With a single wrong name among 686, the images are a bit
+# worse, and the reason is hard to find. So a loader must be **strict**: every parameter filled exactly once, every
+# tensor of the file used, every shape as expected, or nothing is loaded.
 #
 # </details>
 #
@@ -340,11 +341,11 @@ lesson.claim("written again, the file is the same, byte for byte", (folder / "ag
 # %% [markdown]
 # ## Which model is it?
 #
-# An original file has no configuration beside it. But shapes tell nearly everything: how wide the text is, how many
+# An original file comes without a configuration. But shapes tell nearly everything: how wide the text is, how many
 # channels come in, whether a projection is a convolution.
 #
-# **Predict, then run**: the inpainting models get the noisy latents (4 channels), the latents of the masked picture
-# (4) and the mask (1). Which one shape gives them away?
+# **Predict, then run**: the inpainting models get the noisy latents (4 channels), the latents of the masked image (4)
+# and the mask (1). Which one shape gives them away?
 
 # %%
 from dataclasses import replace
@@ -367,7 +368,7 @@ for made in (SD1_UNET, replace(SD1_UNET, in_channels=9), SD2_UNET, replace(SD2_U
     shapes = original_shapes(made)
     found = detect.unet_config(shapes)
     print(
-        f"{detect.family(found):17} first convolution {shapes['input_blocks.0.0.weight']!s:17}"
+        f"{found.family:17} first convolution {shapes['input_blocks.0.0.weight']!s:17}"
         f" text width {found.context_width:4}  proj_in {len(shapes['middle_block.1.proj_in.weight'])} axes"
     )
     known.append(all(getattr(found, name) == getattr(made, name) for name in seen))
@@ -376,9 +377,9 @@ lesson.claim("for all six, these sizes were found from the shapes", all(known) a
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# That of the first convolution: 9 channels in. Some things cannot be seen: the number of heads (a matrix looks the
+# That of the first convolution: 9 channels in. Some settings cannot be seen: the number of heads (a matrix looks the
 # same for 8 heads or for 5; a rule for each family decides), and what the UNet was trained to predict. For SD 2, noise
-# and $v$ have the same shapes; the library asks rather than guesses. Files that minisd writes say it in their header.
+# and $v$ have the same shapes; the library asks instead of guessing. Files that minisd writes say it in their header.
 #
 # </details>
 
@@ -403,7 +404,7 @@ error = max(abs(NoiseSchedule().alpha_bar(t) - bar) for t, bar in zip(bars["inde
 print(f"alpha_bar of Stable Diffusion 1: largest difference {error:.1e}")
 lesson.claim("the noise schedule agrees to 1e-5", error < 1e-5)
 
-samplers = Scheduler.samplers()
+samplers = Scheduler.samplers
 worst = 0.0
 for key, facts in recorded["spacings"].items():
     name, spacing, steps, offset = key.split("/")
@@ -414,8 +415,8 @@ print(f"{len(recorded['spacings'])} lists of timesteps, largest relative differe
 lesson.claim("samplers visit the timesteps of the reference", worst < 1e-5)
 
 # %% [markdown]
-# Others need the official weights: the size of each network, the ids of prompts, rows of the tables, states of the
-# text encoder, corners of pictures. They are collected as *facts*; those on sizes can be checked without weights:
+# Others need the official weights: the size of each network, the ids of prompts, rows of the tables, states of the text
+# encoder, corners of images. They are collected as *facts*; those on sizes can be checked without weights:
 
 # %%
 from types import SimpleNamespace
@@ -435,7 +436,7 @@ for family, networks in (("SD 1.x", first), ("SD 2.x", second)):
             lesson.claim(f"{family} {fact.name}: {got[0]:,} in {got[1]}", got == fact.expected)
 
 # %% [markdown]
-# Who has the real files runs all of them by one command. It loads the weights as this lesson did, and prints a line
+# If you have the real files, one command checks all of them. It loads the weights as this lesson did, and prints a line
 # for each fact:
 #
 # ```
@@ -455,10 +456,9 @@ shutil.rmtree(folder)
 # - A table of names for each layout, computed from the configuration, translates in both directions. Some tensors are
 #   looked at in another shape: convolution or linear, stacked or apart.
 # - Loading is strict: missing, unexpected or misshapen, one sentence, nothing loaded.
-# - Shapes tell the family. Whether the numbers come out right is a matter of its own: recorded numbers decide.
+# - Shapes tell the family. Whether the numbers come out right is a separate question: recorded numbers decide it.
 #
 # **Code**: the tables in [names](../weights_loader/names/ldm.py), the strict check in
-# [build.py](../weights_loader/build.py), the header in
-# [safetensors_header.py](../weights_loader/formats/safetensors_header.py), the facts in
-# [facts.py](../minisd/parity/verification/facts.py). **Next**: that is the last lesson so far; [14 · Inside the
-# pipeline](14_inside_the_pipeline.ipynb) takes any model.
+# [build.py](../weights_loader/build.py), the header in [safetensors.py](../weights_loader/formats/safetensors.py), the
+# facts in `FACTS` of [facts.py](../minisd/parity/verification/facts.py). **Next**: this is the last lesson so far;
+# [14 · Inside the pipeline](14_inside_the_pipeline.ipynb) takes any model.

@@ -16,7 +16,7 @@ from minisd.errors import InputError
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model, a LoRA of all its attention and an embedding of two vectors."""
+    """A small model, a LoRA for its attention and an embedding of two vectors."""
     folder = tmp_path_factory.mktemp("cli")
     sd = small_pipeline()
     weights_loader.save(sd, folder / "model")
@@ -38,7 +38,7 @@ def run(folder: Path, target: Path, *arguments: str, prompt: str = "a <birb> cat
     return main([prompt, *common, *arguments])
 
 
-def test_a_picture_is_the_pipelines_own(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_image_is_that_of_the_pipeline(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     lora, word = f"{folder / 'lora.safetensors'}:0.5", f"{folder / 'learned_embeds.bin'}"
     assert run(folder, tmp_path / "a.png", "--lora", lora, "--lora", lora, "--embedding", word) == 0
     assert f"{word}  adds <birb>" in capsys.readouterr().out
@@ -54,7 +54,7 @@ def test_a_picture_is_the_pipelines_own(folder: Path, tmp_path: Path, capsys: py
     assert picture.text["embeddings"] == str([word])
 
 
-def test_another_word(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_another_token(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     word = f"{folder / 'learned_embeds.bin'}:<mine>"
     assert run(folder, tmp_path / "a.png", "--embedding", word, prompt="a <mine>") == 0
     assert "adds <mine>" in capsys.readouterr().out
@@ -64,7 +64,7 @@ def test_another_word(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("arguments", "code", "quoted"),
     [
-        (("--lora", "{}/nobody.safetensors"), 2, "no such file"),
+        (("--lora", "{}/missing.safetensors"), 2, "no such file"),
         (("--lora", "{}/lora.safetensors:much"), 2, "'much' is not a number"),
         (("--lora", "{}/lora.safetensors:nan"), 2, "scale is nan"),
         (("--lora", "{}/learned_embeds.bin"), 3, "--embedding"),

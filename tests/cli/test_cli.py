@@ -1,4 +1,4 @@
-"""The command line: what it writes, what it says, and one line and an exit code for every mistake."""
+"""The command line: the files and lines that it writes; one line and an exit code for every mistake."""
 
 import io
 from pathlib import Path
@@ -10,8 +10,8 @@ from support.small import small_pipeline
 
 import weights_loader
 from minisd.cli import main
-from minisd.cli.console import say
 from minisd.cli.inputs import file_stem
+from minisd.cli.output import say
 from minisd.schedulers import DDIM
 
 
@@ -25,19 +25,19 @@ def run(*arguments: str) -> int:
     return main([*arguments, "--quiet"])
 
 
-def test_a_picture_with_its_settings_and_its_report(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_an_image_with_its_settings_and_its_report(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     target = tmp_path / "picture.png"
     assert run("a cat", "--model", model, "--steps", "2", "--seed", "5", "-o", str(target)) == 0
     picture = Image.open(target)
     assert picture.text["prompt"] == "a cat"
     assert picture.text["seed"] == "5"
-    said = capsys.readouterr().out
-    assert str(target) in said
-    assert "seed 5" in said
-    assert " s, after " in said
+    printed = capsys.readouterr().out
+    assert str(target) in printed
+    assert "seed 5" in printed
+    assert " s on cpu, after " in printed
 
 
-def test_the_same_seed_gives_the_same_picture_and_the_pipeline_s_own(model: str, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_image_as_the_pipeline(model: str, tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         assert run("a cat", "--model", model, "--steps", "2", "--seed", "5", "-o", str(tmp_path / name)) == 0
     assert Image.open(tmp_path / "a.png").tobytes() == Image.open(tmp_path / "b.png").tobytes()
@@ -58,7 +58,7 @@ def test_count_numbers_the_files_and_names_come_from_the_prompt(
     assert run("A cat, twice!", "--model", model, "--steps", "1", "--count", "2") == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a-cat-twice-2.png", "a-cat-twice.png"]
     first, second = (int(Image.open(tmp_path / name).text["seed"]) for name in ("a-cat-twice.png", "a-cat-twice-2.png"))
-    assert second == first + 1  # so that each picture can be drawn again alone
+    assert second == first + 1  # so that each image can be drawn again alone
 
 
 def test_film_as_strip_and_as_animation(model: str, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_film_as_strip_and_as_animation(model: str, tmp_path: Path) -> None:
     for film, name in ((strip, "a.png"), (gif, "b.png")):
         arguments = ("a cat", "--model", model, "--steps", "3", "-o", str(tmp_path / name), "--film", str(film))
         assert run(*arguments) == 0
-    assert Image.open(strip).width > Image.open(strip).height  # a column a step, two rows
+    assert Image.open(strip).width > Image.open(strip).height  # one column for each step, two rows
     assert Image.open(gif).n_frames == len(weights_loader.load(model).scheduler.grid(3))
 
 
@@ -85,7 +85,7 @@ def test_prompts_from_a_file_and_from_standard_input(
 
 
 MISTAKES = [
-    (("a", "--steps", "0"), 2, "1..1000"),
+    (("a", "--steps", "0"), 2, "--steps is 0, expected a whole number in 1..1000"),
     (("a", "--steps", "7,5"), 2, "'7,5'"),
     (("a", "--steps", "0x10"), 2, "'0x10'"),
     (("a", "--guidance", "nan"), 2, "nan"),
@@ -98,7 +98,7 @@ MISTAKES = [
     (("a", "--count", "0"), 2, "count"),
     (("a", "--eta", "2"), 2, "eta"),
     (("a", "--sampler", "quick"), 2, "dpm++sde"),
-    (("a", "--sampler", "ddim", "--karras"), 2, "use_karras_sigmas"),
+    (("a", "--sampler", "ddim", "--karras"), 2, "--karras"),
     (("a", "--sampler", "lcm", "--steps", "51"), 2, "50 steps"),
     (("a", "--image", "/nowhere/at/all.png"), 2, "all.png"),
     (("a", "--strength", "0.5"), 2, "give an image"),
@@ -122,7 +122,7 @@ def test_another_sampler(model: str, tmp_path: Path) -> None:
     assert len(set(pictures)) == 3
 
 
-def test_with_a_picture_and_a_mask(model: str, tmp_path: Path) -> None:
+def test_with_an_image_and_a_mask(model: str, tmp_path: Path) -> None:
     draw = ("--model", model, "--seed", "1", "--steps", "4", "-o")
     first, second, third = (str(tmp_path / f"{name}.png") for name in "abc")
     assert run("a star", *draw, first) == 0
@@ -179,7 +179,9 @@ def test_an_unknown_model_names_close_ones(capsys: pytest.CaptureFixture) -> Non
     assert "sticker" in capsys.readouterr().err
 
 
-def test_strict_prompt_refuses_what_would_be_cut(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_strict_prompt_refuses_a_prompt_that_is_too_long(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     prompt = "word " * 200
     target = str(tmp_path / "a.png")
     assert run(prompt, "--model", model, "--strict-prompt", "-o", target) == 2
@@ -187,8 +189,8 @@ def test_strict_prompt_refuses_what_would_be_cut(model: str, tmp_path: Path, cap
     assert "note: the prompt has more than" in capsys.readouterr().err
 
 
-def test_a_mistyped_command_is_guessed(capsys: pytest.CaptureFixture) -> None:
-    """`trian` alone would be a prompt; with what only a command takes, it is a mistake."""
+def test_a_mistyped_command_names_the_command(capsys: pytest.CaptureFixture) -> None:
+    """`trian` alone is a prompt; with arguments of a command it is a mistake."""
     assert main(["trian", "vae", "runs/mine"]) == 2
     assert "did you mean `minisd train`?" in capsys.readouterr().err
     assert main(["a red cat", "vae"]) == 2
@@ -200,7 +202,7 @@ def test_a_mistyped_command_is_guessed(capsys: pytest.CaptureFixture) -> None:
 def test_a_single_file_with_a_vocabulary_elsewhere(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """The same picture as from the folder; and another one where the file is said to predict something else."""
+    """The same image as from the folder; another image with another --prediction-type."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     single, target = tmp_path / "single.safetensors", tmp_path / "a.png"
     assert main(["convert", model, str(single)]) == 0
@@ -218,9 +220,9 @@ def test_inspect_and_convert(model: str, tmp_path: Path, capsys: pytest.CaptureF
     single = tmp_path / "single.safetensors"
     assert main(["convert", model, str(single)]) == 0
     assert main(["inspect", str(single)]) == 0
-    said = capsys.readouterr().out
-    assert "ldm" in said
-    assert "unet" in said
+    printed = capsys.readouterr().out
+    assert "ldm" in printed
+    assert "unet" in printed
     back = tmp_path / "back"
     assert main(["convert", str(single), str(back), "--tokenizer", f"{model}/tokenizer"]) == 0
     original, returned = weights_loader.load(model), weights_loader.load(back)
@@ -243,8 +245,8 @@ def test_names_from_prompts_are_plain_and_short(prompt: str, stem: str) -> None:
     assert file_stem(prompt) == stem
 
 
-def test_a_refiner_takes_over(model: str, tmp_path: Path) -> None:
-    """The model as its own refiner: with a sampler without memory, two parts are the whole."""
+def test_a_refiner_continues(model: str, tmp_path: Path) -> None:
+    """The model as its own refiner, with a sampler without memory, draws the same image as the model alone."""
     alone, both = tmp_path / "alone.png", tmp_path / "both.png"
     common = ("a cat", "--model", model, "--steps", "4", "--seed", "5", "--sampler", "ddim")
     assert run(*common, "-o", str(alone)) == 0
@@ -257,10 +259,10 @@ def test_a_refiner_takes_over(model: str, tmp_path: Path) -> None:
     assert Image.open(both).text["refiner"] == refiner
 
 
-def test_a_handover_that_leaves_nothing(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_handover_that_leaves_no_step(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     target = tmp_path / "a.png"
     assert run("a cat", "--model", model, "--refiner", model, "--handover", "1", "-o", str(target)) != 0
-    assert "leaves none to the other model" in capsys.readouterr().err
+    assert "--handover 1 of 4 steps leaves no step to the other model" in capsys.readouterr().err
     assert not target.exists()
 
 
@@ -282,26 +284,14 @@ def test_the_embedded_model_s_variant_for_the_task(tmp_path: Path) -> None:
         assert picture.size == (64, 64)
 
 
-def test_two_pictures_to_begin_with(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_two_images_to_begin_with(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     Image.new("RGB", (16, 16), "white").save(tmp_path / "a.png")
     path = str(tmp_path / "a.png")
     assert run("a", "--image", path, "--upscale", path) == 2
     assert "were both given" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["bench"], ["verify"]])
-def test_help_names_only_defaults_that_say_something(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main([*command, "--help"])
-    said = " ".join(capsys.readouterr().out.split())
-    assert "(default: None)" not in said
-    assert "(default: False)" not in said
-    assert "(default: )" not in said
-    if not command:
-        assert "(default: sticker)" in said
-
-
-def test_what_a_terminal_lacks_is_escaped() -> None:
+def test_characters_that_the_terminal_lacks_are_escaped() -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii", newline="\n")
     say("a snowman, \u2603", stream)

@@ -1,4 +1,4 @@
-"""`minisd eval`: what it prints and writes, with the embedded model and with a painter who is always right."""
+"""`minisd eval`: the printed and written results, for the embedded model and for a pipeline that is always right."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,8 @@ from support.painter import Painter, in_other_colours
 import minisd
 import weights_loader
 from minisd.cli import main
-from minisd.cli.evaluate import FIGURES, contact_sheet
+from minisd.cli.evaluate import contact_sheet
+from minisd.cli.options import FIGURES
 from minisd.sticker.evaluation import judge_prompts
 from minisd.sticker.evaluation.prompt_suites import SUITES
 
@@ -33,7 +34,7 @@ def test_rates_of_the_embedded_model(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert 0 <= rates["free attributes"]["a circle"]["colours"]["distance"] <= 1
     assert set(rates["pointing"]) == {"single", "two"}
     assert rates["inversion"]["refine 2"]["mean_psnr"] > 20
-    assert Image.open(tmp_path / "sheet.png").size == (8 * 66 - 2, 64)  # pictures of the held-out suites alone
+    assert Image.open(tmp_path / "sheet.png").size == (8 * 66 - 2, 64)  # images of the held-out suites only
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("autoencoder: ", 'free in "a shape"', "pointing", "refine 0"))
 
@@ -41,14 +42,14 @@ def test_rates_of_the_embedded_model(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_clip_and_distances(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("minisd.cli.evaluate.SCENES", 30)
+    monkeypatch.setattr("minisd.cli.measurements.RETRIEVAL_SCENES", 30)
     path = tmp_path / "rates.json"
     assert main(["eval", "--count", "2", "--suites", "single", "--steps", "1", "--clip", "--json", str(path)]) == 0
     looked = json.loads(path.read_text())["clip"]
     assert looked["hard negatives"]["count"] == looked["text to image"]["count"] == 30
     assert looked["text to image"]["rate"] > 0.5
     assert looked["pictures"] == 10
-    assert looked["distances"]["drawn"]["frechet"] > looked["distances"]["autoencoder"]["frechet"]  # of one step
+    assert looked["distances"]["drawn"]["frechet"] > looked["distances"]["autoencoder"]["frechet"]  # images of one step
     choice = looked["best of 4, count"]
     assert choice["any"]["count"] == choice["first"]["count"] == 1
     assert choice["any"]["rate"] >= choice["chosen"]["rate"]
@@ -57,7 +58,7 @@ def test_clip_and_distances(
     assert all(word in printed for word in ("hard negatives", "chosen of 4", "image to text", "Frechet", "10 pictures"))
 
 
-def test_suites_of_words_never_taught_are_left_out(
+def test_suites_with_unknown_words_are_skipped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sd = weights_loader.load("sticker")
@@ -65,11 +66,11 @@ def test_suites_of_words_never_taught_are_left_out(
     monkeypatch.setattr(weights_loader, "load", lambda name: sd)
     assert main(["eval", "--count", "1", "--steps", "1", "--suites", "single, held-out counts"]) == 0
     printed = capsys.readouterr().out
-    assert "held-out counts   left out: the model was not taught the words" in printed
+    assert "held-out counts   skipped: the model was not trained on the words" in printed
     assert "single            exact" in printed
 
 
-def test_a_painter_gets_full_marks_and_figures(
+def test_a_painter_gets_rates_of_one_and_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights_loader, "load", lambda name: Painter())
@@ -85,10 +86,10 @@ def test_a_painter_gets_full_marks_and_figures(
     assert "exact 100.0 %" in capsys.readouterr().out
 
 
-def test_what_is_there_is_kept_and_found_before_any_work(
+def test_existing_files_are_kept_and_found_before_any_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights_loader, "load", lambda name: pytest.fail("work was begun"))
+    monkeypatch.setattr(weights_loader, "load", lambda name: pytest.fail("the model was loaded first"))
     for name in ("rates.json", "sheet.png", "negative_prompts.png"):
         (tmp_path / name).write_text("mine")
     for option, name in (("--json", "rates.json"), ("--sheet", "sheet.png"), ("--figures", "")):
@@ -109,18 +110,18 @@ def test_overwriting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads((tmp_path / "rates.json").read_text())["seed"] == 0
 
 
-def test_a_sheet_frames_what_is_wrong() -> None:
+def test_a_sheet_frames_the_wrong_images() -> None:
     prompts = ["a red circle"] * 3
     right, wrong = (judge_prompts(Painter(*draw), prompts, 0) for draw in ((), (in_other_colours,)))  # type: ignore[arg-type]
     sheet = contact_sheet({"single": wrong, "held-out pairs": right, "held-out counts": wrong})
     assert sheet.size == (8 * 66 - 2, 64)
     corners = [sheet.getpixel((66 * k, 0)) for k in range(6)]
-    assert [corner == (255, 0, 0) for corner in corners] == [False, True] * 3  # a suite in turn
+    assert [corner == (255, 0, 0) for corner in corners] == [False, True] * 3  # one image of each suite in turn
     many = judge_prompts(Painter(), ["a red circle"] * 40, 0)  # type: ignore[arg-type]
     assert contact_sheet({"held-out pairs": many, "held-out counts": many}).size == (8 * 66 - 2, 8 * 66 - 2)
 
 
-def test_the_readmes_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_images_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "--pictures", str(tmp_path)]) == 0
     drawn = {path.name: Image.open(path) for path in tmp_path.iterdir()}
     assert set(drawn) == {"film.png", "heat_maps.png", "styles.png", "tasks.png", "adapters.png"}
@@ -129,4 +130,4 @@ def test_the_readmes_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         shown = Path(minisd.__file__).parent / "assets" / "sticker" / name
         assert Image.open(shown).size == picture.size
     assert capsys.readouterr().out.count("\n") == 5
-    assert main(["eval", "--pictures", str(tmp_path)]) == 8  # nothing is replaced unasked
+    assert main(["eval", "--pictures", str(tmp_path)]) == 8  # existing files are kept

@@ -1,4 +1,4 @@
-"""`minisd train`: a model from nothing in seconds, by stages and trained further; mistakes are found first."""
+"""`minisd train`: from scratch in seconds, stage by stage, and further; mistakes are found before any training."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from support.small import small_pipeline
 
 import weights_loader
 from minisd.cli import main
-from minisd.sticker.training.stages import SHARES
+from minisd.sticker.training.stages import STAGES
 
 SHORT = ("--minutes", "0.02", "--pool", "64")
 
@@ -20,12 +20,14 @@ def train(stage: str, folder: Path, *arguments: str) -> int:
     return main(["train", stage, str(folder), *SHORT, *arguments])
 
 
-def test_all_stages_from_nothing_and_one_from_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_stages_from_scratch_and_one_from_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("all", tmp_path / "first") == 0
     model = tmp_path / "first" / "model"
-    assert str(model) in capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "first").glob("*.pt")} == {f"{stage}.pt" for stage in SHARES}
-    assert sum(SHARES.values()) == pytest.approx(1)  # or the minutes would not be those that were asked for
+    printed = capsys.readouterr().out
+    assert str(model) in printed
+    assert printed.endswith(" minutes, the UNet on cpu\n")
+    assert {path.name for path in (tmp_path / "first").glob("*.pt")} == {f"{stage}.pt" for stage in STAGES}
+    assert sum(stage.share for stage in STAGES.values()) == pytest.approx(1)  # so that --minutes is the total
     assert Image.open(tmp_path / "first" / "vae.png").width > 512
     assert Image.open(tmp_path / "first" / "unet.png").width > 256
     first = weights_loader.load(model)
@@ -40,14 +42,14 @@ def test_all_stages_from_nothing_and_one_from_it(tmp_path: Path, capsys: pytest.
     assert torch.equal(second.vae.decoder.conv_in.weight, first.vae.decoder.conv_in.weight)
     assert not torch.equal(second.unet.conv_in.weight, first.unet.conv_in.weight)
 
-    clip.image_encoder.position_embedding.weight.data += 1  # which no training undoes in a step
+    clip.image_encoder.position_embedding.weight.data += 1  # a change that one step of training cannot undo
     weights_loader.save_clip(clip, None, model / "clip", overwrite=True)
     assert train("clip", tmp_path / "second", "--start-from", str(model)) == 0
     again, _ = weights_loader.load_clip(tmp_path / "second" / "model")
     moved = again.image_encoder.position_embedding.weight - clip.image_encoder.position_embedding.weight
     assert 0 < moved.abs().max() < 0.01
 
-    assert train("vae", tmp_path / "second", "--start-from", str(model)) == 2  # its UNet is used to another autoencoder
+    assert train("vae", tmp_path / "second", "--start-from", str(model)) == 2  # the UNet fits its own autoencoder
     assert "another vae" in capsys.readouterr().err
 
 
@@ -62,12 +64,12 @@ def test_stages_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--minutes", "0"), "minutes"),
-        (("--steps", "0"), "steps"),
-        (("--pool", "3"), "pool"),
-        (("--threads", "0"), "threads"),
+        (("--minutes", "0"), "--minutes is 0.0"),
+        (("--steps", "0"), "--steps is 0"),
+        (("--pool", "3"), "--pool is 3"),
+        (("--threads", "0"), "--threads is 0"),
         (("--start-from", "nonsense"), "nonsense"),
-        (("--keep-latents",), "keep-latents"),
+        (("--keep-latents",), "--keep-latents"),
     ],
 )
 def test_mistakes_leave_nothing_behind(
@@ -78,7 +80,7 @@ def test_mistakes_leave_nothing_behind(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_device_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unavailable_device_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("all", tmp_path / "run", "--device", "cuda:17") == 7
     assert "cuda:17" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -102,7 +104,7 @@ def test_two_processes(tmp_path: Path) -> None:
     weights_loader.load(tmp_path / "run" / "model")
 
 
-def test_a_file_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").write_text("mine")
     assert train("all", tmp_path / "run") == 2
     assert "is a file" in capsys.readouterr().err

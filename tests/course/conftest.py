@@ -1,4 +1,4 @@
-"""Each cell of a lesson is a function of a library, run once with minisd.course and once with the reference itself."""
+"""Each cell of a course is a function of a library; the tests run it with minisd.course and with the reference."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,5 +36,5 @@ def theirs() -> Any:
 
 @pytest.fixture(scope="session")
 def model() -> str:
-    """The embedded model as a folder, which both can name."""
+    """The embedded model as a folder, which both libraries can load."""
     return str(Path(minisd.__file__).parent / "assets" / "sticker")

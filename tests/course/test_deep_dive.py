@@ -1,4 +1,4 @@
-"""Stable Diffusion Deep Dive: its kinds of cells through minisd.course and, where it still can, the reference."""
+"""Stable Diffusion Deep Dive: its kinds of cells with minisd.course and, where it still runs them, the reference."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +26,7 @@ def pil_to_latent(p: SimpleNamespace, image: Any) -> torch.Tensor:
 
 
 def opening(p: SimpleNamespace, steps: int = 6, seed: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
-    """Text states with those of the empty text first, and the noise to begin with."""
+    """Text states, those of the empty text first, and the initial noise."""
     with torch.no_grad():
         context = torch.cat([p.text_encoder(ids_of(p, text))[0] for text in ("", PROMPT)])
     p.scheduler.set_timesteps(steps)
@@ -36,7 +36,7 @@ def opening(p: SimpleNamespace, steps: int = 6, seed: int = 32) -> tuple[torch.T
     return context, latents * p.scheduler.init_noise_sigma
 
 
-def test_logging_can_be_hushed(ours: Any, theirs: Any) -> None:
+def test_logging_can_be_silenced(ours: Any, theirs: Any) -> None:
     for lib in (ours, theirs):
         lib.logging.set_verbosity_error()
 
@@ -52,7 +52,7 @@ def test_the_loop(ours: Any, theirs: Any, model: str) -> None:
 
 
 def test_round_trip(ours: Any, theirs: Any, model: str) -> None:
-    """A picture to latents, drawn from the posterior by the global seed, and back."""
+    """An image to latents, sampled from the posterior with the global seed, and back."""
 
     def cell(lib: Any) -> tuple[torch.Tensor, list[Any]]:
         p = parts(lib, model)
@@ -63,7 +63,7 @@ def test_round_trip(ours: Any, theirs: Any, model: str) -> None:
     (mine, images), (reference, pictures) = cell(ours), cell(theirs)
     close(mine, reference)
     alike(images, pictures)
-    assert np.abs(np.asarray(images[0], int) - np.asarray(picture(), int)).mean() < 40  # it is the picture
+    assert np.abs(np.asarray(images[0], int) - np.asarray(picture(), int)).mean() < 40  # similar to the input
     p = parts(ours, model)
     with torch.no_grad():
         gaussian = p.vae.encode(torch.zeros(1, 3, 64, 64)).latent_dist
@@ -74,7 +74,7 @@ def test_round_trip(ours: Any, theirs: Any, model: str) -> None:
 
 
 def test_noise_at_a_step(ours: Any, theirs: Any, model: str) -> None:
-    """Index 10 of 15: x + sigma noise, and as the UNet sees it."""
+    """Index 10 of 15: x + sigma noise, and the scaled input of the UNet."""
 
     def cell(lib: Any) -> list[torch.Tensor]:
         p = parts(lib, model)
@@ -84,11 +84,11 @@ def test_noise_at_a_step(ours: Any, theirs: Any, model: str) -> None:
         sampling_step = 10
         p.scheduler.set_timesteps(15)
         noised = p.scheduler.add_noise(encoded, noise, timesteps=torch.tensor([p.scheduler.timesteps[sampling_step]]))
-        seen = p.scheduler.scale_model_input(noised, p.scheduler.timesteps[sampling_step])
+        scaled = p.scheduler.scale_model_input(noised, p.scheduler.timesteps[sampling_step])
         sigma = p.scheduler.sigmas[sampling_step]
         close(noised, encoded + noise * sigma, 1e-5)
-        close(seen, noised / (sigma**2 + 1) ** 0.5, 1e-5)
-        return [noised, seen, sigma]
+        close(scaled, noised / (sigma**2 + 1) ** 0.5, 1e-5)
+        return [noised, scaled, sigma]
 
     for one, other in zip(cell(ours), cell(theirs), strict=True):
         close(one, other)
@@ -110,7 +110,7 @@ def test_image_to_image_by_skipping_steps(ours: Any, theirs: Any, model: str) ->
 
 
 def test_skipping_steps_with_lms(ours: Any, model: str) -> None:
-    """As minisd's own run that starts there. The reference weighs the first slope as if three went before it."""
+    """Equal to minisd's own run from that step. The reference assumes three earlier slopes that do not exist."""
     p = parts(ours, model)
     context, _ = opening(p)
     torch.manual_seed(32)
@@ -127,26 +127,26 @@ def test_skipping_steps_with_lms(ours: Any, model: str) -> None:
 def test_ids_with_their_strings(ours: Any, theirs: Any, model: str) -> None:
     def cell(lib: Any) -> list[tuple[int, str]]:
         p = parts(lib, model)
-        told = p.tokenizer(
+        tokens = p.tokenizer(
             "A picture of a puppy",
             padding="max_length",
             max_length=p.tokenizer.model_max_length,
             truncation=True,
             return_tensors="pt",
         )
-        return [(int(t), p.tokenizer.decoder.get(int(t))) for t in told["input_ids"][0][:8]]
+        return [(int(t), p.tokenizer.decoder.get(int(t))) for t in tokens["input_ids"][0][:8]]
 
-    def decoder_of_old(lib: Any) -> Any:  # the reference of today has no `decoder`, but the strings are there
+    def reference_strings(lib: Any) -> Any:  # current transformers has no `decoder`
         tokenizer = parts(lib, model).tokenizer
         ids = tokenizer("A picture of a puppy").input_ids[:8]
         return list(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True))
 
-    assert cell(ours) == decoder_of_old(theirs)
+    assert cell(ours) == reference_strings(theirs)
     assert cell(ours)[0][1] == "<|startoftext|>"
 
 
 def output_of(p: SimpleNamespace, input_embeddings: torch.Tensor) -> torch.Tensor:
-    """The lesson's way from input embeddings to text states."""
+    """The course's code from input embeddings to text states."""
     bsz, seq_len = input_embeddings.shape[:2]
     text_model = p.text_encoder.text_model
     mask = text_model._build_causal_attention_mask(bsz, seq_len, dtype=input_embeddings.dtype)
@@ -161,8 +161,8 @@ def output_of(p: SimpleNamespace, input_embeddings: torch.Tensor) -> torch.Tenso
     return text_model.final_layer_norm(outputs[0])
 
 
-def old_output_of(p: SimpleNamespace, input_embeddings: torch.Tensor) -> torch.Tensor:
-    """The same on the reference, whose text_model and mask are gone: the mask by hand."""
+def reference_output_of(p: SimpleNamespace, input_embeddings: torch.Tensor) -> torch.Tensor:
+    """The same with current transformers, which has no text_model and no mask function."""
     bsz, seq_len = input_embeddings.shape[:2]
     mask = torch.full((bsz, 1, seq_len, seq_len), torch.finfo(torch.float32).min).triu(1)
     outputs = p.text_encoder.encoder(inputs_embeds=input_embeddings, attention_mask=mask, is_causal=False)
@@ -171,7 +171,7 @@ def old_output_of(p: SimpleNamespace, input_embeddings: torch.Tensor) -> torch.T
 
 @torch.no_grad()
 def test_the_text_encoder_in_parts(ours: Any, theirs: Any, model: str) -> None:
-    """Token plus position embeddings, the mask, the layers, the final norm: together the encoder itself."""
+    """Token and position embeddings, mask, layers and final norm together equal the encoder."""
     p, reference = parts(ours, model), parts(theirs, model)
     ids = ids_of(p, "a red circle")
     text_model = p.text_encoder.text_model
@@ -206,7 +206,7 @@ def mask_of(p: SimpleNamespace, embedded: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_masks_that_it_does_not_obey_are_refused(ours: Any, model: str) -> None:
+def test_other_masks_are_refused(ours: Any, model: str) -> None:
     p = parts(ours, model)
     embedded = p.text_encoder.text_model.embeddings(ids_of(p, "a"))
     encoder, mask = p.text_encoder.text_model.encoder, mask_of(p, embedded)
@@ -221,7 +221,7 @@ def test_masks_that_it_does_not_obey_are_refused(ours: Any, model: str) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["another word", "half of each", "learned"])
 def test_embedding_surgery(ours: Any, theirs: Any, model: str, kind: str) -> None:
-    """One token's vector is replaced: by another word's (as if it had been said), by a mean, by a file's."""
+    """The vector of one token is replaced by that of another word, by a mean, by a learned one."""
     p, reference = parts(ours, model), parts(theirs, model)
 
     def cell(p: SimpleNamespace, embeddings: Any, finish: Any) -> torch.Tensor:
@@ -238,7 +238,7 @@ def test_embedding_surgery(ours: Any, theirs: Any, model: str, kind: str) -> Non
         return finish(p, token_embeddings + position_embeddings)
 
     states = cell(p, p.text_encoder.text_model.embeddings, output_of)
-    close(states, cell(reference, reference.text_encoder.embeddings, old_output_of), 1e-5)
+    close(states, cell(reference, reference.text_encoder.embeddings, reference_output_of), 1e-5)
     before = p.text_encoder(ids_of(p, "a red circle"))[0]
     assert torch.allclose(states[:, :2], before[:, :2], atol=1e-5)  # causality
     assert (states[:, 2:4] - before[:, 2:4]).abs().max() > 0.01
@@ -258,9 +258,9 @@ def test_a_mix_of_two_texts(ours: Any, theirs: Any, model: str) -> None:
 
 
 def test_the_video(ours: Any, theirs: Any, model: str) -> None:
-    """x_t beside predicted x0: the double step of the older copies draws the same last frame."""
+    """x_t and predicted x0; the repeated step of older copies of the course gives the same last frame."""
 
-    def cell(lib: Any, look: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def cell(lib: Any, repeat: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
         p = parts(lib, model)
         context, latents = opening(p)
         previews = []
@@ -269,7 +269,7 @@ def test_the_video(ours: Any, theirs: Any, model: str) -> None:
             with torch.no_grad():
                 u, c = p.unet(latent_model_input, t, encoder_hidden_states=context)["sample"].chunk(2)
             noise_pred = u + 8 * (c - u)
-            if look:
+            if repeat:
                 previews.append(p.scheduler.step(noise_pred, t, latents).pred_original_sample)
                 latents = p.scheduler.step(noise_pred, t, latents).prev_sample
             else:
@@ -287,7 +287,7 @@ def test_the_video(ours: Any, theirs: Any, model: str) -> None:
 
 
 def test_loss_guidance(ours: Any, theirs: Any, model: str) -> None:
-    """The blue loss: through the decoder, not the UNet, every second step here."""
+    """The blue loss, differentiated through the decoder but not the UNet, at every second step."""
 
     def blue_loss(images: torch.Tensor) -> torch.Tensor:
         return torch.abs(images[:, 2] - 0.9).mean()

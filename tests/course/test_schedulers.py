@@ -1,4 +1,4 @@
-"""The courses' schedulers beside the reference's: attributes, loops, what a second look may not change."""
+"""The schedulers of minisd.course equal the reference: attributes, loops, repeated steps."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from support.course_cells import SCHEDULE, close
 
 from minisd import course
+from minisd.course.schedulers import wrap_scheduler
 from minisd.errors import InputError
 from minisd.schedulers import DDIM, Heun, Scheduler
 
@@ -23,15 +24,15 @@ NAMES = [
     "UniPCMultistepScheduler",
     "LCMScheduler",
 ]
-NOISY = ("DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler")  # draw at each step
+NOISY = ("DDPMScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler")  # use noise at each step
 
 
 def toy(x: torch.Tensor, t: Any) -> torch.Tensor:
     return x * float(t) / (float(t) + 1) + 0.1
 
 
-def run(scheduler: Any, steps: int = 8, looks: int = 0, cast: bool = False) -> list[torch.Tensor]:
-    """The lessons' loop over a toy model; each step is looked at so many times before it is made."""
+def run(scheduler: Any, steps: int = 8, previews: int = 0, cast: bool = False) -> list[torch.Tensor]:
+    """The loop of the courses over a toy model; each step is previewed `previews` times before it is made."""
     generator = torch.Generator().manual_seed(1)
     scheduler.set_timesteps(steps)
     if cast:
@@ -40,7 +41,7 @@ def run(scheduler: Any, steps: int = 8, looks: int = 0, cast: bool = False) -> l
     states = []
     for t in scheduler.timesteps:
         output = toy(scheduler.scale_model_input(x, t), t)
-        for _ in range(looks):
+        for _ in range(previews):
             scheduler.step(output, t, x)
         x = step(scheduler, output, t, x, generator)
         states.append(x)
@@ -54,7 +55,7 @@ def step(scheduler: Any, output: torch.Tensor, t: Any, x: torch.Tensor, generato
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_run_is_the_references(name: str) -> None:
+def test_a_run_equals_the_reference(name: str) -> None:
     mine, reference = (getattr(lib, name)(**SCHEDULE) for lib in (course, diffusers))
     for one, other in zip(run(mine), run(reference), strict=True):
         close(one, other)
@@ -70,8 +71,8 @@ def test_a_run_is_the_references(name: str) -> None:
 
 @pytest.mark.parametrize("model", [{}, {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}])
 @pytest.mark.parametrize("name", NAMES)
-def test_again_from_the_start(name: str, model: dict[str, Any]) -> None:
-    """A second run is the first one, with timesteps of another dtype, too; and so is minisd's own loop."""
+def test_a_second_run_equals_the_first(name: str, model: dict[str, Any]) -> None:
+    """Also with timesteps of another dtype, and in minisd's own loop."""
     scheduler = getattr(course, name)(**SCHEDULE, **model)
     first = run(scheduler)
     for again in (run(scheduler), run(scheduler, cast=True)):
@@ -86,7 +87,7 @@ def test_again_from_the_start(name: str, model: dict[str, Any]) -> None:
 
 
 def test_a_loop_without_a_new_run() -> None:
-    """Called from its first timestep again, without set_timesteps: history is left behind."""
+    """A run from the first timestep again, without set_timesteps, drops the history."""
     scheduler = course.LMSDiscreteScheduler(**SCHEDULE)
     first = run(scheduler, steps=5)
     x = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0)) * scheduler.init_noise_sigma
@@ -97,23 +98,23 @@ def test_a_loop_without_a_new_run() -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in NOISY])
 def test_a_preview_changes_nothing(name: str) -> None:
-    """The double step of older copies of the Deep Dive, once a step or twice: bit-equal."""
+    """The repeated step of older copies of the Deep Dive leaves the run bit-equal."""
     scheduler = getattr(course, name)(**SCHEDULE)
     plain = run(scheduler)
-    for looks in (1, 2):
-        assert all(torch.equal(a, b) for a, b in zip(plain, run(scheduler, looks=looks), strict=True))
+    for previews in (1, 2):
+        assert all(torch.equal(a, b) for a, b in zip(plain, run(scheduler, previews=previews), strict=True))
 
 
-def test_the_second_step_counts() -> None:
-    """Loss guidance looks at x, moves it, and steps from there: as if only the moved one had been given."""
+def test_a_repeated_step_with_other_latents_replaces_the_first() -> None:
+    """As in loss guidance: preview x, change x, step from the changed x."""
     results = []
-    for look in (False, True):
+    for preview in (False, True):
         scheduler = course.LMSDiscreteScheduler(**SCHEDULE)
         scheduler.set_timesteps(6)
         x = torch.ones(1, 4, 4, 4) * scheduler.init_noise_sigma
         for t in scheduler.timesteps:
             output = toy(scheduler.scale_model_input(x, t), t)
-            if look:
+            if preview:
                 scheduler.step(output, t, x)
             x = scheduler.step(output, t, x * 0.97).prev_sample
         results.append(x)
@@ -122,7 +123,7 @@ def test_the_second_step_counts() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_add_noise(name: str) -> None:
-    """At timesteps of the run, one or one for each, whole or float: in the sampler's own space."""
+    """At one timestep of the run, or one for each image, as whole numbers or floats."""
     mine, reference = (getattr(lib, name)(**SCHEDULE) for lib in (course, diffusers))
     x, noise = (torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     for scheduler in (mine, reference):
@@ -136,7 +137,7 @@ def test_add_noise(name: str) -> None:
 
 
 def test_before_set_timesteps() -> None:
-    """A fresh scheduler knows every timestep of the training."""
+    """A new scheduler accepts every timestep of the training."""
     x, noise = torch.ones(2, 4, 4, 4), torch.full((2, 4, 4, 4), 2.0)
     times = torch.tensor([7, 999])
     for name in ("DDPMScheduler", "LMSDiscreteScheduler"):
@@ -179,7 +180,7 @@ def test_step_returns() -> None:
 
 
 def test_from_config() -> None:
-    """From another sampler's config, the model's values with the new one's own spacing; from a dict, as it says."""
+    """From another sampler's config: the model's values and the new sampler's spacing; from a dict: its values."""
     pndm = course.PNDMScheduler(**SCHEDULE, skip_prk_steps=True, steps_offset=1, prediction_type="v_prediction")
     lms = course.LMSDiscreteScheduler.from_config(pndm.config)
     assert lms.config.prediction_type == "v_prediction"
@@ -212,12 +213,12 @@ def test_wrong_timesteps() -> None:
         scheduler.set_timesteps(0)
 
 
-def test_every_name_is_the_official_one() -> None:
-    for name, kind in Scheduler.samplers().items():
+def test_the_names_are_the_official_ones() -> None:
+    for name, kind in Scheduler.samplers.items():
         if hasattr(course, name):
             assert getattr(course, name).kind is kind
-    wrapped = course.CourseScheduler.of(Heun())
+    wrapped = wrap_scheduler(Heun())
     assert type(wrapped) is course.HeunDiscreteScheduler
-    assert course.CourseScheduler.of(wrapped) is wrapped
+    assert wrap_scheduler(wrapped) is wrapped
     with pytest.raises(InputError, match="expected one of DDIMScheduler"):
-        course.CourseScheduler.of("LMS")  # type: ignore[arg-type]
+        wrap_scheduler("LMS")  # type: ignore[arg-type]

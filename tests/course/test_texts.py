@@ -1,4 +1,4 @@
-"""The tokenizer's calls beside the reference's, and the table of token embeddings."""
+"""The tokenizer of minisd.course equals the reference; the table of token embeddings grows and can be trained."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ def test_words_and_ids(pair: tuple[Any, Any]) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"padding": "max_length", "max_length": 12}, {"padding": False}])
 def test_pad(pair: tuple[Any, Any], options: dict[str, Any]) -> None:
-    """As DreamBooth collates: ids without padding, together later."""
+    """As DreamBooth collates: texts are encoded without padding and padded later."""
     mine, reference = pair
     rows = [mine(text, padding="do_not_pad", truncation=True, max_length=77).input_ids for text in TEXTS[:2]]
     if options.get("padding") is False:
@@ -84,13 +84,13 @@ def test_add_tokens(pair: tuple[Any, Any]) -> None:
     assert len(mine) == len(reference) == n + 3
     assert mine.convert_tokens_to_ids(["<tiny>", "<a>"]) == reference.convert_tokens_to_ids(["<tiny>", "<a>"])
     assert mine("a <tiny> cat").input_ids == reference("a <tiny> cat").input_ids
-    assert mine.add_tokens(mine.convert_ids_to_tokens([5, 300])) == 0  # the lesson stops at 0: choose another name
+    assert mine.add_tokens(mine.convert_ids_to_tokens([5, 300])) == 0  # the course checks for 0
     with pytest.raises(InputError, match="blank"):
         mine.add_tokens(" ")
 
 
 def test_the_table_grows(ours: Any, model: str) -> None:
-    """New rows are the mean of the old; the rest, and the pooling, are as before; it never shrinks."""
+    """New rows are the mean of the old ones; the old rows and the end token stay; the table never shrinks."""
     encoder = ours.CLIPTextModel.from_pretrained(model, subfolder="text_encoder", **FULL)
     other = ours.CLIPTextModel.from_pretrained(model, subfolder="text_encoder", **FULL)
     table = encoder.get_input_embeddings()
@@ -110,7 +110,7 @@ def test_the_table_grows(ours: Any, model: str) -> None:
 
 
 def test_training_one_row(ours: Any, model: str) -> None:
-    """Textual inversion's set-up: all but the token table is frozen, and gradients come through the encoder."""
+    """As in textual inversion: everything but the token table is frozen, and the table gets gradients."""
     encoder = ours.CLIPTextModel.from_pretrained(model, subfolder="text_encoder", **FULL)
     for frozen in (
         encoder.text_model.encoder.parameters(),
@@ -135,9 +135,9 @@ def test_errors(pair: tuple[Any, Any]) -> None:
         ({"return_tensors": "tf"}, "return_tensors is 'tf'"),
         ({"max_length": 1}, "max_length is 1"),
         ({"max_length": 100}, "max_length is 100"),
-        ({"return_tensors": "pt"}, "tokens, expected as many each"),
+        ({"return_tensors": "pt"}, "tokens, expected equal lengths"),
     ):
         with pytest.raises(InputError, match=message):
             mine(TEXTS, **wrong)
     with pytest.raises(AttributeError):
-        _ = course.Output(a=1).b
+        _ = course.CourseOutput(a=1).b

@@ -1,4 +1,4 @@
-"""Hugging Face diffusion course, unit 3: its kinds of cells through minisd.course and through the reference."""
+"""Hugging Face diffusion course, unit 3: its kinds of cells with minisd.course and with the reference."""
 
 from typing import Any
 
@@ -71,7 +71,7 @@ def test_the_components(ours: Any, model: str) -> None:
 
 
 def test_texts_of_their_own_length(ours: Any, theirs: Any, model: str) -> None:
-    """Unpadded, and padded to the 77 that the model reads."""
+    """Texts without padding."""
     text = "A painting of a flooble"
     mine, reference = text_pipe(ours, model), text_pipe(theirs, model)
     states = []
@@ -86,7 +86,7 @@ def test_texts_of_their_own_length(ours: Any, theirs: Any, model: str) -> None:
 
 @pytest.mark.parametrize("negative", [None, NEGATIVE])
 def test_encode_prompt(ours: Any, theirs: Any, model: str, negative: str | None) -> None:
-    """Negative rows first; several pictures of a prompt stand together."""
+    """Rows of negative prompts come first; rows for several images of a prompt are adjacent."""
     mine = text_pipe(ours, model)._encode_prompt([PROMPT, "a star"], "cpu", 2, True, negative and [negative] * 2)
     reference = text_pipe(theirs, model)
     expected = reference._encode_prompt([PROMPT, "a star"], "cpu", 2, True, negative and [negative] * 2)
@@ -99,7 +99,7 @@ def test_encode_prompt(ours: Any, theirs: Any, model: str, negative: str | None)
 
 
 def test_another_scheduler(ours: Any, theirs: Any, model: str) -> None:
-    """From the pipeline's own config; and it is the model's: the same noise schedule, the same prediction."""
+    """From the pipeline's own config, with the model's noise schedule and prediction type."""
 
     def cell(lib: Any) -> list[Image.Image]:
         pipe = text_pipe(lib, model)
@@ -112,12 +112,12 @@ def test_another_scheduler(ours: Any, theirs: Any, model: str) -> None:
     print(pipe.scheduler)
     pipe.scheduler = ours.LMSDiscreteScheduler.from_config(pipe.scheduler.config)
     assert pipe.core.scheduler == pipe.scheduler.core == LMS.in_place_of(before)
-    pipe.scheduler = Euler.in_place_of(before)  # one of minisd's own
+    pipe.scheduler = Euler.in_place_of(before)  # a sampler of minisd
     assert type(pipe.scheduler) is ours.EulerDiscreteScheduler
 
 
 def test_the_loop_by_hand(ours: Any, theirs: Any, model: str) -> None:
-    """Encode with the negative prompt, the loop with the pipeline's parts, decode_latents; as the pipeline itself."""
+    """Encoding with a negative prompt, the loop over the parts and decode_latents give the pipeline's image."""
 
     def cell(lib: Any) -> tuple[torch.Tensor, list[Image.Image], list[Image.Image]]:
         pipe = text_pipe(lib, model)
@@ -150,15 +150,15 @@ def test_image_to_image_from_components(ours: Any, theirs: Any, model: str) -> N
 
 
 def test_the_steps_of_image_to_image(ours: Any, model: str) -> None:
-    """int(50 * 0.6) = 30, as the lesson's bar says."""
+    """int(50 * 0.6) = 30, as in the course."""
     pipe = ours.StableDiffusionImg2ImgPipeline.from_pretrained(model)
-    seen: list[int] = []
-    pipe(PROMPT, image=picture(), strength=0.6, callback=lambda i, t, x: seen.append(i), output_type="np")
-    assert seen == list(range(30))
+    calls: list[int] = []
+    pipe(PROMPT, image=picture(), strength=0.6, callback=lambda i, t, x: calls.append(i), output_type="np")
+    assert calls == list(range(30))
 
 
 def test_inpainting(ours: Any, model: str) -> None:
-    """By the variant that reads 9 channels, and by a model that does not: outside of the mask the picture stays."""
+    """With the variant of 9 channels, and with a model of 4 channels."""
     for source in ("sticker-inpainting", model):
         pipe = ours.StableDiffusionInpaintPipeline.from_pretrained(source) if exists(source) else None
         if pipe is None:
@@ -172,7 +172,7 @@ def test_inpainting(ours: Any, model: str) -> None:
 
 
 def exists(source: str) -> bool:
-    """Whether this installation has the variant: the embedded model is trained apart from them."""
+    """Whether this installation has the variant."""
     import weights_loader
 
     try:
@@ -182,8 +182,8 @@ def exists(source: str) -> bool:
     return True
 
 
-def test_inpainting_as_the_reference(ours: Any, theirs: Any, model: str) -> None:
-    """With the 4 channels that both have."""
+def test_inpainting_equals_the_reference(ours: Any, theirs: Any, model: str) -> None:
+    """With a model of 4 channels."""
 
     def cell(lib: Any) -> list[Image.Image]:
         pipe = lib.StableDiffusionInpaintPipeline(**text_pipe(lib, model).components)
@@ -200,18 +200,18 @@ def test_depth_to_image(ours: Any) -> None:
     sd = small_pipeline(in_channels=5)
     pipe = ours.StableDiffusionDepth2ImgPipeline(sd.vae, sd.text_encoder, sd.tokenizer, sd.unet, sd.scheduler)
     depth = torch.linspace(0, 1, 64 * 64).view(1, 64, 64)
-    seen: list[int] = []
+    calls: list[int] = []
     options = {"image": picture(), "depth_map": depth, "strength": 0.8, "output_type": "np"}
-    out = pipe(prompt=PROMPT, generator=seeded(), callback=lambda i, t, x: seen.append(i), **options).images
-    assert len(seen) == 41  # 40 steps of 50, as the lesson's bar says, and PNDM's one more call
+    out = pipe(prompt=PROMPT, generator=seeded(), callback=lambda i, t, x: calls.append(i), **options).images
+    assert len(calls) == 41  # 40 of 50 steps, and one more call of PNDM
     expected = pipe.core(PROMPT, guidance_scale=7.5, num_inference_steps=50, generator=seeded(), **options).images
     assert np.array_equal(out, expected)
     with pytest.raises(InputError, match="give depth_map"):
         pipe(prompt=PROMPT, image=picture())
 
 
-def test_parts_of_a_folder_of_their_own(ours: Any, model: str) -> None:
-    """As the lesson's other autoencoder comes; and parts that are given in place of a model's own."""
+def test_parts_in_folders_of_their_own(ours: Any, model: str) -> None:
+    """As the other autoencoder of the course is stored; and parts that replace those of a model."""
     p = {
         "vae": ours.AutoencoderKL.from_pretrained(f"{model}/vae", **FULL),
         "unet": ours.UNet2DConditionModel.from_pretrained(f"{model}/unet"),
@@ -223,10 +223,10 @@ def test_parts_of_a_folder_of_their_own(ours: Any, model: str) -> None:
     options = {"num_inference_steps": 2, "output_type": "np"}
     expected = pipe(PROMPT, generator=seeded(), **options).images
     assert np.array_equal(own(PROMPT, generator=seeded(), **options).images, expected)
-    given = ours.StableDiffusionPipeline.from_pretrained(model, **p, scheduler=ours.EulerDiscreteScheduler())
-    assert [getattr(given, name).core for name in p] == [part.core for part in p.values()]
-    assert type(given.scheduler) is ours.EulerDiscreteScheduler
-    assert not np.array_equal(given(PROMPT, generator=seeded(), **options).images, expected)
+    mixed = ours.StableDiffusionPipeline.from_pretrained(model, **p, scheduler=ours.EulerDiscreteScheduler())
+    assert [getattr(mixed, name).core for name in p] == [part.core for part in p.values()]
+    assert type(mixed.scheduler) is ours.EulerDiscreteScheduler
+    assert not np.array_equal(mixed(PROMPT, generator=seeded(), **options).images, expected)
     half = ours.AutoencoderKL.from_pretrained(f"{model}/vae", torch_dtype=torch.float16)
     assert half.dtype == torch.float16
     assert half.half().float().dtype == torch.float32
@@ -235,7 +235,7 @@ def test_parts_of_a_folder_of_their_own(ours: Any, model: str) -> None:
 
 
 def test_ddim_inversion(ours: Any, theirs: Any, model: str) -> None:
-    """Unit 4's cells: the step by hand from alphas_cumprod, there and back, through the parts of the pipeline."""
+    """Cells of unit 4: inversion and sampling with steps computed from alphas_cumprod."""
 
     def cell(lib: Any, n: int = 8, g: float = 3.5) -> tuple[torch.Tensor, torch.Tensor]:
         pipe = text_pipe(lib, model)
@@ -249,8 +249,8 @@ def test_ddim_inversion(ours: Any, theirs: Any, model: str) -> None:
 
         def move(latents: torch.Tensor, t: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():
-                seen = pipe.scheduler.scale_model_input(torch.cat([latents] * 2), t)
-                u, c = pipe.unet(seen, t, encoder_hidden_states=context).sample.chunk(2)
+                scaled = pipe.scheduler.scale_model_input(torch.cat([latents] * 2), t)
+                u, c = pipe.unet(scaled, t, encoder_hidden_states=context).sample.chunk(2)
             eps = u + g * (c - u)
             return (latents - (1 - a).sqrt() * eps) * (b.sqrt() / a.sqrt()) + (1 - b).sqrt() * eps
 
@@ -275,19 +275,19 @@ def test_a_part_under_a_wrong_name(ours: Any, model: str) -> None:
         ours.StableDiffusionPipeline.from_pretrained(model, safety_checker=object())
 
 
-def test_the_lessons_clip_is_that_of_sd1(ours: Any, monkeypatch: Any) -> None:
-    """openai/clip-vit-large-patch14 holds no pipeline; SD 1's text encoder is the same, and is at hand."""
+def test_the_clip_of_the_course_is_that_of_sd1(ours: Any, monkeypatch: Any) -> None:
+    """openai/clip-vit-large-patch14 is not a pipeline; the text encoder of SD 1 is the same."""
     from minisd.course import component
 
-    asked: list[Any] = []
+    sources: list[Any] = []
     load = component.load
 
-    def instead(source: Any, *args: Any) -> Any:
-        asked.append(source)
+    def load_embedded(source: Any, *args: Any) -> Any:
+        sources.append(source)
         return load("sticker", *args)
 
-    monkeypatch.setattr(component, "load", instead)
+    monkeypatch.setattr(component, "load", load_embedded)
     tokenizer = ours.CLIPTokenizer.from_pretrained("openai/clip-vit-large-patch14", torch_dtype=torch.float16)
     assert tokenizer.model_max_length == 77
     ours.CLIPTextModel.from_pretrained("openai/clip-vit-large-patch14")
-    assert asked == ["CompVis/stable-diffusion-v1-4"] * 2
+    assert sources == ["CompVis/stable-diffusion-v1-4"] * 2

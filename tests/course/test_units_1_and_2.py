@@ -1,4 +1,4 @@
-"""Hugging Face diffusion course, units 1 and 2: pixels without words, through minisd.course and the reference."""
+"""Hugging Face diffusion course, units 1 and 2: models of pixels without text, with both libraries."""
 
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,14 @@ BUTTERFLIES = {
 
 @pytest.fixture
 def pretrained(theirs: Any, tmp_path: Path) -> str:
-    """A pipeline that the reference wrote, as on the hub."""
+    """A pipeline that the reference saved, as on the hub."""
     unet = randomise(theirs.UNet2DModel(**BUTTERFLIES))
     theirs.DDPMPipeline(unet, theirs.DDPMScheduler(beta_schedule="squaredcos_cap_v2")).save_pretrained(tmp_path)
     return str(tmp_path)
 
 
-def test_drawing_out_of_noise(ours: Any, theirs: Any, pretrained: str) -> None:
-    """The course's first cell: load, draw, look."""
+def test_generating_from_noise(ours: Any, theirs: Any, pretrained: str) -> None:
+    """The first cell of the course: load and generate."""
 
     def cell(lib: Any) -> Any:
         pipe = lib.DDPMPipeline.from_pretrained(pretrained).to("cpu")
@@ -43,7 +43,7 @@ def test_drawing_out_of_noise(ours: Any, theirs: Any, pretrained: str) -> None:
     alike(cell(ours), cell(theirs))
 
 
-def test_the_global_generator_counts(ours: Any, theirs: Any, pretrained: str) -> None:
+def test_the_global_generator_is_used(ours: Any, theirs: Any, pretrained: str) -> None:
     def cell(lib: Any) -> Any:
         pipe = lib.DDPMPipeline.from_pretrained(pretrained)
         pipe.set_progress_bar_config(disable=True)
@@ -53,8 +53,8 @@ def test_the_global_generator_counts(ours: Any, theirs: Any, pretrained: str) ->
     close(cell(ours), cell(theirs))
 
 
-def test_another_sampler_in_its_place(ours: Any, theirs: Any, pretrained: str) -> None:
-    """Unit 2: the same network by DDIM, in a loop of one's own, x0 beside x, then in the pipeline."""
+def test_another_sampler(ours: Any, theirs: Any, pretrained: str) -> None:
+    """Unit 2: the same network with DDIM, in a loop with x and x0, then in the pipeline."""
 
     def cell(lib: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:
         pipe = lib.DDPMPipeline.from_pretrained(pretrained)
@@ -65,8 +65,8 @@ def test_another_sampler_in_its_place(ours: Any, theirs: Any, pretrained: str) -
         for t in scheduler.timesteps:
             with torch.no_grad():
                 output = pipe.unet(scheduler.scale_model_input(x, t), t)["sample"]
-            told = scheduler.step(output, t, x)
-            x, x0 = told.prev_sample, told.pred_original_sample
+            step = scheduler.step(output, t, x)
+            x, x0 = step.prev_sample, step.pred_original_sample
         pipe.scheduler = scheduler
         return x, x0, pipe(num_inference_steps=5, generator=torch.Generator().manual_seed(4)).images
 
@@ -77,7 +77,7 @@ def test_another_sampler_in_its_place(ours: Any, theirs: Any, pretrained: str) -
 
 
 def test_training_learns(ours: Any) -> None:
-    """Unit 1's loop: noise predicted from noised pictures, `return_dict=False`, AdamW."""
+    """The training loop of unit 1: noise is predicted from noised images, `return_dict=False`, AdamW."""
     torch.manual_seed(0)
     model = ours.UNet2DModel(**BUTTERFLIES).to("cpu")
     noise_scheduler = ours.DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
@@ -97,8 +97,8 @@ def test_training_learns(ours: Any) -> None:
     model.eval()
 
 
-def test_a_module_of_ones_own_around_it(ours: Any) -> None:
-    """Unit 2's class-conditioned network: labels as further channels."""
+def test_a_unet_inside_another_module(ours: Any) -> None:
+    """The class-conditioned network of unit 2: labels are additional channels."""
 
     class Conditioned(nn.Module):
         def __init__(self) -> None:
@@ -126,11 +126,11 @@ def test_labels(ours: Any) -> None:
     assert (one[1] - other[1]).abs().max() > 1e-3
 
 
-def test_what_is_saved_loads_in_both(ours: Any, theirs: Any, pretrained: str, tmp_path: Path) -> None:
+def test_a_saved_pipeline_loads_in_both(ours: Any, theirs: Any, pretrained: str, tmp_path: Path) -> None:
     pipe = ours.DDPMPipeline.from_pretrained(pretrained)
     pipe.save_pretrained(tmp_path / "mine")
     again = ours.DDPMPipeline(unet=pipe.unet, scheduler=pipe.scheduler)
-    drawn = [
+    results = [
         each(num_inference_steps=3, generator=torch.Generator().manual_seed(2)).images
         for each in (
             again,
@@ -138,8 +138,8 @@ def test_what_is_saved_loads_in_both(ours: Any, theirs: Any, pretrained: str, tm
             theirs.DDPMPipeline.from_pretrained(str(tmp_path / "mine")),
         )
     ]
-    alike(drawn[0], drawn[1])
-    alike(drawn[0], drawn[2])
+    alike(results[0], results[1])
+    alike(results[0], results[2])
     assert pipe.scheduler.config["beta_schedule"] == "squaredcos_cap_v2"
     unet = ours.UNet2DModel.from_pretrained(tmp_path / "mine" / "unet")
     assert unet.config == pipe.unet.config

@@ -1,4 +1,4 @@
-"""Word heat maps: against the attention computed by hand, for any size and batch, and leaving the picture alone."""
+"""Word heat maps: equal to attention computed by hand, for any size and batch; the image stays the same."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from minisd.configs import UNetConfig
 from minisd.errors import InputError
-from minisd.interpret.attention_maps import AttentionMaps, enlarged, overlay, record_attention
+from minisd.interpret.attention_maps import AttentionMaps, attention_weights, overlay, record_attention, resize_map
 from minisd.models import UNet
 from minisd.pipeline import StableDiffusion
 
@@ -40,47 +40,47 @@ def sd() -> StableDiffusion:
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
-def test_recording_leaves_the_picture_alone(sd: StableDiffusion, guidance_scale: float) -> None:
+def test_recording_does_not_change_the_image(sd: StableDiffusion, guidance_scale: float) -> None:
     plain = sd(PROMPT, guidance_scale=guidance_scale, **CALL).images
     with record_attention(sd) as maps:
-        watched = sd(PROMPT, guidance_scale=guidance_scale, **CALL).images
-    assert torch.equal(watched, plain)
+        recorded = sd(PROMPT, guidance_scale=guidance_scale, **CALL).images
+    assert torch.equal(recorded, plain)
     assert maps.maps
-    assert torch.equal(sd(PROMPT, guidance_scale=guidance_scale, **CALL).images, plain)  # and nothing is left behind
+    assert torch.equal(sd(PROMPT, guidance_scale=guidance_scale, **CALL).images, plain)  # and no hook is left
 
 
 def by_hand(sd: StableDiffusion, x: Tensor, t: Tensor, prompt: str) -> list[Tensor]:
-    """Shares (h, w, 77) of each cross-attention layer for one picture, softmax(q k^T) from what enters the layers."""
-    shares: list[Tensor] = []
+    """Weights (h, w, 77) of each cross-attention layer for one image, softmax(q k^T) of the layer's inputs."""
+    found: list[Tensor] = []
     sizes = {140: (10, 14), 35: (5, 7), 12: (3, 4)}
     text = sd.encode_prompt([prompt])
     handles = []
 
-    def look(module: Any, args: Any) -> None:
+    def record(module: Any, args: Any) -> None:
         q, k = module.q(args[0]), module.k(text)
         q, k = (each.unflatten(-1, (module.heads, -1)).movedim(2, 1) for each in (q, k))
         weights = torch.einsum("bhnd,bhmd->bhnm", q, k).div(q.shape[-1] ** 0.5).softmax(-1).mean(1)[0]
-        shares.append(weights.unflatten(0, sizes[len(weights)]))
+        found.append(weights.unflatten(0, sizes[len(weights)]))
 
     for name, module in sd.unet.named_modules():
         if name.endswith("attention2"):
-            handles.append(module.register_forward_pre_hook(look))
+            handles.append(module.register_forward_pre_hook(record))
     with torch.no_grad():
         sd.unet(x, t, text)
     for handle in handles:
         handle.remove()
-    return shares
+    return found
 
 
 def test_a_heat_map_is_the_mean_of_the_attention_computed_by_hand(sd: StableDiffusion) -> None:
-    """Guided, in a batch, not square, sizes that halve unevenly, a word of five tokens."""
+    """With guidance, a batch, a size that is not square and does not halve evenly, and a word of five tokens."""
     prompts, x = ["blue dog", PROMPT], torch.randn(2, 4, 10, 14, generator=torch.Generator().manual_seed(1))
     with record_attention(sd) as maps:
         steps = list(sd.denoise(prompts, "blurry", latents=x, num_inference_steps=2, guidance_scale=4.0))
     expected, layers = [], 0
-    for step, seen in enumerate((x, steps[0].latents)):
-        for share in by_hand(sd, seen[1:], steps[step].t, PROMPT):
-            word = share[:, :, 2:7].sum(-1)
+    for step, latents in enumerate((x, steps[0].latents)):
+        for weights in by_hand(sd, latents[1:], steps[step].t, PROMPT):
+            word = weights[:, :, 2:7].sum(-1)
             expected.append(F.interpolate(word[None, None], (10, 14), mode="bilinear")[0, 0])
             layers += 1
     got = maps.heat_map("zebra", PROMPT, picture=1)
@@ -92,10 +92,10 @@ def test_a_heat_map_is_the_mean_of_the_attention_computed_by_hand(sd: StableDiff
     assert (first - got).abs().max() > 1e-3 * got.max()
 
 
-def test_layers_are_named_and_can_be_looked_at_alone(sd: StableDiffusion) -> None:
+def test_layers_are_named_and_can_be_selected(sd: StableDiffusion) -> None:
     with record_attention(sd) as maps:
         sd([PROMPT] * 2, guidance_scale=3.0, **CALL)
-    first = [(each.level, each.part, tuple(each.share.shape[1:3])) for each in maps.maps if each.step == 0]
+    first = [(each.level, each.part, tuple(each.weights.shape[1:3])) for each in maps.maps if each.step == 0]
     assert (
         first
         == [
@@ -108,52 +108,67 @@ def test_layers_are_named_and_can_be_looked_at_alone(sd: StableDiffusion) -> Non
         or len(first) == 9
     )
     assert {each.step for each in maps.maps} == {0, 1, 2}
-    assert all(each.share.shape[0] == 2 and each.share.shape[3] == 77 for each in maps.maps)
-    assert all((each.share.sum(-1) - 1).abs().max() < 1e-5 for each in maps.maps)
+    assert all(each.weights.shape[0] == 2 and each.weights.shape[3] == 77 for each in maps.maps)
+    assert all((each.weights.sum(-1) - 1).abs().max() < 1e-5 for each in maps.maps)
     for choice in ({"step": 1}, {"level": 1}, {"part": "up"}, {"step": 2, "level": 0, "part": "down"}):
         chosen = [each for each in maps.maps if all(getattr(each, name) == value for name, value in choice.items())]
-        shares = [each.share[0, ..., 9] for each in chosen]
-        expected = torch.stack([F.interpolate(s[None, None], (10, 14), mode="bilinear")[0, 0] for s in shares]).mean(0)
+        single = [each.weights[0, ..., 9] for each in chosen]
+        expected = torch.stack([F.interpolate(w[None, None], (10, 14), mode="bilinear")[0, 0] for w in single]).mean(0)
         assert torch.allclose(maps.heat_map("cat", PROMPT, **choice), expected, atol=1e-7)
 
 
-def test_all_tokens_together_are_one(sd: StableDiffusion) -> None:
-    """Start, words and end; the padding has the rest."""
+def test_the_weights_of_all_tokens_sum_to_one(sd: StableDiffusion) -> None:
+    """Start, words and end, and the padding."""
     with record_attention(sd) as maps:
         sd(PROMPT, guidance_scale=1.0, **CALL)
     names = [sd.tokenizer.bos, "red", "zebra", "above", "blue", "cat", sd.tokenizer.eos]
-    said = sum(maps.heat_map(name, PROMPT) for name in names)
+    words = sum(maps.heat_map(name, PROMPT) for name in names)
     padding = torch.stack(
-        [F.interpolate(m.share[..., 11:].sum(-1)[:, None], (10, 14), mode="bilinear")[0, 0] for m in maps.maps]
+        [F.interpolate(m.weights[..., 11:].sum(-1)[:, None], (10, 14), mode="bilinear")[0, 0] for m in maps.maps]
     )
-    assert (said + padding.mean(0) - 1).abs().max() < 1e-5
+    assert (words + padding.mean(0) - 1).abs().max() < 1e-5
 
 
-def test_every_kth_call_and_watchers_before(sd: StableDiffusion) -> None:
+def test_every_kth_call_and_earlier_callbacks(sd: StableDiffusion) -> None:
     layer = sd.unet.middle.transformer.blocks[0].attention2
     rows: list[int] = []
-    layer.watch = lambda weights: rows.append(len(weights))
+    layer.on_weights = lambda weights: rows.append(len(weights))
     try:
         with record_attention(sd) as outer, record_attention(sd, every=2) as inner:
             sd(PROMPT, guidance_scale=3.0, **CALL)
-        assert layer.watch is not None
-        assert rows == [2, 2, 2]  # as it was before, also within the block
+        assert layer.on_weights is not None
+        assert rows == [2, 2, 2]  # the earlier callback is also called inside the block
     finally:
-        del layer.watch
+        del layer.on_weights
     assert sorted({each.step for each in outer.maps}) == [0, 1, 2]
     assert sorted({each.step for each in inner.maps}) == [0, 2]
-    assert all(module.watch is None for module in sd.unet.modules() if hasattr(module, "watch"))
+    assert all(module.on_weights is None for module in sd.unet.modules() if hasattr(module, "on_weights"))
 
 
-def test_it_is_taken_away_after_an_error(sd: StableDiffusion) -> None:
+def test_an_inner_callback_keeps_the_outer_one(sd: StableDiffusion) -> None:
+    """As in training inside a recorder: both get all weights inside the block, and the outer one also after it."""
+    weights: list[Tensor] = []
+    with record_attention(sd) as maps:
+        with attention_weights(sd.unet, lambda level, part, each: weights.append(each)):
+            sd(PROMPT, guidance_scale=1.0, **CALL)
+        inside = len(maps.maps)
+        assert len(weights) == inside > 0
+        pairs = zip(weights, maps.maps, strict=True)
+        assert all(torch.equal(one.mean(1).flatten(), other.weights.flatten()) for one, other in pairs)
+        sd(PROMPT, guidance_scale=1.0, **CALL)
+    assert (len(weights), len(maps.maps)) == (inside, 2 * inside)
+    assert all(module.on_weights is None for module in sd.unet.modules() if hasattr(module, "on_weights"))
+
+
+def test_the_hooks_are_removed_after_an_error(sd: StableDiffusion) -> None:
     with pytest.raises(KeyError), record_attention(sd):
         raise KeyError
-    assert all(module.watch is None for module in sd.unet.modules() if hasattr(module, "watch"))
+    assert all(module.on_weights is None for module in sd.unet.modules() if hasattr(module, "on_weights"))
     assert not sd.unet._forward_pre_hooks
 
 
-def test_layers_that_only_look_at_the_text_count_twice() -> None:
-    """The upscaler's self-attention is to the text as well."""
+def test_layers_that_attend_only_to_the_text_count_twice() -> None:
+    """In the upscaler, the first attention of these layers also reads the text."""
     small = small_pipeline()
     small.unet = unet_like(oracle_unet("x4"))
     count = len([None for name, _ in small.unet.named_modules() if name.endswith("attention2")])
@@ -187,8 +202,8 @@ def test_what_is_refused(sd: StableDiffusion) -> None:
         ({"word": "dog"}, "is not among"),
         ({"picture": 1}, "picture is 1"),
         ({"step": 7}, "step 7, level None .* step 0, 1, 2, level 0, 1, 2, part down, middle, up"),
-        ({"level": 3}, "no map is of"),
-        ({"part": "left"}, "no map is of"),
+        ({"level": 3}, "no map has"),
+        ({"part": "left"}, "no map has"),
     ):
         with pytest.raises(InputError, match=message):
             maps.heat_map(**{"word": "cat", "prompt": PROMPT, **arguments})
@@ -196,11 +211,11 @@ def test_what_is_refused(sd: StableDiffusion) -> None:
         short = sd.encode_prompt([PROMPT])[:, :5]
         sd(prompt_embeds=short, guidance_scale=1.0, **CALL)
     assert maps.heat_map("red", PROMPT).shape == (10, 14)
-    with pytest.raises(InputError, match="stands at token 9 of the prompt, the run had 5"):
+    with pytest.raises(InputError, match="is token 9 of the prompt, but the run had 5"):
         maps.heat_map("cat", PROMPT)
 
 
-def test_a_heat_map_over_a_picture() -> None:
+def test_overlay() -> None:
     heat = torch.zeros(4, 6)
     heat[1, 4] = 1
     picture = Image.new("RGB", (60, 40), "white")
@@ -210,9 +225,9 @@ def test_a_heat_map_over_a_picture() -> None:
     assert 10 <= row < 20
     assert 40 <= column < 50
     assert np.asarray(overlay(picture, heat, strength=0.0)).min() == 255
-    flat = overlay(picture, torch.ones(4, 6), strength=1.0)  # nothing to tell apart, no NaN
+    flat = overlay(picture, torch.ones(4, 6), strength=1.0)  # a constant map gives no NaN
     assert len(flat.getcolors()) == 1
-    assert enlarged(heat, (40, 60)).shape == (40, 60)
+    assert resize_map(heat, (40, 60)).shape == (40, 60)
     for bad in (torch.zeros(1, 4, 6), torch.full((4, 6), float("nan"))):
         with pytest.raises(InputError, match="expected \\(h, w\\)"):
             overlay(picture, bad)
@@ -220,7 +235,7 @@ def test_a_heat_map_over_a_picture() -> None:
         overlay(picture, heat, strength=2)
 
 
-def test_the_embedded_model_looks_where_it_draws() -> None:
+def test_heat_maps_of_the_embedded_model_are_hot_inside_the_object() -> None:
     import weights_loader
     from minisd.images import from_pil
     from minisd.sticker.evaluation.pointing_game import mask_of
@@ -233,7 +248,7 @@ def test_the_embedded_model_looks_where_it_draws() -> None:
     assert isinstance(maps, AttentionMaps)
     found = {thing.shape: thing for thing in check(from_pil(picture)[0], prompt).found}
     for noun in ("circle", "square"):
-        heat = enlarged(maps.heat_map(noun, prompt), picture.size)
+        heat = resize_map(maps.heat_map(noun, prompt), picture.size)
         inside = mask_of(found[noun], list(found.values()), picture.width)
         assert inside.flatten()[heat.argmax()]
         assert heat[inside].mean() > 1.3 * heat[~inside].mean()

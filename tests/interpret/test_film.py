@@ -1,4 +1,4 @@
-"""Film: which steps it keeps, what it shows, and that watching changes nothing."""
+"""Film: which steps it keeps, what it shows, and that it does not change the steps."""
 
 from pathlib import Path
 
@@ -14,13 +14,13 @@ from minisd.interpret.film import Film
 def test_it_keeps_every_kth_step_and_the_last() -> None:
     sd = small_pipeline()
     film = Film(sd, every=3)
-    watched = list(film.watch(sd.denoise("a", num_inference_steps=7, seed=0)))
-    last = watched[-1].i
+    steps = list(film.watch(sd.denoise("a", num_inference_steps=7, seed=0)))
+    last = steps[-1].i
     expected = [i for i in range(last + 1) if i % 3 == 0 or i == last]
     assert [step.i for step in film.steps] == expected
 
 
-def test_watching_changes_nothing_and_copies() -> None:
+def test_watch_keeps_copies_and_changes_nothing() -> None:
     sd = small_pipeline()
     plain = [step.latents.clone() for step in sd.denoise("a", num_inference_steps=4, seed=0)]
     film = Film(sd)
@@ -50,7 +50,7 @@ def test_strip_and_gif(tmp_path: Path) -> None:
     assert final.tobytes() == direct.tobytes()
 
 
-def test_an_empty_film_says_what_to_do() -> None:
+def test_an_empty_film_is_an_error() -> None:
     film = Film(small_pipeline())
     with pytest.raises(InputError, match="empty"):
         film.strip()

@@ -1,4 +1,4 @@
-"""DDIM inversion: steps of the reference, the exact way back, what is refused, the embedded model."""
+"""DDIM inversion: equal to the reference, exact when refined, wrong arguments, the embedded model."""
 
 from dataclasses import replace
 from typing import Any
@@ -24,7 +24,7 @@ def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
 
 
 def model(x: Tensor, t: Tensor) -> Tensor:
-    """Stands in for the UNet: smooth, not linear, and dependent on the timestep."""
+    """A replacement for the UNet: smooth, not linear, and dependent on the timestep."""
     return 0.3 * torch.tanh(x) + 0.05 * torch.cos(3 * x) + 0.0002 * t.to(x) * x
 
 
@@ -39,14 +39,14 @@ def run(scheduler: Scheduler, n: int, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("to_one", [False, True])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 @pytest.mark.parametrize("schedule", [EPS, V, ZERO], ids=["eps", "v", "zero terminal SNR"])
-def test_steps_are_the_references(schedule: NoiseSchedule, spacing: str, to_one: bool, n: int) -> None:
+def test_steps_equal_the_reference(schedule: NoiseSchedule, spacing: str, to_one: bool, n: int) -> None:
     ours = DDIMInverse(schedule, spacing, set_alpha_to_one=to_one)
     config = {key: value for key, value in ours.to_config().items() if key != "refine"}
     theirs = diffusers.DDIMInverseScheduler.from_config({**config, "clip_sample": False})
     theirs.set_timesteps(n)
     grid = ours.grid(n)
     assert theirs.timesteps.tolist() == grid.timesteps.tolist()
-    theirs.alphas_cumprod = schedule.alpha_bars.clone()  # theirs are float32
+    theirs.alphas_cumprod = schedule.alpha_bars.clone()  # float64 instead of float32
     theirs.initial_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64) if to_one else schedule.alpha_bars[0]
     x = y = noise(2, 4, 3, 5, dtype=torch.float64)
     for i, t in enumerate(theirs.timesteps):
@@ -59,7 +59,7 @@ def test_steps_are_the_references(schedule: NoiseSchedule, spacing: str, to_one:
 
 @pytest.mark.parametrize("schedule", [EPS, V, ZERO], ids=["eps", "v", "zero terminal SNR"])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
-def test_refined_it_is_the_exact_inverse_of_ddim(schedule: NoiseSchedule, spacing: str) -> None:
+def test_refined_inversion_is_the_exact_inverse_of_ddim(schedule: NoiseSchedule, spacing: str) -> None:
     if schedule is ZERO and spacing == "leading":
         spacing = "linspace"
     down = DDIM(schedule, spacing)
@@ -80,9 +80,9 @@ def test_more_steps_are_closer() -> None:
     assert near < far / 4
 
 
-def test_it_is_no_sampler() -> None:
-    assert DDIMInverse not in Scheduler.samplers().values()
-    assert Scheduler.samplers()["DDIMScheduler"] is DDIM
+def test_ddim_inverse_is_not_a_sampler() -> None:
+    assert DDIMInverse not in Scheduler.samplers.values()
+    assert Scheduler.samplers["DDIMScheduler"] is DDIM
     for bad in (-1, 1.5, True, "1", 101):
         with pytest.raises(InputError, match="refine is"):
             DDIMInverse(refine=bad)  # type: ignore[arg-type]
@@ -106,21 +106,21 @@ def with_sampler(sd: StableDiffusion, scheduler: Scheduler) -> StableDiffusion:
 
 
 @pytest.mark.parametrize("schedule", [EPS, V], ids=["eps", "v"])
-def test_a_batch_of_pictures_that_are_not_square(schedule: NoiseSchedule) -> None:
-    """Whole pipelines with guidance: the latents come back, by the UNet's own loop, and the sampler stays."""
+def test_a_batch_of_images_that_are_not_square(schedule: NoiseSchedule) -> None:
+    """Whole pipelines with guidance return to the same latents, and the caller's sampler stays."""
     sd = with_sampler(small_pipeline(sd2=True), DDIM(schedule))
-    with torch.no_grad():  # a random UNet is wilder than a trained one
+    with torch.no_grad():  # a random UNet is less smooth than a trained one
         sd.unet.conv_out.weight.mul_(0.1)
     pixels, prompts = noise(2, 3, 16, 24).clamp(-1, 1), ["a cat", "a dog"]
     call: dict[str, Any] = {"num_inference_steps": 8, "guidance_scale": 2.0}
     with torch.no_grad():
-        wanted = sd.vae.encode(pixels).mean * 0.18215
+        expected = sd.vae.encode(pixels).mean * 0.18215
     errors = []
     for refine in (0, 5):
         latents = invert(sd, pixels, prompts, refine=refine, **call)
         assert latents.shape == (2, 4, 8, 12)
         back = sd(prompts, latents=latents, output_type="latent", **call).images
-        errors.append(float((back - wanted).abs().max() / wanted.abs().max()))
+        errors.append(float((back - expected).abs().max() / expected.abs().max()))
     assert errors[1] < 0.04
     assert errors[1] < errors[0] / 10
     assert isinstance(sd.scheduler, DDIM)
@@ -135,13 +135,13 @@ def test_refused_before_any_work(sd: StableDiffusion) -> None:
     handles = [each.register_forward_pre_hook(lambda *args: calls.append(args)) for each in (sd.unet, sd.text_encoder)]
     sample = with_sampler(sd, DDIM(NoiseSchedule(prediction_type="sample")))
     for pipeline, arguments, message in (
-        (other, {}, "only DDIM can be inverted, this model runs PNDM"),
+        (other, {}, "only DDIM can be inverted, but this model uses PNDM"),
         (with_sampler(sd, replace(sd.scheduler, eta=0.5)), {}, "eta 0"),
         (with_sampler(sd, replace(sd.scheduler, clip_sample=True)), {}, "clip"),
         (sample, {}, "predicts x0"),
         (sd, {"image": "cat.png"}, "image is str"),
         (sd, {"image": torch.zeros(1, 3, 15, 24)}, "24 x 15, expected 1"),
-        (sd, {"image": torch.zeros(2, 3, 16, 24)}, "2 picture"),
+        (sd, {"image": torch.zeros(2, 3, 16, 24)}, "2 image"),
         (sd, {"prompt": ["a cat", "a dog"]}, "expected 2"),
         (sd, {"prompt": None}, "prompt is NoneType"),
         (sd, {"num_inference_steps": 0}, "steps"),
@@ -156,11 +156,11 @@ def test_refused_before_any_work(sd: StableDiffusion) -> None:
     assert not calls
 
 
-def test_the_embedded_model_gives_pictures_back() -> None:
-    """30 dB and more with 50 steps at guidance 1; the same noise with another colour keeps the place."""
-    from minisd.sticker.evaluation.inversion import round_trip
+def test_the_embedded_model_returns_to_the_image() -> None:
+    """More than 30 dB with 50 steps at guidance 1."""
+    from minisd.sticker.evaluation.inversion import measure_inversion
 
-    back = round_trip(weights_loader.load("sticker"), count=4, seed=1)
+    back = measure_inversion(weights_loader.load("sticker"), count=4, seed=1)
     assert back.worst_psnr > 30
     assert back.mean_psnr > 34
-    assert back.mean_psnr < 60  # of the picture itself, not of its latents
+    assert back.mean_psnr < 60  # measured on pixels, not on latents

@@ -14,7 +14,7 @@ from minisd.models.layers import (
     ResBlock,
     Upsample,
     readable_attention,
-    rows_like,
+    repeat_batch_to,
     to_map,
     to_tokens,
 )
@@ -133,9 +133,9 @@ def test_watching_changes_nothing(causal: bool, context_width: int | None) -> No
     with torch.no_grad():
         fused = attention(x, context)
         seen: list[torch.Tensor] = []
-        attention.watch = seen.append
+        attention.on_weights = seen.append
         torch.testing.assert_close(attention(x, context), fused, **BLOCK)
-        attention.watch = None
+        attention.on_weights = None
         assert torch.equal(attention(x, context), fused)
     (weights,) = seen
     assert weights.shape == (2, 4, 20, 20 if context_width is None else 7)
@@ -200,9 +200,9 @@ def test_a_first_use_in_inference_mode_leaves_weights_that_can_be_trained() -> N
 
 def test_repeated_rows_keep_their_memory_format() -> None:
     x = torch.randn(2, 6, 5, 7).contiguous(memory_format=torch.channels_last)
-    rows = rows_like(x, torch.zeros(4, 1))
+    rows = repeat_batch_to(x, torch.zeros(4, 1))
     assert torch.equal(rows, torch.cat([x, x]))
     assert rows.is_contiguous(memory_format=torch.channels_last)
-    assert rows_like(x, torch.zeros(2, 1)) is x
+    assert repeat_batch_to(x, torch.zeros(2, 1)) is x
     with pytest.raises(ValueError, match="multiple"):
-        rows_like(x, torch.zeros(3, 1))
+        repeat_batch_to(x, torch.zeros(3, 1))

@@ -9,8 +9,10 @@ from safetensors.torch import save_file
 from support.small import randomise, unet_like
 
 from minisd.errors import MismatchError
+from minisd.models import UNet
 from minisd.models.unet import sinusoids
-from weights_loader import folder, official_configs
+from weights_loader.loading import load_network
+from weights_loader.pixel_configs import pixel_unet_config, pixel_unet_json
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -59,8 +61,8 @@ def test_network(shape: str, scale: float, size: tuple[int, int], gain: float) -
 def test_files_of_the_reference_load_and_configs_go_both_ways(shape: str, tmp_path: Path) -> None:
     theirs = oracle(shape)
     theirs.save_pretrained(tmp_path / "unet")
-    ours = folder.load_unet(tmp_path, None, "cpu", torch.float32)
-    assert official_configs.unet_config(official_configs.unet_json(ours.config)) == ours.config
+    ours = load_network(tmp_path, UNet, "unet")
+    assert pixel_unet_config(pixel_unet_json(ours.config)) == ours.config
     x = noise(1, ours.config.in_channels, 16, 16)
     labels = torch.tensor([4]) if ours.config.class_count else None
     with torch.no_grad():
@@ -72,7 +74,7 @@ def test_files_of_before_2023(tmp_path: Path) -> None:
     """The first files on the hub have other names for the attention."""
     theirs = oracle("google")
     theirs.save_pretrained(tmp_path / "unet")
-    new = folder.load_unet(tmp_path, None, "cpu", torch.float32).state_dict()
+    new = load_network(tmp_path, UNet, "unet").state_dict()
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
     def renamed(name: str) -> str:
@@ -80,7 +82,7 @@ def test_files_of_before_2023(tmp_path: Path) -> None:
 
     file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
     save_file({renamed(name): tensor.contiguous() for name, tensor in theirs.state_dict().items()}, file)
-    again = folder.load_unet(tmp_path, None, "cpu", torch.float32).state_dict()
+    again = load_network(tmp_path, UNet, "unet").state_dict()
     assert all(torch.equal(again[name], new[name]) for name in new)
 
 
@@ -105,6 +107,6 @@ def test_sinusoids_of_the_first_networks() -> None:
     ],
 )
 def test_other_networks_are_refused(change: dict[str, Any], said: str) -> None:
-    config = official_configs.unet_json(unet_like(oracle("digits")).config)
+    config = pixel_unet_json(unet_like(oracle("digits")).config)
     with pytest.raises(MismatchError, match=said):
-        official_configs.unet_config({**config, **change})
+        pixel_unet_config({**config, **change})

@@ -146,7 +146,7 @@ def test_guidance_shares_what_comes_before_the_text(shape: str) -> None:
 def test_texts_that_do_not_go_with_the_latents_are_refused() -> None:
     unet = unet_like(oracle_unet("sd1"))
     for pictures, texts in ((2, 1), (2, 3)):
-        with torch.no_grad(), pytest.raises(ValueError, match=f"{pictures} pictures for {texts} texts"):
+        with torch.no_grad(), pytest.raises(ValueError, match=f"{texts} texts for {pictures} images"):
             unet(noise(pictures, 4, 8, 12), 1, noise(texts, 77, 24))
 
 
@@ -159,7 +159,7 @@ def test_watching_all_attention_changes_nothing() -> None:
         fused = unet(latents, 10, text)
         for name, module in unet.named_modules():
             if name.endswith("attention2"):
-                module.watch = seen.append
+                module.on_weights = seen.append
         watched = unet(latents, 10, text)
     assert relative_error(watched, fused) < 1e-5
     assert [tuple(w.shape) for w in seen] == [(2, 8, n, 77) for n in (96, 96, 24, 24, 6, 24, 24, 24, 96, 96, 96)]

@@ -6,7 +6,7 @@ from support.small import VAES, copy_weights, oracle_vae, randomise, vae_like
 from torch import nn
 
 from minisd.configs import SD1_VAE, VAEConfig
-from minisd.models.vae import VAE, Gaussian, Middle
+from minisd.models.vae import VAE, Gaussian, VAEMiddle
 from weights_loader.names import diffusers as names
 
 pytest.importorskip("diffusers")
@@ -88,7 +88,7 @@ def test_middle(scale: float, gain: float) -> None:
         for ours, theirs in table.items()
         if ours.startswith("encoder.middle.")
     }
-    ours = copy_weights(lambda: Middle(32, 8), inside, oracle)
+    ours = copy_weights(lambda: VAEMiddle(32, 8), inside, oracle)
     x = noise(2, 32, 7, 5) * scale
     right = ours(x)
     torch.testing.assert_close(right, oracle(x), **BLOCK)

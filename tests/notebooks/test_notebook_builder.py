@@ -1,4 +1,4 @@
-"""The builder: sources become notebooks, always the same; what is wrong with a source is one sentence."""
+"""The builder: conversion is deterministic, and a problem of a source is one sentence."""
 
 import base64
 from pathlib import Path
@@ -24,15 +24,15 @@ print(2 + 40)
 #
 # ## Summary
 #
-# [code](../notebooks/lesson.py)
+# [code](../minisd/minimal.py)
 """
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A source in a folder like the real one, which links work from."""
+    """A source in a folder like the real one, in which its links work."""
     (tmp_path / "minisd").mkdir()
-    (tmp_path / "minisd" / "lesson.py").touch()
+    (tmp_path / "minisd" / "minimal.py").touch()
     path = tmp_path / "notebooks" / "src" / "90_lesson.py"
     path.parent.mkdir(parents=True)
     path.write_text(SOURCE)
@@ -40,7 +40,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def fill(notebook: nbformat.NotebookNode) -> None:
-    """What executing would do, without a kernel."""
+    """The outputs of an execution, without a kernel."""
     cell = notebook.cells[1]
     cell.execution_count = 1
     cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text="one\n42\n")]
@@ -69,22 +69,22 @@ def test_converting_is_deterministic(source: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("print(1)\n", "does not begin with a cell"),
         ("", "does not begin with a cell"),
-        ("# %% [markdown]\nhello\n", "is Markdown, but has the line 'hello'"),
-        ("# %% [markdown]\n#hello\n", "is Markdown, but has the line '#hello'"),
+        ("# %% [markdown]\nhello\n", "is Markdown with the line 'hello'"),
+        ("# %% [markdown]\n#hello\n", "is Markdown with the line '#hello'"),
         ("# %%\n\n# %%\n1\n", "cell 0 of 90_lesson.py is empty"),
-        ("# %%\n1 +\n", "cell 0 of 90_lesson.py is no Python"),
+        ("# %%\n1 +\n", "cell 0 of 90_lesson.py is not valid Python"),
         ("# %% [code]\n1\n", "begins with `# %% [code]`"),
     ],
 )
-def test_bad_sources_are_one_sentence(source: Path, text: str, said: str) -> None:
+def test_bad_sources_are_one_sentence(source: Path, text: str, message: str) -> None:
     source.write_text(text)
     with pytest.raises(build.BuildError, match=r"^[^\n]+$") as error:
         build.convert(source)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_source_that_is_not_text(source: Path) -> None:
@@ -96,17 +96,17 @@ def test_a_source_that_is_not_text(source: Path) -> None:
 def test_unknown_numbers_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert build.main(["77"]) == 2
     message = capsys.readouterr().err
-    assert "there is no notebook '77', expected one of 00, " in message
+    assert "unknown notebook '77', expected one of 00, " in message
     assert message.count("\n") == 1
 
 
 def test_two_sources_of_one_number(source: Path) -> None:
     (source.parent / "90_other.py").write_text(SOURCE)
-    with pytest.raises(build.BuildError, match="two sources have one number"):
+    with pytest.raises(build.BuildError, match="two sources have the same number"):
         build.sources(folder=source.parent.parent)
 
 
-def test_what_was_built_is_current(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_built_notebook_is_up_to_date(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built(source, monkeypatch)
     assert build.check([source], source.parent.parent) == []
 
@@ -123,7 +123,7 @@ def test_another_model_is_noticed(source: Path, monkeypatch: pytest.MonkeyPatch)
     assert build.stale(source) == ["90_lesson.ipynb: its model has changed"]
 
 
-def test_other_variants_are_noticed_by_a_lesson_about_them(source: Path) -> None:
+def test_other_task_variants_are_noticed_by_a_notebook_that_loads_them(source: Path) -> None:
     def model(text: str) -> str:
         source.write_text(text)
         return build.convert(source).metadata.minisd["model"]
@@ -135,7 +135,7 @@ def test_other_variants_are_noticed_by_a_lesson_about_them(source: Path) -> None
 def test_an_edited_notebook_is_noticed(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = built(source, monkeypatch)
     path.write_text(path.read_text().replace("2 + 40", "2 + 41"))
-    assert build.stale(source) == ["90_lesson.ipynb: its cells are not those of its source"]
+    assert build.stale(source) == ["90_lesson.ipynb: its cells differ from its source"]
 
 
 def test_missing_and_left_over_notebooks(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ def test_a_damaged_notebook_is_one_sentence(source: Path, monkeypatch: pytest.Mo
     assert first.startswith("90_lesson.ipynb cannot be compared with its source")
 
 
-def test_what_the_lint_finds_is_not_written(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_that_breaks_a_rule_is_not_written(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = built(source, monkeypatch)
     before = path.read_bytes()
     source.write_text(SOURCE.replace("more than 42", "more than 77"))
@@ -162,13 +162,13 @@ def test_what_the_lint_finds_is_not_written(source: Path, monkeypatch: pytest.Mo
     assert set(path.parent.iterdir()) == {path, source.parent}
 
 
-def test_the_gallery_hangs_the_picture_of_a_notebook(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gallery_holds_the_image_of_a_notebook(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def paint(notebook: nbformat.NotebookNode, name: str) -> float:
         fill(notebook)
         for data in (b"first", b"second"):
-            picture = {"image/png": base64.b64encode(data).decode(), "text/plain": "picture"}
+            image = {"image/png": base64.b64encode(data).decode(), "text/plain": "image"}
             alt = {"image/png": {"alt": "four words for it"}}
-            notebook.cells[1].outputs.append(nbformat.v4.new_output("display_data", data=picture, metadata=alt))
+            notebook.cells[1].outputs.append(nbformat.v4.new_output("display_data", data=image, metadata=alt))
         return 1.0
 
     monkeypatch.setattr(build, "execute", paint)
@@ -178,9 +178,11 @@ def test_the_gallery_hangs_the_picture_of_a_notebook(source: Path, monkeypatch: 
     assert path.read_bytes() == b"second"
     assert build.check([source], source.parent.parent) == []
     path.write_bytes(b"another")
-    assert build.check([source], source.parent.parent) == ["gallery/90.png is not the picture of 90_lesson.ipynb"]
+    assert build.check([source], source.parent.parent) == ["gallery/90.png differs from the image in 90_lesson.ipynb"]
     monkeypatch.setattr(build, "GALLERY", {"90": 2})
-    assert build.check([source], source.parent.parent) == ["90_lesson has 2 pictures; GALLERY asks for another one."]
+    assert build.check([source], source.parent.parent) == [
+        "90_lesson has 2 images, but GALLERY names image 2, counted from 0."
+    ]
 
 
 def test_printed_text_is_joined() -> None:

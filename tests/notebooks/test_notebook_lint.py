@@ -1,4 +1,4 @@
-"""The lint: a good notebook passes, and every rule is broken once."""
+"""The lint: a good notebook passes, and each rule reports a notebook that breaks it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ def good() -> NotebookNode:
     new = nbformat.v4
     picture = new.new_output(
         "display_data",
-        {"image/png": "AAAA", "text/plain": "[picture]"},
+        {"image/png": "AAAA", "text/plain": "[image]"},
         metadata={"image/png": {"alt": "a red circle on white"}},
     )
     cells = [
@@ -62,16 +62,16 @@ RULES: dict[str, tuple[Callable[[NotebookNode], object], str]] = {
     "title": (prose(0, OPENING.replace("# 90", "## 90")), "does not begin with its title"),
     "title, code first": (lambda nb: nb.cells.pop(0), "does not begin with its title"),
     "two titles": (prose(2, "# Another\n\n" + QUESTION), "more than one title"),
-    "verbs": (prose(0, OPENING.replace("**You will**", "You")), "does not say **You will**"),
-    "needs": (prose(0, OPENING.replace("**Needs**", "Needs")), "does not say **Needs**"),
-    "takes": (prose(0, OPENING.replace("**Takes**", "Takes")), "does not say **Takes**"),
+    "verbs": (prose(0, OPENING.replace("**You will**", "You")), "does not contain **You will**"),
+    "needs": (prose(0, OPENING.replace("**Needs**", "Needs")), "does not contain **Needs**"),
+    "takes": (prose(0, OPENING.replace("**Takes**", "Takes")), "does not contain **Takes**"),
     "summary": (prose(4, ENDING.replace("## Summary", "## End")), "does not end with `## Summary`"),
-    "code link": (prose(4, "## Summary\n\nThat was it."), "and links to the code"),
-    "question": (prose(2, "Nothing."), "has 0 times `**Predict, then run**`"),
+    "code link": (prose(4, "## Summary\n\nThat was it."), "and a link to the code"),
+    "question": (prose(2, "Nothing."), "has 0 `**Predict, then run**`"),
     "answer": (prose(2, "**Predict, then run**: why?"), "and 0 folded answers"),
-    "details": (prose(2, QUESTION.replace("</details>", "")), "<details> without its end"),
-    "order": (lambda nb: nb.cells[1].update(execution_count=3), "not executed from top to bottom"),
-    "not run": (lambda nb: nb.cells[1].update(execution_count=None), "not executed from top to bottom"),
+    "details": (prose(2, QUESTION.replace("</details>", "")), "<details> or </details> without its counterpart"),
+    "order": (lambda nb: nb.cells[1].update(execution_count=3), "not executed once from top to bottom"),
+    "not run": (lambda nb: nb.cells[1].update(execution_count=None), "not executed once from top to bottom"),
     "widgets": (lambda nb: nb.metadata.update(widgets={}), "widget state"),
     "widget": (shown("application/vnd.jupyter.widget-view+json", "x"), "is a widget"),
     "metadata": (lambda nb: nb.cells[1].metadata.update(execution={}), "has metadata (execution)"),
@@ -82,13 +82,13 @@ RULES: dict[str, tuple[Callable[[NotebookNode], object], str]] = {
         "is an error, KeyError",
     ),
     "warning": (printed("x.py:1: UserWarning: hot\n", "stderr"), "is a warning: x.py:1: UserWarning: hot"),
-    "size": (prose(2, QUESTION + "\n" + "long " * 250_000), "MB large, at most 1 MB"),
-    "output": (printed("long " * 100_000), "bytes, at most 400000"),
+    "size": (prose(2, QUESTION + "\n" + "long " * 250_000), "MB, expected at most 1 MB"),
+    "output": (printed("long " * 100_000), "bytes, expected at most 400000"),
     "no alt": (shown("image/gif", "AAAA"), "without an alternative text"),
-    "short alt": (shown("image/png", "AAAA", **{"image/png": {"alt": "a picture"}}), "without an alternative text"),
-    "alt of Markdown": (prose(2, QUESTION + "\n![](../minisd/a.py)"), "a picture in cell c has no alternative text"),
+    "short alt": (shown("image/png", "AAAA", **{"image/png": {"alt": "an image"}}), "without an alternative text"),
+    "alt of Markdown": (prose(2, QUESTION + "\n![](../minisd/a.py)"), "an image in cell c has no alternative text"),
     "data": (prose(2, QUESTION + "\n![one two three four](data:image/png;base64,AA)"), "written into the text"),
-    "link": (prose(2, QUESTION + "\n[gone](../minisd/b.py)"), "leads nowhere: ../minisd/b.py"),
+    "link": (prose(2, QUESTION + "\n[gone](../minisd/b.py)"), "has no target: ../minisd/b.py"),
     "path": (printed("/home/me/minisd/a.py:3\n"), "a path of this machine"),
     "address": (printed("<object at 0x7f3a5c001d90>\n"), "an address in memory"),
     "clock": (printed("done at 12:31:07\n"), "a time of day"),
@@ -102,9 +102,9 @@ RULES: dict[str, tuple[Callable[[NotebookNode], object], str]] = {
 @pytest.mark.parametrize("rule", RULES)
 def test_each_rule(rule: str, tmp_path: Path) -> None:
     notebook = good()
-    spoil, said = RULES[rule]
+    spoil, message = RULES[rule]
     spoil(notebook)
-    assert any(said in each for each in found(notebook, tmp_path)), found(notebook, tmp_path)
+    assert any(message in each for each in found(notebook, tmp_path)), found(notebook, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -119,15 +119,15 @@ def test_each_rule(rule: str, tmp_path: Path) -> None:
         "x 42.0",
     ],
 )
-def test_what_is_no_measured_number(text: str, tmp_path: Path) -> None:
+def test_years_and_names_are_not_measured_numbers(text: str, tmp_path: Path) -> None:
     notebook = good()
     notebook.cells[2].source += f"\n\n{text}"
     assert found(notebook, tmp_path) == []
 
 
-def test_what_is_no_notebook(tmp_path: Path) -> None:
+def test_files_that_are_not_notebooks(tmp_path: Path) -> None:
     path = tmp_path / "a.ipynb"
     for text in ("", "{}", "[]", '{"cells": 3}', "print(1)"):
         path.write_text(text)
         (only,) = problems(path)
-        assert only.startswith("a.ipynb: is no valid notebook")
+        assert only.startswith("a.ipynb: is not a valid notebook")

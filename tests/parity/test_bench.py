@@ -1,4 +1,4 @@
-"""`minisd bench` in tiny size: every row is measured, a wrong minisd is found out; no timing is asserted."""
+"""`minisd bench` with tiny networks: every row is measured, and a wrong network is detected; times are not tested."""
 
 import argparse
 import json
@@ -11,17 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from minisd.cli import bench
+from minisd.cli import bench, options
 from minisd.cli.parser import Parser
 from minisd.errors import InputError, MinisdError, OutputError
-from minisd.parity.benchmark import load, measure, sides
+from minisd.models import VAE
+from minisd.parity.benchmark import implementations, load, measure, workloads
 from minisd.parity.benchmark.load import Loading
 
 
 def parsed(*argv: object) -> argparse.Namespace:
     parser = Parser(prog="minisd bench")
-    bench.add_arguments(parser)
-    return parser.parse_args(["--tiny", "--repeats", "1", "--threads", "1", "--device", "cpu", *map(str, argv)])
+    options.bench(parser)
+    return parser.parse(["--tiny", "--repeats", "1", "--threads", "1", "--device", "cpu", *map(str, argv)])
 
 
 def table(text: str) -> list[list[str]]:
@@ -35,7 +36,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("family", ["sd15", "sd21", "sdxl"])
-def test_the_networks_agree_and_the_table_and_the_json_say_so(
+def test_the_networks_agree_in_the_table_and_in_the_json_file(
     family: str, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     target = tmp_path / "bench.json"
@@ -48,7 +49,7 @@ def test_the_networks_agree_and_the_table_and_the_json_say_so(
     header, rule, *rows = table(capsys.readouterr().out)
     assert header == ["what", "dtype", "diffusers", "minisd", "ratio", "accuracy"]
     assert set(rule) == {"---"}
-    assert [row[0] for row in rows[::2]] == [sides.SCENES[k].what for k in ("text", "unet", "vae", "encode")]
+    assert [row[0] for row in rows[::2]] == [workloads.WORKLOADS[k].what for k in ("text", "unet", "vae", "encode")]
     assert [row[1] for row in rows] == ["float32", "bfloat16"] * 4
 
     found = json.loads(target.read_text())
@@ -62,13 +63,13 @@ def test_the_networks_agree_and_the_table_and_the_json_say_so(
             assert row["error"] < 1e-5
             assert row["oracle_error"] == 0
         else:
-            assert 1e-4 < row["oracle_error"] < 0.05  # the reference is float32, not diffusers in bfloat16
+            assert 1e-4 < row["oracle_error"] < 0.05  # relative to diffusers in float32
 
 
-def test_loading_is_measured_in_processes_of_their_own(
+def test_loading_is_measured_in_new_processes(
     weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(sides, "COMPONENTS", ("vae",))
+    monkeypatch.setattr(implementations, "NETWORKS", {"vae": VAE})
     assert bench.run(parsed("--rows", "load", "--dtype", "bfloat16", "--keep", weights)) == 0
     rows = table(capsys.readouterr().out)[2:]
     assert [row[0] for row in rows][:2] == ["load the vae", "load the vae, read all of it"]
@@ -78,17 +79,17 @@ def test_loading_is_measured_in_processes_of_their_own(
         assert "x file" in rows[2][2]
 
 
-def test_weights_are_made_once_and_are_not_all_ones_and_zeros(weights: Path) -> None:
+def test_weights_are_made_once_and_norms_are_not_trivial(weights: Path) -> None:
     folder = weights / "once"
     folder.mkdir()
-    (folder / "vae.partial").mkdir()  # of a run that was interrupted
+    (folder / "vae.partial").mkdir()  # from an interrupted run
     for _ in range(2):
-        sides.make_weights("vae", sides.tiny(sides.FAMILIES["sd15"]), folder)
+        implementations.make_weights("vae", workloads.tiny(workloads.FAMILIES["sd15"]), folder)
     assert [each.name for each in folder.iterdir()] == ["vae"]
     made = (folder / "vae" / "diffusion_pytorch_model.safetensors").stat()
-    sides.make_weights("vae", sides.tiny(sides.FAMILIES["sd15"]), folder)
+    implementations.make_weights("vae", workloads.tiny(workloads.FAMILIES["sd15"]), folder)
     assert (folder / "vae" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns == made.st_mtime_ns
-    vae = sides.loader("minisd", "vae")(folder, torch.device("cpu"), torch.float32)
+    vae = implementations.loader("minisd", "vae")(folder, torch.device("cpu"), torch.float32)
     assert vae.decoder.norm_out.weight.std() > 0.05
 
 
@@ -100,9 +101,9 @@ def test_a_wrong_network_is_marked_and_the_exit_code_is_6(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    right = sides.SCENES["vae"]
-    wrong = replace(right, minisd=lambda *args: factor * right.minisd(*args))
-    monkeypatch.setitem(sides.SCENES, "vae", wrong)
+    correct = workloads.WORKLOADS["vae"]
+    wrong = replace(correct, minisd=lambda *args: factor * correct.minisd(*args))
+    monkeypatch.setitem(workloads.WORKLOADS, "vae", wrong)
     target = tmp_path / "bench.json"
     args = ("--rows", "vae", "--dtype", "float32", "--keep", weights, "--json", target)
     assert bench.run(parsed(*args)) == 6
@@ -114,34 +115,34 @@ def test_a_wrong_network_is_marked_and_the_exit_code_is_6(
     assert row["error"] == (None if math.isnan(factor) else pytest.approx(1e-3, rel=0.1))
 
 
-def test_no_error_of_diffusers_excuses_nonsense() -> None:
+def test_the_allowed_error_is_limited() -> None:
     def row(error: float, gate: float) -> measure.Row:
         return measure.Row("x", "cpu", "float16", "s", [1.0], [1.0], error, gate=gate)
 
-    assert measure.allowed(0.0) == 1e-4
-    assert measure.allowed(0.01) == 0.02
-    assert measure.allowed(math.inf) == 0.1
-    assert measure.allowed(math.nan) == 1e-4
+    assert measure.allowed_error(0.0) == 1e-4
+    assert measure.allowed_error(0.01) == 0.02
+    assert measure.allowed_error(math.inf) == 0.1
+    assert measure.allowed_error(math.nan) == 1e-4
     assert row(0.02, 0.02).passes
     assert not row(0.021, 0.02).passes
     assert not row(math.nan, 0.02).passes
 
 
-def test_other_bytes_after_loading_are_a_miss(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_different_weights_after_loading_are_a_miss(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "x.safetensors").write_bytes(bytes(100))
-    seen = {
+    loadings = {
         "diffusers": Loading(4.0, 6.0, 150, [1, 2, 2, 3]),
         "minisd": Loading(1.0, 2.0, 100, [1, 2, 3, 3]),
     }
     order = []
 
-    def measured(side: str, *_: object) -> Loading:
-        order.append(side)
-        return seen[side]
+    def measured(library: str, *_: object) -> Loading:
+        order.append(library)
+        return loadings[library]
 
-    monkeypatch.setattr(measure, "measure_apart", measured)
-    seconds, read, memory = measure.loading(["unet"], tmp_path, [(measure.CPU, torch.float32)], 2)
+    monkeypatch.setattr(measure, "measure_in_new_process", measured)
+    seconds, read, memory = measure.measure_loading(["unet"], tmp_path, [(measure.CPU, torch.float32)], 2)
     assert order == ["diffusers", "minisd"] * 2
     assert (seconds.ratio, read.ratio, memory.ratio) == (4, 3, 1.5)
     assert memory.diffusers == [1.5, 1.5]
@@ -152,7 +153,7 @@ def test_other_bytes_after_loading_are_a_miss(monkeypatch: pytest.MonkeyPatch, t
 MAPPED_LOADER = """
 import sys
 import torch
-from minisd.parity.benchmark import load, sides
+from minisd.parity.benchmark import implementations, load
 
 def mapped(folder, device, dtype):
     network = torch.nn.Linear(5000, 5000, bias=False, device="meta")
@@ -160,12 +161,12 @@ def mapped(folder, device, dtype):
     network.weight = torch.nn.Parameter(weight.view(5000, 5000))
     return network
 
-sides.loader = lambda side, component: mapped
+implementations.loader = lambda library, component: mapped
 print(load.measure("minisd", "unet", None, torch.float32).peak_bytes)
 """
 
 
-@pytest.mark.skipif(load._resident("VmRSS") is None, reason="this system does not tell")
+@pytest.mark.skipif(load._resident("VmRSS") is None, reason="this system does not report memory")
 def test_pages_of_a_mapped_file_count_once_they_are_read(tmp_path: Path) -> None:
     file = tmp_path / "weights"
     file.write_bytes(bytes(100_000_000))
@@ -174,12 +175,12 @@ def test_pages_of_a_mapped_file_count_once_they_are_read(tmp_path: Path) -> None
     assert 95e6 < peak < 130e6
 
 
-def test_a_failing_process_is_one_sentence(tmp_path: Path) -> None:
+def test_the_error_of_a_failing_process_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(MinisdError, match=r"loading the vae with minisd in float32 failed: .*vae"):
-        load.measure_apart("minisd", "vae", tmp_path, torch.float32)
+        load.measure_in_new_process("minisd", "vae", tmp_path, torch.float32)
 
 
-def test_without_the_oracle_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_the_oracle_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(InputError, match=r"pip install 'minisd\[oracle\]'"):
         bench.run(parsed())
@@ -195,13 +196,13 @@ def test_without_the_oracle_there_is_one_sentence(monkeypatch: pytest.MonkeyPatc
         ("--rows", ""),
     ],
 )
-def test_what_cannot_be_measured_is_refused_before_any_work(argv: tuple[object, ...], tmp_path: Path) -> None:
+def test_wrong_options_are_errors_before_any_work(argv: tuple[object, ...], tmp_path: Path) -> None:
     with pytest.raises(InputError):
         bench.run(parsed("--keep", tmp_path / "new", *argv))
     assert not (tmp_path / "new").exists()
 
 
-def test_an_existing_result_is_not_replaced_unasked(tmp_path: Path) -> None:
+def test_an_existing_result_is_not_replaced(tmp_path: Path) -> None:
     target = tmp_path / "bench.json"
     target.write_text("mine")
     with pytest.raises(OutputError):

@@ -281,7 +281,7 @@ def test_defaults_travel_with_the_model() -> None:
 def test_a_model_of_a_small_world_says_which_words_it_never_learned(sd1: StableDiffusion) -> None:
     sd = small_pipeline()
     sd.defaults = Defaults(num_inference_steps=1, words="a red circle")
-    with pytest.warns(UserWarning, match=r"never taught 'dog', 'blue', so .* it knows: a red circle"):
+    with pytest.warns(UserWarning, match=r"not trained on the words 'dog', 'blue', so .* it knows: a red circle"):
         sd.denoise("A red dog, a dog", "blue", **SIZE)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -14,8 +14,8 @@ from support.small_xl import oracle_xl
 import weights_loader
 from minisd.errors import InputError
 from minisd.pipeline import StableDiffusion
-from minisd.pipeline.conditioning import MicroConditioning
 from minisd.pipeline.latents import encode_pixels
+from minisd.pipeline.sdxl_sizes import MicroConditioning
 from minisd.schedulers import PNDM, Heun
 
 PROMPTS = {"prompt": ["a cat", "a red dog!"]}
@@ -179,7 +179,7 @@ def test_in_and_out(tmp_path: Path, kind: str) -> None:
 
     weights_loader.save(sd, tmp_path / "again")
     again = weights_loader.load(tmp_path / "again")
-    assert torch.equal(again("a cat", **given).images, expected)
+    torch.testing.assert_close(again("a cat", **given).images, expected, atol=1e-5, rtol=1e-5)
     assert again.defaults == sd.defaults
     names = {"base": "", "inpainting": "Inpaint", "refiner": "Img2Img"}
     theirs = getattr(diffusers, f"StableDiffusionXL{names[kind]}Pipeline").from_pretrained(tmp_path / "again")
@@ -205,8 +205,8 @@ def test_in_and_out(tmp_path: Path, kind: str) -> None:
     ("arguments", "said"),
     [
         ({"denoising_end": 1.5}, "expected a number in 0..1"),
-        ({"denoising_end": 0.0}, "leaves none to do"),
-        ({"denoising_end": 1.0}, "leaves none to the other model"),
+        ({"denoising_end": 0.0}, "leaves no step to do"),
+        ({"denoising_end": 1.0}, "leaves no step to the other model"),
         ({"denoising_start": 0.5}, "give latents"),
         ({"denoising_start": 0.5, "image": picture()}, "give latents and no image"),
     ],
@@ -232,7 +232,7 @@ def test_bad_sizes(arguments: dict[str, Any], said: str) -> None:
 
 
 def test_sizes_are_not_for_sd1() -> None:
-    with pytest.raises(InputError, match="micro tells SDXL"):
+    with pytest.raises(InputError, match="micro is SDXL size conditioning"):
         small_pipeline().denoise("a cat", micro=MicroConditioning())
 
 
@@ -290,9 +290,9 @@ STATES, POOLED = torch.zeros(1, 77, 192), torch.zeros(1, 40)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"prompt_embeds": STATES}, "prompt_embeds came without pooled_prompt_embeds; SDXL hears both"),
-        ({"prompt": "a", "pooled_prompt_embeds": POOLED}, "^pooled_prompt_embeds came without prompt_embeds"),
-        ({"prompt": "a", "negative_prompt_embeds": STATES}, "came without negative_pooled_prompt_embeds"),
+        ({"prompt_embeds": STATES}, "prompt_embeds was given without pooled_prompt_embeds; SDXL needs both"),
+        ({"prompt": "a", "pooled_prompt_embeds": POOLED}, "^pooled_prompt_embeds was given without prompt_embeds"),
+        ({"prompt": "a", "negative_prompt_embeds": STATES}, "was given without negative_pooled_prompt_embeds"),
         ({"prompt_embeds": STATES, "pooled_prompt_embeds": POOLED[:, 1:]}, r"is \(1, 39\), expected .*\(1, 40\)"),
         ({"prompt_embeds": STATES, "pooled_prompt_embeds": POOLED.repeat(2, 1)}, r"is \(2, 40\)"),
         ({"prompt_embeds": STATES, "pooled_prompt_embeds": POOLED / 0}, "expected finite"),
@@ -319,7 +319,7 @@ def test_other_families_hear_one_text_and_no_pooled_one(refiner: tuple[Any, Stab
             sd.encode_prompt(["a cat"], ["a dog"])
     with pytest.raises(InputError, match="pooled_prompt_embeds is for SDXL"):
         plain.denoise("a cat", pooled_prompt_embeds=POOLED)
-    with pytest.raises(InputError, match="only models of the SDXL family"):
+    with pytest.raises(InputError, match="only available for SDXL models"):
         plain.encode_pooled(["a cat"])
 
 

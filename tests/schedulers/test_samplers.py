@@ -26,6 +26,7 @@ from minisd.schedulers import (
     LCM,
     LMS,
     PNDM,
+    DDIMInverse,
     DPMSolverMultistep,
     Euler,
     EulerAncestral,
@@ -141,7 +142,7 @@ def test_every_sampler_survives_zero_terminal_snr(sampler: Scheduler) -> None:
 
 
 def test_heun_leaves_pure_noise_by_euler() -> None:
-    """From sigma 4096 the mean of two slopes, times the step, is far off: twenty steps drew a broken picture."""
+    """From sigma 4096 the mean of two slopes, times the step, is far off: images of twenty steps were broken."""
     schedule = replace(SD, rescale_betas_zero_snr=True, prediction_type="v_prediction")
     heun, euler = (our_run(kind(schedule), 20, start()) for kind in (Heun, Euler))
     assert torch.equal(heun[0][0], euler[0][0])
@@ -211,27 +212,27 @@ def test_lms_coefficients() -> None:
 
 @pytest.mark.parametrize("first", [0, 1, 7, 17, 19])
 @pytest.mark.parametrize("sampler", VARIANTS, ids=name_of)
-def test_a_perfect_model_leads_home(sampler: Scheduler, first: int) -> None:
-    """With the true noise as output, a run from any start ends in the picture, whatever the sampler."""
+def test_a_perfect_model_leads_to_the_image(sampler: Scheduler, first: int) -> None:
+    """With the true noise as output, a run from any start ends at the image, whatever the sampler."""
     if getattr(sampler, "clip_sample", False):
         sampler = replace(sampler, clip_sample_range=100.0)
     grid, memory = sampler.grid(20, start=first), None
-    picture, noise = start(), torch.randn(start().shape, generator=seeded(1)).double()
-    x = sampler.add_noise(grid, 0, picture, noise)
+    image, noise = start(), torch.randn(start().shape, generator=seeded(1)).double()
+    x = sampler.add_noise(grid, 0, image, noise)
     for i in range(len(grid)):
         if adds_noise(sampler):  # the noise that is truly in x, fresh at each step
-            noise = (x - sampler.add_noise(grid, i, picture, 0 * noise)) / sampler.add_noise(
-                grid, i, 0 * picture, 0 * noise + 1
+            noise = (x - sampler.add_noise(grid, i, image, 0 * noise)) / sampler.add_noise(
+                grid, i, 0 * image, 0 * noise + 1
             )
         x, x0, memory = sampler.step(grid, i, x, noise, memory, drawing(x, i))
-        assert torch.allclose(x0, picture, atol=1e-5 if isinstance(sampler, LCM) else 1e-8)  # LCM: a share of x itself
+        assert torch.allclose(x0, image, atol=1e-5 if isinstance(sampler, LCM) else 1e-8)  # LCM: a share of x itself
     final = SD.alpha_bar(0)
     if isinstance(sampler, LCM):
-        assert torch.allclose(x, picture, atol=1e-5)
+        assert torch.allclose(x, image, atol=1e-5)
     elif getattr(sampler, "set_alpha_to_one", True):
-        assert torch.allclose(x, picture, atol=1e-8)
+        assert torch.allclose(x, image, atol=1e-8)
     else:
-        assert torch.allclose(x, final**0.5 * picture + (1 - final) ** 0.5 * noise, atol=1e-8)
+        assert torch.allclose(x, final**0.5 * image + (1 - final) ** 0.5 * noise, atol=1e-8)
 
 
 @pytest.mark.parametrize("sampler", [*VARIANTS, DDIM(eta=1.0)], ids=name_of)
@@ -255,7 +256,7 @@ def test_steps_are_pure(sampler: Scheduler) -> None:
             memory, before = step.memory, x
             x = step.x_prev
             if not preview:
-                before.fill_(torch.nan)  # the caller may do this: no memory may hang on it
+                before.fill_(torch.nan)  # the caller may reuse its tensors: memory holds copies
             trace.append(x.clone())
         return trace
 
@@ -313,6 +314,16 @@ def test_noise_is_drawn_only_where_needed(sampler: Scheduler, draws: int) -> Non
     assert count == draws
 
 
+@pytest.mark.parametrize("sampler", [*VARIANTS, DDIMInverse(refine=1)], ids=name_of)
+def test_the_noise_level_is_the_standard_deviation_of_added_noise(sampler: Scheduler) -> None:
+    for first in (0, 3):
+        grid = sampler.grid(8, first)
+        for i in range(len(grid) + 1):
+            added = sampler.add_noise(grid, i, torch.zeros(1), torch.ones(1))
+            assert sampler.noise_level(grid, i) == added.item()
+    assert sampler.noise_level(grid, 0) > 0
+
+
 def test_wrong_arguments_of_a_step() -> None:
     sampler, x = DDIM(eta=0.5), start()
     grid = sampler.grid(5)
@@ -334,7 +345,7 @@ def test_from_config_runs_of_official_models(shared_data: Path) -> None:
     for model in ("sd15", "sd21_768v", "sdxl_base"):
         config = json.loads((shared_data / "configs" / model / "scheduler.json").read_text())
         facts = json.loads((shared_data / "schedulers" / f"from_config_{model}.json").read_text())
-        for name, sampler in Scheduler.samplers().items():
+        for name, sampler in Scheduler.samplers.items():
             ours = sampler.from_config(config)
             entry = facts[name]
             for n in (1, 2, 4, 8) if sampler is LCM else (20, 50):

@@ -1,7 +1,7 @@
 """scheduler_config.json in and out."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from minisd.schedulers import (
     UniPC,
 )
 
-SAMPLERS = tuple(Scheduler.samplers().values())
+SAMPLERS = tuple(Scheduler.samplers.values())
 SD15 = {
     "_class_name": "PNDMScheduler",
     "_diffusers_version": "0.6.0",
@@ -48,6 +48,13 @@ UNUSUAL: list[Scheduler] = [
     UniPC(NoiseSchedule(prediction_type="v_prediction"), "leading", 0),
     LCM(original_inference_steps=100, clip_sample=True, clip_sample_range=2.0),
 ]
+
+
+def test_samplers_by_their_official_names() -> None:
+    assert len(Scheduler.samplers) == 10
+    for name, sampler in Scheduler.samplers.items():
+        assert sampler.official_name == name
+        assert sampler.samplers is Scheduler.samplers
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -116,7 +123,7 @@ def test_every_official_config(shared_data: Path) -> None:
 def test_another_sampler_for_an_official_model(shared_data: Path, model: str) -> None:
     config = json.loads((shared_data / "configs" / model / "scheduler.json").read_text())
     facts = json.loads((shared_data / "schedulers" / f"from_config_{model}.json").read_text())
-    for name, sampler in Scheduler.samplers().items():
+    for name, sampler in Scheduler.samplers.items():
         n = 8 if sampler is LCM else 20
         ours = sampler.in_place_of(Scheduler.from_config(config))
         assert torch.allclose(ours.grid(n).timesteps.float(), torch.tensor(facts[name][str(n)]["timesteps"]).float())
@@ -134,7 +141,7 @@ def test_another_sampler_with_changes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "LMSDiscreteScheduler"),
         ({"_class_name": None}, "LMSDiscreteScheduler"),
@@ -162,8 +169,8 @@ def test_another_sampler_with_changes() -> None:
         ({"_class_name": "LCMScheduler", "original_inference_steps": 0}, "original_inference_steps"),
     ],
 )
-def test_wrong_values(change: dict[str, object], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_wrong_values(change: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         Scheduler.from_config({**SD15, **change})
 
 
@@ -178,6 +185,22 @@ def test_no_dict() -> None:
 def test_unknown_and_inert_keys_are_ignored() -> None:
     config = {**SD15, "sample_max_value": 3, "thresholding": True, "schedule": "x", "something": [1]}
     assert Scheduler.from_config(config) == PNDM()
+
+
+def test_fields_are_checked_whatever_their_annotations_look_like() -> None:
+    """Annotations are strings in a module with postponed annotations."""
+
+    @dataclass(frozen=True)
+    class Postponed(DDIM):
+        clip_twice: "bool" = False
+        share: "float" = 0.5
+        count: "int" = 1
+
+    assert Postponed(clip_twice=True, share=1, count=0).share == 1
+    for wrong in ({"clip_twice": 1}, {"share": -0.1}, {"share": True}, {"count": 1.0}, {"count": -1}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            Postponed(**wrong)  # type: ignore[arg-type]
+    assert Postponed not in Scheduler.samplers.values()
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.1, float("nan"), "0", True, None])

@@ -28,7 +28,7 @@ from minisd.schedulers import (
 from minisd.schedulers.spacing import SPACINGS, spaced_timesteps
 
 OFFICIAL = json.loads((Path(__file__).parents[1] / "data" / "schedulers_official.json").read_text())
-SAMPLERS = Scheduler.samplers()
+SAMPLERS = Scheduler.samplers
 GRIDS = [("leading", 0), ("leading", 1), ("linspace", 1), ("trailing", 1)]
 
 

@@ -1,4 +1,4 @@
-"""The embedded model: it loads, it is small, stock diffusers agrees with it, and it draws what its prompt says."""
+"""The embedded model: it is small, draws its prompts as well as its model card states, and agrees with diffusers."""
 
 import json
 import warnings
@@ -11,14 +11,14 @@ import torch
 import weights_loader
 from minisd.images import from_pil, to_pil
 from minisd.pipeline import StableDiffusion
-from minisd.sticker.training.dataset import lessons
-from minisd.sticker.training.retrieval import hard_negative_accuracy, retrieval
+from minisd.sticker.training.dataset import training_scenes
+from minisd.sticker.training.retrieval import hard_negative_accuracy, retrieval_accuracy
 from minisd.sticker.world.captions import WORDS
 from minisd.sticker.world.checker.check import check
 from minisd.sticker.world.palette import COLOURS
 from minisd.sticker.world.render import render
-from minisd.sticker.world.shapes import THINGS
-from minisd.sticker.world.splits import PAIRS
+from minisd.sticker.world.shapes import SHAPES
+from minisd.sticker.world.splits import HELD_OUT_PAIRS
 from weights_loader.sources import resolve
 
 
@@ -27,7 +27,7 @@ def sd() -> StableDiffusion:
     return weights_loader.load("sticker")
 
 
-def test_it_is_small_and_says_how_it_was_made(sd: StableDiffusion) -> None:
+def test_it_is_small_and_its_card_tells_how_to_train_it(sd: StableDiffusion) -> None:
     folder = resolve("sticker")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert size < 24 * 2**20
@@ -46,11 +46,11 @@ def test_seeds_repeat_and_differ(sd: StableDiffusion) -> None:
     assert not np.array_equal(first, other)
 
 
-def test_it_draws_as_well_as_its_card_says(sd: StableDiffusion) -> None:
+def test_it_draws_as_well_as_its_card_states(sd: StableDiffusion) -> None:
     """Thresholds a little below the card's figures, so that only a broken model, sampler or loader fails."""
     card = json.loads((resolve("sticker") / "results.json").read_text())
-    shapes, colours = (sorted(set(names) & set(sd.defaults.words.split())) for names in (THINGS, COLOURS))
-    prompts = [f"a {colour} {shape}" for colour in colours for shape in shapes if (shape, colour) not in PAIRS]
+    shapes, colours = (sorted(set(names) & set(sd.defaults.words.split())) for names in (SHAPES, COLOURS))
+    prompts = [f"a {colour} {shape}" for colour in colours for shape in shapes if (shape, colour) not in HELD_OUT_PAIRS]
     verdicts = [
         check(from_pil(image)[0], prompt) for prompt, image in zip(prompts, sd(prompts, seed=100).images, strict=True)
     ]
@@ -67,11 +67,11 @@ def test_guidance_and_negative_prompts_matter(sd: StableDiffusion) -> None:
         np.asarray(sd("a red circle", seed=3, **arguments).images[0], dtype=float)
         for arguments in ({"guidance_scale": 0}, {}, {"negative_prompt": "a red circle"})
     )
-    assert abs(weak - strong).max() > 50  # of 255: the thing itself, in a picture that is mostly white
+    assert abs(weak - strong).max() > 50  # of 255: the object itself, in an image that is mostly white
     assert abs(away - strong).max() > 50
 
 
-def test_stock_diffusers_draws_the_same_picture(sd: StableDiffusion, tmp_path: Path) -> None:
+def test_diffusers_draws_the_same_image(sd: StableDiffusion, tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
     from diffusers import StableDiffusionPipeline
 
@@ -87,35 +87,35 @@ def test_stock_diffusers_draws_the_same_picture(sd: StableDiffusion, tmp_path: P
 
 
 def test_its_clip_recognises_scenes(sd: StableDiffusion) -> None:
-    """As well as the card says, but for what fewer scenes leave to chance; and it reads as the pipeline does."""
+    """As well as the card states, with a margin for fewer scenes; and its text encoder is that of the pipeline."""
     card = json.loads((resolve("sticker") / "results.json").read_text())["clip"]
     clip, tokenizer = weights_loader.load_clip("sticker")
     assert tokenizer.vocab == sd.tokenizer.vocab
     with torch.no_grad():
         ids = tokenizer(["a red circle above a blue square"])
         assert torch.equal(clip.text_encoder(ids), sd.text_encoder(ids))
-    found = retrieval(clip, tokenizer, 200)
+    found = retrieval_accuracy(clip, tokenizer, 200)
     for way in ("text to image", "image to text"):
-        assert found[way] >= card[way]["rate"] - 0.05  # among fewer it is easier
+        assert found[way] >= card[way]["rate"] - 0.05  # easier among fewer scenes
     assert hard_negative_accuracy(clip, tokenizer, 300) >= card["hard negatives"]["rate"] - 0.05
     assert min(found.values()) > 0.8
     pixels = from_pil(sd("a large red star", seed=1).images[0])
     with torch.no_grad():
-        likeness = clip(
+        logits = clip(
             pixels, tokenizer(["a large red star", "a large red ring", "a large blue star", "a small red star"])
         )
-    assert likeness[0].argmax() == 0
+    assert logits[0].argmax() == 0
 
 
-def test_transformers_sees_the_same() -> None:
+def test_transformers_gives_the_same_logits() -> None:
     transformers = pytest.importorskip("transformers")
     folder = resolve("sticker") / "clip"
     theirs = transformers.CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
     processor = transformers.CLIPImageProcessor.from_pretrained(folder)
     clip, tokenizer = weights_loader.load_clip("sticker")
-    pictures = to_pil(render(lessons(3, seed=4), 64))
+    images = to_pil(render(training_scenes(3, seed=4), 64))
     ids = tokenizer(["a red circle", "a blue square left of a red star"])
     with torch.no_grad():
-        expected = theirs(input_ids=ids, pixel_values=processor(pictures, return_tensors="pt")["pixel_values"])
-        got = clip(torch.cat([from_pil(picture) for picture in pictures]), ids)
+        expected = theirs(input_ids=ids, pixel_values=processor(images, return_tensors="pt")["pixel_values"])
+        got = clip(torch.cat([from_pil(picture) for picture in images]), ids)
     assert (got - expected.logits_per_image).abs().max() <= 1e-4 * got.abs().max()

@@ -1,4 +1,4 @@
-"""What the lessons define for themselves, in our words, and how two runs of a cell are compared."""
+"""Helpers that the courses define in their notebooks, rewritten here, and comparisons of two runs of a cell."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -13,11 +13,11 @@ SCHEDULE = {
     "beta_schedule": "scaled_linear",
     "num_train_timesteps": 1000,
 }
-FULL = {"torch_dtype": torch.float32}  # the reference of today keeps the file's float16 in some parts
+FULL = {"torch_dtype": torch.float32}  # current diffusers keeps the float16 of the file in some parts
 
 
 def parts(lib: Any, model: str) -> SimpleNamespace:
-    """The lesson's components, loaded one by one, and its sampler."""
+    """The components of the course, loaded one by one, and its sampler."""
     return SimpleNamespace(
         lib=lib,
         tokenizer=lib.CLIPTokenizer.from_pretrained(model, subfolder="tokenizer"),
@@ -31,12 +31,12 @@ def parts(lib: Any, model: str) -> SimpleNamespace:
 def encode_texts(p: SimpleNamespace, prompts: list[str], maxlen: int | None = None) -> torch.Tensor:
     if maxlen is None:
         maxlen = p.tokenizer.model_max_length
-    told = p.tokenizer(prompts, padding="max_length", max_length=maxlen, truncation=True, return_tensors="pt")
-    return p.text_encoder(told.input_ids.to("cpu"))[0]
+    tokens = p.tokenizer(prompts, padding="max_length", max_length=maxlen, truncation=True, return_tensors="pt")
+    return p.text_encoder(tokens.input_ids.to("cpu"))[0]
 
 
 def guided_loop(p: SimpleNamespace, context: torch.Tensor, latents: torch.Tensor, g: float, start: int = 0) -> Any:
-    """The lessons' own loop over a run that has begun, with two halves in one batch; the run's latents."""
+    """The loop of the courses from step `start` on, with guidance as a batch of two; returns the last latents."""
     for i, t in enumerate(p.scheduler.timesteps):
         if i < start:
             continue
@@ -55,7 +55,7 @@ def to_pil(p: SimpleNamespace, latents: torch.Tensor) -> list[Image.Image]:
 
 
 def picture(size: int = 64) -> Image.Image:
-    """Something to begin with: a red disc on a blue slope."""
+    """An input image: a red disc on a blue gradient."""
     y, x = np.mgrid[:size, :size] / size
     disc = (x - 0.5) ** 2 + (y - 0.4) ** 2 < 0.05
     rgb = np.stack([np.where(disc, 0.9, 0.2), np.where(disc, 0.1, 0.3 + y / 2), np.where(disc, 0.1, 0.4 + x / 2)], -1)
@@ -69,10 +69,10 @@ def close(one: torch.Tensor, other: torch.Tensor, tolerance: float = 1e-4) -> No
 
 
 def alike(ours: list[Image.Image], theirs: list[Image.Image]) -> None:
-    """Equal but for rounding to 8 bits."""
+    """Equal up to rounding to 8 bits."""
     assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs, strict=True):
         a, b = (np.asarray(each, dtype=int) for each in (one, other))
         assert a.shape == b.shape
         assert np.abs(a - b).max() <= 1
-        assert b.std() > 5  # not a blank
+        assert b.std() > 5  # not blank

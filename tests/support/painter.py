@@ -1,4 +1,4 @@
-"""In place of a trained pipeline: a painter that draws exactly what its prompt says, or something else on purpose."""
+"""A painter in place of a trained pipeline: it draws exactly what the prompt describes, or is wrong on purpose."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,52 +10,53 @@ from torch import Tensor, nn
 from minisd import images
 from minisd.pipeline import Defaults, Output
 from minisd.schedulers import DDIM, NoiseSchedule, Scheduler
-from minisd.sticker.world.captions import expectation, expectation_of
+from minisd.sticker.world.captions import expectation_of, parse_caption
 from minisd.sticker.world.palette import COLOURS
 from minisd.sticker.world.render import render
 from minisd.sticker.world.sampling import sample_scene
-from minisd.sticker.world.scene import LAYERS, Scene
+from minisd.sticker.world.scene import DEPTH_RELATIONS, Scene
 from minisd.sticker.world.splits import held_out
 
-Asked = SimpleNamespace  # prompt, seed, negative, steps, scale, scheduler
+Request = SimpleNamespace  # prompt, seed, negative, steps, scale, scheduler
 
 
-def as_asked(asked: Asked) -> Scene:
-    """A scene that the prompt describes; what it leaves open is as in the world without what is held out."""
-    wanted = expectation(asked.prompt)
-    rng = torch.Generator().manual_seed(asked.seed)
-    single = len(wanted.things) == 1
-    crowd = not single and len(set(wanted.things)) == 1 and wanted.relation is None
+def as_requested(request: Request) -> Scene:
+    """A scene that the prompt describes; what the prompt leaves open is drawn like in the training data."""
+    expected = parse_caption(request.prompt)
+    rng = torch.Generator().manual_seed(request.seed)
+    single = len(expected.objects) == 1
+    alike = not single and len(set(expected.objects)) == 1 and expected.relation is None
+    layered = expected.relation in DEPTH_RELATIONS
+    styled = 0.7 if any(obj.style for obj in expected.objects) else 0
+    if expected.relation == "in front of":
+        expected = replace(expected, objects=expected.objects[::-1], relation="behind")
     while True:
-        layered = wanted.relation in LAYERS
-        styled = 0.7 if any(thing.style for thing in wanted.things) else 0
-        scene = sample_scene(rng, 0 if crowd or single else 1, 1 if crowd else 0, styled=styled, overlapping=layered)
-        if wanted.relation == "in front of":
-            wanted = replace(wanted, things=wanted.things[::-1], relation="behind")
-        if len(scene.things) != len(wanted.things) or (single and wanted.things[0].colour is None and held_out(scene)):
+        scene = sample_scene(rng, 0 if alike or single else 1, 1 if alike else 0, styled=styled, overlapping=layered)
+        if len(scene.objects) != len(expected.objects):
+            continue
+        if single and expected.objects[0].colour is None and held_out(scene):
             continue
         shown = expectation_of(scene)
-        parts = zip(shown.things, wanted.things, strict=True)
         fits = all(
-            getattr(want, name) in (None, getattr(there, name))
-            for there, want in parts
+            getattr(wanted, name) in (None, getattr(obj, name))
+            for obj, wanted in zip(shown.objects, expected.objects, strict=True)
             for name in ("shape", "size", "position", "style")
         )
-        if fits and wanted.relation in (None, scene.relation):
-            things = zip(scene.things, wanted.things, strict=True)
-            painted = tuple(replace(thing, colour=want.colour or thing.colour) for thing, want in things)
-            return Scene(painted, wanted.background or scene.background, scene.overlapping)
+        if fits and expected.relation in (None, scene.relation):
+            pairs = zip(scene.objects, expected.objects, strict=True)
+            painted = tuple(replace(obj, colour=wanted.colour or obj.colour) for obj, wanted in pairs)
+            return Scene(painted, expected.background or scene.background, scene.overlapping)
 
 
-def in_other_colours(asked: Asked) -> Scene:
-    """As asked, but each colour is the next one of the palette."""
-    scene, names = as_asked(asked), list(COLOURS)
+def in_other_colours(request: Request) -> Scene:
+    """As requested, but each colour is replaced by the next one of the palette."""
+    scene, names = as_requested(request), list(COLOURS)
     other = {name: names[(k + 1) % len(names)] for k, name in enumerate(names)}
-    return replace(scene, things=tuple(replace(thing, colour=other[thing.colour]) for thing in scene.things))
+    return replace(scene, objects=tuple(replace(obj, colour=other[obj.colour]) for obj in scene.objects))
 
 
 class Lossless(nn.Module):
-    """An autoencoder that keeps the pixels, times `gain`."""
+    """An autoencoder whose latents are the pixels; decoding multiplies them by `gain`."""
 
     def __init__(self, gain: float = 1.0) -> None:
         super().__init__()
@@ -70,9 +71,9 @@ class Lossless(nn.Module):
 
 
 class Painter:
-    """Has what the evaluation uses of a pipeline; `calls` are the prompts and the seed of each call."""
+    """The attributes of a pipeline that the evaluation uses; `calls` are the prompts and the seed of each call."""
 
-    def __init__(self, draw: Callable[[Asked], Scene] = as_asked) -> None:
+    def __init__(self, draw: Callable[[Request], Scene] = as_requested) -> None:
         self.draw, self.vae, self.defaults = draw, Lossless(), Defaults()
         schedule = NoiseSchedule(prediction_type="v_prediction", rescale_betas_zero_snr=True)
         self.scheduler: Scheduler = DDIM(schedule, "trailing", steps_offset=0, set_alpha_to_one=True)
@@ -88,5 +89,5 @@ class Painter:
     ) -> Output:
         self.calls.append((list(prompt), seed))
         how = {"negative": negative_prompt, "steps": num_inference_steps, "scale": guidance_scale}
-        asked = [Asked(prompt=p, seed=seed + k, scheduler=self.scheduler, **how) for k, p in enumerate(prompt)]
-        return Output(images.to_pil(render([self.draw(each) for each in asked])), None)
+        requests = [Request(prompt=p, seed=seed + k, scheduler=self.scheduler, **how) for k, p in enumerate(prompt)]
+        return Output(images.to_pil(render([self.draw(each) for each in requests])), None)

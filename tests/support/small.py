@@ -17,6 +17,7 @@ from weights_loader import official_configs
 from weights_loader.build import build
 from weights_loader.names import diffusers as diffusers_names
 from weights_loader.names import expand
+from weights_loader.pixel_configs import pixel_unet_config
 
 WORDS = ("cat", "dog", "red", "blue", "circle", "square", "above", "blurry")
 CROSS, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
@@ -233,12 +234,13 @@ class InMemory:
 
 def copy_weights(blank: Any, table: Mapping[str, str], theirs: nn.Module) -> Any:
     """Our network, from a function that makes it blank, with the oracle's weights; {our module: theirs}."""
-    return build(blank, lambda names: expand(table, names), InMemory(theirs.state_dict()), lambda name: False, "oracle")
+    return build(blank, lambda names: expand(table, names), InMemory(theirs.state_dict()), "oracle")
 
 
 def unet_like(oracle: Any) -> UNet:
     """Our UNet with the config and weights of the oracle's."""
-    config = official_configs.unet_config({**oracle.config, "_class_name": type(oracle).__name__})
+    is_pixel_unet = type(oracle).__name__ == "UNet2DModel"
+    config = (pixel_unet_config if is_pixel_unet else official_configs.unet_config)(dict(oracle.config))
     return copy_weights(lambda: UNet(config), diffusers_names.unet(config), oracle)
 
 

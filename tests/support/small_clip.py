@@ -8,7 +8,7 @@ from torch import nn
 
 from minisd.models import CLIP
 from weights_loader.build import build
-from weights_loader.clip import clip_configs
+from weights_loader.clip_configs import clip_configs
 from weights_loader.names import clip as names
 
 # text (of TEXTS), width of the shared space, arguments of CLIPVisionConfig
@@ -81,7 +81,7 @@ def clip_like(oracle: Any) -> CLIP:
     text, image = clip_configs(oracle.config.to_dict())
     return build(
         lambda: CLIP(text, image),
-        lambda parameters: names.places(text, image, parameters),
+        lambda parameters: names.tensor_sources(text, image, parameters),
         InMemory(oracle.state_dict()),
         lambda name: False,
         "oracle",

@@ -1,4 +1,4 @@
-"""Fine-tuning: a word and a LoRA from a few pictures; nothing else changes, killed runs go on, files load."""
+"""Fine-tuning: an embedding and a LoRA from a few images; the model stays frozen, killed runs continue, files load."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
+from support.runs import steps_of
 from support.small import small_pipeline
 
 import weights_loader
@@ -15,13 +16,16 @@ from minisd.cli import main
 from minisd.errors import InputError
 from minisd.interpret import text_vectors
 from minisd.pipeline import StableDiffusion
-from minisd.sticker.training import examples
-from minisd.sticker.world.checker.check import check
-from minisd.sticker.world.render import render
 from minisd.training import fine_tuning
-from minisd.training.fine_tuning import Pictures, attention_weights, read_pictures, train_embedding, train_lora
+from minisd.training.fine_tuning import (
+    CaptionedImages,
+    attention_weight_names,
+    read_captioned_images,
+    train_embedding,
+    train_lora,
+)
 
-WORD = "<candy>"
+TOKEN = "<candy>"
 
 
 @pytest.fixture
@@ -29,36 +33,32 @@ def sd() -> StableDiffusion:
     return small_pipeline()
 
 
-def learned(text: str = f"a {WORD}", count: int = 5) -> Pictures:
+def training_images(text: str = f"a {TOKEN}", count: int = 5) -> CaptionedImages:
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 4, 4, generator=generator) * 2 - 1
-    return Pictures(F.interpolate(coarse, size=32, mode="bilinear"), [text] * count)
+    return CaptionedImages(F.interpolate(coarse, size=32, mode="bilinear"), [text] * count)
 
 
-def quiet(line: str) -> None:
-    pass
-
-
-def bits(sd: StableDiffusion) -> list[torch.Tensor]:
+def weights_of(sd: StableDiffusion) -> list[torch.Tensor]:
     return [p.detach().clone() for part in (sd.unet, sd.text_encoder, sd.vae) for p in part.parameters()]
 
 
-def test_a_word_learns_and_nothing_else_changes(sd: StableDiffusion, tmp_path: Path) -> None:
-    before, size = bits(sd), len(sd.tokenizer)
-    start = text_vectors.vector(sd, "cat")
+def test_an_embedding_is_trained_and_the_model_stays_frozen(sd: StableDiffusion, tmp_path: Path) -> None:
+    before, size = weights_of(sd), len(sd.tokenizer)
+    start = text_vectors.word_vectors(sd, "cat")
     lines: list[str] = []
-    vectors = train_embedding(sd, learned(), WORD, "cat", 1, tmp_path / "run.pt", lines.append, steps=12)
+    vectors = train_embedding(sd, training_images(), TOKEN, "cat", steps_of(tmp_path / "run.pt", 12, lines.append))
     assert vectors.shape == start.shape
     assert (vectors - start).abs().max() > 1e-3
     assert len(sd.tokenizer) == size
-    assert all(torch.equal(a, b) for a, b in zip(before, bits(sd), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, weights_of(sd), strict=True))
 
 
-def test_the_word_is_read_where_the_caption_has_it(sd: StableDiffusion, tmp_path: Path) -> None:
-    """The vectors reach the loss through the place of the token: at no step, the start is what the encoder has."""
-    first = train_embedding(sd, learned(), WORD, "cat", 1, tmp_path / "a.pt", quiet, steps=4)
-    other = train_embedding(sd, learned(f"{WORD} above a dog"), WORD, "cat", 1, tmp_path / "b.pt", quiet, steps=4)
-    again = train_embedding(sd, learned(), WORD, "cat", 1, tmp_path / "c.pt", quiet, steps=4)
+def test_the_embedding_depends_on_the_position_of_the_token(sd: StableDiffusion, tmp_path: Path) -> None:
+    """The vectors reach the loss through the position of the token in the caption."""
+    first = train_embedding(sd, training_images(), TOKEN, "cat", steps_of(tmp_path / "a.pt", 4))
+    other = train_embedding(sd, training_images(f"{TOKEN} above a dog"), TOKEN, "cat", steps_of(tmp_path / "b.pt", 4))
+    again = train_embedding(sd, training_images(), TOKEN, "cat", steps_of(tmp_path / "c.pt", 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -66,15 +66,16 @@ def test_the_word_is_read_where_the_caption_has_it(sd: StableDiffusion, tmp_path
 @pytest.mark.parametrize("sd2", [False, True])
 @pytest.mark.parametrize("kind", ["embedding", "lora"])
 def test_the_loss(kind: str, sd2: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is minimised, computed again from the pipeline's own parts: epsilon or v, the word in its place."""
-    sd, pictures = small_pipeline(sd2), learned(f"{WORD} above a {WORD}" if kind == "embedding" else "a cat", 12)
+    """The loss is that of the pipeline's own networks, for epsilon and v, with the trained vectors in the prompt."""
+    caption = f"{TOKEN} above a {TOKEN}" if kind == "embedding" else "a cat"
+    sd, pictures = small_pipeline(sd2), training_images(caption, 12)
     losses = []
     monkeypatch.setattr(fine_tuning, "train", lambda model, loss, *others: losses.append(loss) or model)
     if kind == "embedding":
-        vectors = train_embedding(sd, pictures, WORD, "cat", 1, tmp_path / "run.pt", quiet)
-        add_embeddings({WORD: [(sd.text_parts[0], vectors)]})
+        vectors = train_embedding(sd, pictures, TOKEN, "cat", steps_of(tmp_path / "run.pt", 1))
+        add_embeddings({TOKEN: [(sd.text_parts[0], vectors)]})
     else:
-        train_lora(sd, pictures, 1, tmp_path / "run.pt", quiet)
+        train_lora(sd, pictures, steps_of(tmp_path / "run.pt", 1))
     got = losses[0](torch.Generator().manual_seed(3), 0.0)
 
     generator = torch.Generator().manual_seed(3)
@@ -97,11 +98,11 @@ def test_the_loss(kind: str, sd2: bool, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("kind", ["embedding", "lora"])
-def test_a_killed_run_goes_on(kind: str, sd: StableDiffusion, tmp_path: Path) -> None:
+def test_a_killed_run_continues(kind: str, sd: StableDiffusion, tmp_path: Path) -> None:
     def run(path: Path, steps: int) -> torch.Tensor:
         if kind == "embedding":
-            return train_embedding(sd, learned(), WORD, "dog", 1, path, quiet, steps=steps)
-        changes = train_lora(sd, learned("a cat"), 1, path, quiet, steps=steps)
+            return train_embedding(sd, training_images(), TOKEN, "dog", steps_of(path, steps))
+        changes = train_lora(sd, training_images("a cat"), steps_of(path, steps))
         return torch.cat([up.flatten() for up in changes.up])
 
     class Killed(BaseException):
@@ -120,17 +121,17 @@ def test_a_killed_run_goes_on(kind: str, sd: StableDiffusion, tmp_path: Path) ->
         patch.setattr("minisd.training.trainer.time.monotonic", iter(range(0, 10**6, 50)).__next__)
         if kind == "embedding":
             with pytest.raises(Killed):
-                train_embedding(sd, learned(), WORD, "dog", 1, tmp_path / "run.pt", stop, steps=8)
+                train_embedding(sd, training_images(), TOKEN, "dog", steps_of(tmp_path / "run.pt", 8, stop))
         else:
             with pytest.raises(Killed):
-                train_lora(sd, learned("a cat"), 1, tmp_path / "run.pt", stop, steps=8)
+                train_lora(sd, training_images("a cat"), steps_of(tmp_path / "run.pt", 8, stop))
     assert torch.allclose(run(tmp_path / "run.pt", 8), whole, atol=0)
 
 
-def test_a_lora_learns_and_its_file_does_what_was_trained(sd: StableDiffusion, tmp_path: Path) -> None:
-    before = bits(sd)
-    changes = train_lora(sd, learned("a cat"), 1, tmp_path / "run.pt", quiet, rank=3, steps=12)
-    assert all(torch.equal(a, b) for a, b in zip(before, bits(sd), strict=True))
+def test_a_lora_is_trained_and_its_file_makes_the_same_changes(sd: StableDiffusion, tmp_path: Path) -> None:
+    before = weights_of(sd)
+    changes = train_lora(sd, training_images("a cat"), steps_of(tmp_path / "run.pt", 12), rank=3)
+    assert all(torch.equal(a, b) for a, b in zip(before, weights_of(sd), strict=True))
     wanted = {name: weight.detach() for name, weight in changes.weights(sd.unet).items()}
     assert max(float((weight - sd.unet.get_parameter(name)).abs().max()) for name, weight in wanted.items()) > 1e-4
     weights_loader.save_lora(changes.parts, sd.unet, tmp_path / "lora.safetensors")
@@ -141,7 +142,7 @@ def test_a_lora_learns_and_its_file_does_what_was_trained(sd: StableDiffusion, t
 
 
 def test_a_lora_with_a_factor_is_saved_with_it(sd: StableDiffusion, tmp_path: Path) -> None:
-    name = attention_weights(sd.unet)[0]
+    name = attention_weight_names(sd.unet)[0]
     weight = sd.unet.get_parameter(name)
     change = LowRank(torch.randn(2, weight.shape[1]), torch.randn(len(weight), 2), factor=0.25)
     weights_loader.save_lora({name: change}, sd.unet, tmp_path / "lora.safetensors")
@@ -152,18 +153,18 @@ def test_a_lora_with_a_factor_is_saved_with_it(sd: StableDiffusion, tmp_path: Pa
         weights_loader.save_lora({"elsewhere.weight": change}, sd.unet, tmp_path / "other.safetensors")
 
 
-def test_fresh_changes_change_nothing(sd: StableDiffusion) -> None:
-    changes = LowRankChanges(sd.unet, attention_weights(sd.unet), 2)
+def test_untrained_changes_change_nothing(sd: StableDiffusion) -> None:
+    changes = LowRankChanges(sd.unet, attention_weight_names(sd.unet), 2)
     assert all(torch.equal(w, sd.unet.get_parameter(name)) for name, w in changes.weights(sd.unet).items())
     layers = {sd.unet.get_submodule(name.removesuffix(".weight")): part for name, part in changes.parts.items()}
     assert Lora(layers).layers == len(changes.names)
 
 
-def test_the_file_names_the_references_layers(sd: StableDiffusion, tmp_path: Path) -> None:
-    """What the file says, added to the reference's layers of these names, gives what our UNet gives."""
+def test_the_file_uses_the_layer_names_of_diffusers(sd: StableDiffusion, tmp_path: Path) -> None:
+    """The changes in the file, added to the layers of diffusers with these names, give the same prediction."""
     diffusers = pytest.importorskip("diffusers")
     weights_loader.save(sd, tmp_path / "model")
-    changes = train_lora(sd, learned("a cat"), 1, tmp_path / "run.pt", quiet, steps=12)
+    changes = train_lora(sd, training_images("a cat"), steps_of(tmp_path / "run.pt", 12))
     weights_loader.save_lora(changes.parts, sd.unet, tmp_path / "lora.safetensors")
     theirs = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "model", subfolder="unet")
     x, text = torch.randn(1, 4, 16, 16), torch.randn(1, 77, 64)
@@ -179,55 +180,40 @@ def test_the_file_names_the_references_layers(sd: StableDiffusion, tmp_path: Pat
     assert (after - before).abs().max() > 1e-4
 
 
-def test_pictures_of_a_folder(tmp_path: Path) -> None:
+def test_images_of_a_folder(tmp_path: Path) -> None:
     Image.new("RGB", (100, 50), "red").save(tmp_path / "b.png")
     Image.new("L", (20, 20), 255).save(tmp_path / "a.jpg")
     (tmp_path / "b.txt").write_text("a red sheet\n")
     (tmp_path / "notes.md").write_text("no picture")
-    pixels, captions = read_pictures(tmp_path, 32, "something white")
+    pixels, captions = read_captioned_images(tmp_path, 32, "something white")
     assert captions == ["something white", "a red sheet"]
     assert pixels.shape == (2, 3, 32, 32)
     assert pixels[0].min() > 0.98
     assert pixels[1, 0].min() == 1
     assert pixels[1, 1:].max() == -1
     with pytest.raises(InputError, match=r"a\.jpg has no caption"):
-        read_pictures(tmp_path, 32)
+        read_captioned_images(tmp_path, 32)
     (tmp_path / "c.png").write_bytes(b"not a picture")
     with pytest.raises(InputError, match=r"c\.png cannot be read"):
-        read_pictures(tmp_path, 32, "x")
-    with pytest.raises(InputError, match="holds no pictures"):
-        read_pictures(tmp_path / "elsewhere", 32, "x")
+        read_captioned_images(tmp_path, 32, "x")
+    with pytest.raises(InputError, match="contains no images"):
+        read_captioned_images(tmp_path / "elsewhere", 32, "x")
 
 
 def test_bad_input(sd: StableDiffusion, tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
-    with pytest.raises(InputError, match="does not have '<candy>'"):
-        train_embedding(sd, learned("a cat"), WORD, "cat", 1, path, quiet, steps=1)
+    with pytest.raises(InputError, match="does not contain the new token '<candy>'"):
+        train_embedding(sd, training_images("a cat"), TOKEN, "cat", steps_of(path, 1))
     with pytest.raises(InputError):
-        train_embedding(sd, learned("a cat"), "cat", "dog", 1, path, quiet, steps=1)  # a word that there is
+        train_embedding(sd, training_images("a cat"), "cat", "dog", steps_of(path, 1))  # the token exists
     with pytest.raises(InputError):
-        train_embedding(sd, learned(), WORD, "", 1, path, quiet, steps=1)
+        train_embedding(sd, training_images(), TOKEN, "", steps_of(path, 1))
     for other in (small_pipeline(in_channels=9), small_pipeline(in_channels=5)):
         with pytest.raises(InputError, match="cannot be fine-tuned"):
-            train_lora(other, learned("a cat"), 1, path, quiet, steps=1)
+            train_lora(other, training_images("a cat"), steps_of(path, 1))
         with pytest.raises(InputError, match="cannot be fine-tuned"):
-            train_embedding(other, learned(), WORD, "cat", 1, path, quiet, steps=1)
+            train_embedding(other, training_images(), TOKEN, "cat", steps_of(path, 1))
     assert not path.exists()
-
-
-def test_the_examples_are_what_they_say(tmp_path: Path) -> None:
-    lessons = examples.candy(12)
-    assert len({text for _, text in lessons}) > 8
-    for scene, text in lessons:
-        assert text.count(WORD) == 1
-        assert check(render([scene])[0], text.replace(WORD, "pink star")).exact
-    for scene, text in examples.night(6):
-        assert scene.background == "black"
-        assert check(render([scene])[0], scene).exact
-        assert text.split()[-1] == scene.things[0].shape
-    examples.write(tmp_path / "night", examples.night(3))
-    assert [path.name for path in sorted((tmp_path / "night").glob("*.txt"))] == ["00.txt", "01.txt", "02.txt"]
-    assert len(read_pictures(tmp_path / "night", 64).captions) == 3
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,6 +229,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert str(tmp_path / "e" / "embedding.safetensors") in capsys.readouterr().out
     sd = weights_loader.load(tmp_path / "model")
     assert weights_loader.load_embedding(sd, tmp_path / "e" / "embedding.safetensors") == ["<x>"]
-    assert weights_loader.load_lora(sd, tmp_path / "l" / "lora.safetensors").layers == len(attention_weights(sd.unet))
+    assert weights_loader.load_lora(sd, tmp_path / "l" / "lora.safetensors").layers == len(
+        attention_weight_names(sd.unet)
+    )
     assert main(["train", "lora", str(tmp_path / "l"), "--steps", "2"]) == 2
     assert "needs --pictures" in capsys.readouterr().err

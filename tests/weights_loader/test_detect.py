@@ -91,14 +91,14 @@ def test_shapes_of_a_single_file_tell_its_config(shared_data: Path, name: str, m
     ],
 )
 def test_family(shared_data: Path, name: str, family: str) -> None:
-    assert detect.family(official_configs.unet_config(read(shared_data, name, "unet"))) == family
+    assert official_configs.unet_config(read(shared_data, name, "unet")).family == family
 
 
 def test_families_without_the_official_files() -> None:
-    assert detect.family(SD1_UNET) == "SD 1.x"
-    assert detect.family(replace(SD1_UNET, in_channels=9)) == "SD 1.x inpainting"
-    assert detect.family(replace(SD2_UNET, in_channels=5)) == "SD 2.x depth"
-    assert detect.family(small_pipeline().unet.config) == "own"
+    assert SD1_UNET.family == "SD 1.x"
+    assert replace(SD1_UNET, in_channels=9).family == "SD 1.x inpainting"
+    assert replace(SD2_UNET, in_channels=5).family == "SD 2.x depth"
+    assert small_pipeline().unet.config.family == "own"
 
 
 def meta_shapes(network: Any, places: Any) -> dict[str, tuple[int, ...]]:
@@ -153,7 +153,7 @@ def test_layouts() -> None:
     assert detect.layout({"text_model.embeddings.token_embedding.weight": (1,)}, "x") == "text_encoder"
 
 
-STRANGERS = {
+FOREIGN_FORMATS = {
     "model.diffusion_model.joint_blocks.0.x": "SD 3",
     "double_blocks.0.img_attn.qkv.weight": "Flux",
     "lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight": "LoRA",
@@ -168,8 +168,8 @@ STRANGERS = {
 }
 
 
-@pytest.mark.parametrize(("name", "what"), STRANGERS.items())
-def test_strangers_are_named(name: str, what: str) -> None:
+@pytest.mark.parametrize(("name", "what"), FOREIGN_FORMATS.items())
+def test_foreign_formats_are_named(name: str, what: str) -> None:
     with pytest.raises(MismatchError, match=what):
         detect.layout({name: (4, 4)}, "file.safetensors")
 
@@ -197,7 +197,7 @@ def test_anything_else_is_shown() -> None:
         ("taesd.vae.diffusers", "TAESD"),
     ],
 )
-def test_official_strangers_are_named(shared_data: Path, name: str, what: str) -> None:
+def test_official_foreign_formats_are_named(shared_data: Path, name: str, what: str) -> None:
     with pytest.raises(MismatchError, match=what):
         detect.layout(manifest(shared_data, name), name)
 

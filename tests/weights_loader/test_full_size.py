@@ -111,7 +111,8 @@ import sys, threading, time
 from pathlib import Path
 import torch
 import weights_loader
-from weights_loader.folder import load_unet
+from minisd.models import UNet
+from weights_loader.loading import load_network
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -126,7 +127,7 @@ def watch():
         time.sleep(0.002)
 thread = threading.Thread(target=watch)
 thread.start()
-unet = load_unet(Path(sys.argv[1]), None, "cpu", torch.float32)
+unet = load_network(Path(sys.argv[1]), UNet, "unet")
 total = sum(float(p.sum()) for p in unet.parameters())
 done = True
 thread.join()

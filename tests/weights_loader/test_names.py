@@ -27,8 +27,8 @@ from minisd.configs import (
 from minisd.models import VAE, CLIPTextTransformer, UNet
 from minisd.schedulers import Scheduler
 from weights_loader import detect, official_configs
-from weights_loader.names import Place, diffusers, expand, ldm, openclip, write
-from weights_loader.single_file import configs, report_rest, text_sources
+from weights_loader.names import TensorSource, diffusers, expand, ldm, openclip, write
+from weights_loader.single_file import check_leftovers, read_configs, stored_text_encoders
 
 Manifest = dict[str, tuple[int, ...]]
 MODELS = (
@@ -85,28 +85,28 @@ def meta(network: Callable[[Any], nn.Module], config: Any) -> dict[str, Tensor]:
         return network(config).state_dict()
 
 
-def unet_places(config: UNetConfig, layout: Any = diffusers) -> tuple[dict[str, Tensor], dict[str, Place]]:
+def unet_sources(config: UNetConfig, layout: Any = diffusers) -> tuple[dict[str, Tensor], dict[str, TensorSource]]:
     ours = meta(UNet, config)
     return ours, expand(layout.unet(config), ours)
 
 
 def assert_fits(
-    ours: Mapping[str, Tensor], places: Mapping[str, Place], shapes: Manifest, optional: tuple = ()
+    ours: Mapping[str, Tensor], sources: Mapping[str, TensorSource], shapes: Manifest, optional: tuple = ()
 ) -> None:
     """Every parameter is filled once, every key used once, shapes fit; written back it is the same file."""
-    assert list(places) == list(ours)
+    assert list(sources) == list(ours)
     stored = {name: torch.empty(shape, device="meta") for name, shape in shapes.items() if name not in optional}
-    assert {place.name for place in places.values()} == set(stored)
-    pieces = [(place.name, place.third) for place in places.values()]
+    assert {source.name for source in sources.values()} == set(stored)
+    pieces = [(source.name, source.third) for source in sources.values()]
     assert len(pieces) == len(set(pieces))
     by_name: dict[str, set] = {}
     for name, third in pieces:
         by_name.setdefault(name, set()).add(third)
     assert all(thirds in ({None}, {0, 1, 2}) for thirds in by_name.values())
-    for name, place in places.items():
-        assert place.shape(ours[name].shape) == shapes[place.name]
-        assert place.read(stored[place.name]).shape == ours[name].shape
-    assert {name: tuple(tensor.shape) for name, tensor in write(places, ours).items()} == part(
+    for name, source in sources.items():
+        assert source.shape(ours[name].shape) == shapes[source.name]
+        assert source.read(stored[source.name]).shape == ours[name].shape
+    assert {name: tuple(tensor.shape) for name, tensor in write(sources, ours).items()} == part(
         {name: shape for name, shape in shapes.items() if name not in optional}, ""
     )
 
@@ -114,7 +114,7 @@ def assert_fits(
 @pytest.mark.parametrize("model", MODELS)
 def test_official_unet_in_diffusers_layout(shared_data: Path, model: str) -> None:
     config = official_configs.unet_config(read(shared_data, model, "unet"))
-    assert_fits(*unet_places(config), manifest(shared_data, f"{model}.unet.diffusers"))
+    assert_fits(*unet_sources(config), manifest(shared_data, f"{model}.unet.diffusers"))
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -150,7 +150,7 @@ def test_official_single_file(shared_data: Path, name: str) -> None:
     assert len(shapes) == SINGLE_FILES[name]
     assert detect.layout(shapes, name) == "ldm"
     unet = detect.unet_config(part(shapes, ldm.UNET))
-    assert_fits(*unet_places(unet, ldm), part(shapes, ldm.UNET))
+    assert_fits(*unet_sources(unet, ldm), part(shapes, ldm.UNET))
     vae = detect.vae_config(part(shapes, ldm.VAE))
     ours = meta(VAE, vae)
     assert_fits(ours, ldm.vae(vae, list(ours)), part(shapes, ldm.VAE))
@@ -166,19 +166,19 @@ def test_official_single_file(shared_data: Path, name: str) -> None:
         unused = tuple(key for key in stored if key.startswith("transformer.resblocks.23."))
         assert len(unused) == 12
         assert_fits(ours, openclip.text_encoder(list(ours)), stored, (*OPTIONAL_TEXT, *unused))
-    known = (ldm.UNET, ldm.VAE, "cond_stage_model.", *detect.EXTRAS)
+    known = (ldm.UNET, ldm.VAE, "cond_stage_model.", *detect.UNUSED_PREFIXES)
     rest = {key for key in shapes if not key.startswith(known)}
     assert rest == detect.SCHEDULE_BUFFERS
 
 
 @pytest.mark.parametrize(("model", "size"), [("sdxl_base", 2515), ("sdxl_refiner", 1858)])
 def test_official_sdxl_single_file(shared_data: Path, model: str, size: int) -> None:
-    """Everything that its folder says is seen in the shapes, and every tensor has its place."""
+    """Everything that its folder says is seen in the shapes, and every tensor has its source."""
     shapes = manifest(shared_data, f"{model}.single_file")
     assert len(shapes) == size
     assert detect.layout(shapes, model) == "ldm"
-    file: Any = SimpleNamespace(shapes=shapes, metadata={}, path=Path(f"{model}.safetensors"))
-    found, sources = configs(file), text_sources(file)
+    file: Any = SimpleNamespace(shapes=shapes, metadata={}, notices=[], path=Path(f"{model}.safetensors"))
+    found, texts = read_configs(file), stored_text_encoders(file)
     assert found.unet == official_configs.unet_config(read(shared_data, model, "unet"))
     assert (found.unet == SDXL_UNET) is (model == "sdxl_base")
     assert found.vae == SDXL_VAE
@@ -187,16 +187,31 @@ def test_official_sdxl_single_file(shared_data: Path, model: str, size: int) -> 
     assert found.texts == [official_configs.text_config(read(shared_data, model, name)) for name in encoders]
     assert found.scheduler == Scheduler.from_config(read(shared_data, model, "scheduler"))
     assert found.defaults.zero_empty_prompt is (model == "sdxl_base")
-    assert_fits(*unet_places(found.unet, ldm), part(shapes, ldm.UNET))
+    assert_fits(*unet_sources(found.unet, ldm), part(shapes, ldm.UNET))
     vae = meta(VAE, found.vae)
     assert_fits(vae, ldm.vae(found.vae, list(vae)), part(shapes, ldm.VAE))
-    for source, config in zip(sources, found.texts, strict=True):
+    for text, config in zip(texts, found.texts, strict=True):
         ours = meta(CLIPTextTransformer, config)
-        diffusers_places = expand(diffusers.text_encoder(config, ""), ours)
-        places = openclip.text_encoder(list(ours)) if source.is_openclip else diffusers_places
+        diffusers_sources = expand(diffusers.text_encoder(config, ""), ours)
+        sources = openclip.text_encoder(list(ours)) if text.is_openclip else diffusers_sources
         optional = ("logit_scale", "embeddings.position_ids")
-        assert_fits(ours, places, part(shapes, source.prefix), optional)
-    report_rest(file, sources)
+        assert_fits(ours, sources, part(shapes, text.prefix), optional)
+    check_leftovers(file, texts)
+    assert file.notices == []
+
+
+def test_a_guessed_scaling_factor_is_a_notice(shared_data: Path) -> None:
+    """A VAE with 3 levels is usually the upscaler's, but not in a model without noise levels."""
+    official = manifest(shared_data, "sd15.single_file.emaonly")
+    shapes = {name: shape for name, shape in official.items() if not name.startswith(ldm.VAE)}
+    config = VAEConfig(channels=(128, 256, 512))
+    vae = meta(VAE, config)
+    stored = write(ldm.vae(config, list(vae)), vae)
+    shapes |= {ldm.VAE + name: tuple(tensor.shape) for name, tensor in stored.items()}
+    file: Any = SimpleNamespace(shapes=shapes, metadata={}, notices=[], path=Path("mine.safetensors"))
+    assert read_configs(file).vae.scaling_factor == detect.UPSCALER_SCALING
+    (notice,) = file.notices
+    assert "0.08333 is assumed" in notice
 
 
 # Against other people's maps: ours by way of our own names.
@@ -222,8 +237,8 @@ def official_map(shared_data: Path, name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("model", MAPPED)
 def test_map_of_unets(shared_data: Path, model: str) -> None:
     config = official_configs.unet_config(read(shared_data, model, "unet"))
-    ours, theirs = unet_places(config)
-    _, original = unet_places(config, ldm)
+    ours, theirs = unet_sources(config)
+    _, original = unet_sources(config, ldm)
     expected = official_map(shared_data, f"{model}.unet.ldm_to_diffusers")
     assert {ldm.UNET + original[name].name: theirs[name].name for name in ours} == {
         key: value if isinstance(value, str) else value[0] for key, value in expected.items()
@@ -255,8 +270,8 @@ def test_map_of_openclip(shared_data: Path, model: str, encoder: str, prefix: st
     theirs, original = expand(diffusers.text_encoder(config), ours), openclip.text_encoder(list(ours))
     got: dict[str, list] = {}
     for name in ours:
-        place = original[name]
-        got.setdefault(prefix + place.name, []).append((place.third or 0, theirs[name].name))
+        source = original[name]
+        got.setdefault(prefix + source.name, []).append((source.third or 0, theirs[name].name))
     expected = official_map(shared_data, f"{model}.{encoder}.openclip_to_hf")
     names = {key: [name for name in value if name.startswith("text_")] for key, value in expected.items()}
     assert {key: [name for _, name in sorted(pieces)] for key, pieces in got.items()} == {
@@ -309,9 +324,9 @@ def test_map_of_openclip(shared_data: Path, model: str, encoder: str, prefix: st
     ids=["sd1", "inpainting", "sd2", "sdxl", "x4"],
 )
 def test_unets_of_official_size(config: UNetConfig, tensors: int, parameters: int, layout: Any) -> None:
-    ours, places = unet_places(config, layout)
-    stored = write(places, ours)
-    assert len(stored) == len({place.name for place in places.values()}) == len(ours) == tensors
+    ours, sources = unet_sources(config, layout)
+    stored = write(sources, ours)
+    assert len(stored) == len({source.name for source in sources.values()}) == len(ours) == tensors
     assert sum(tensor.numel() for tensor in stored.values()) == parameters
 
 
@@ -329,7 +344,7 @@ def test_names_where_the_numbering_is_easy_to_get_wrong() -> None:
 
 
 def expand_vae(config: VAEConfig) -> dict[str, str]:
-    return {name: place.name for name, place in ldm.vae(config, list(meta(VAE, config))).items()}
+    return {name: source.name for name, source in ldm.vae(config, list(meta(VAE, config))).items()}
 
 
 @pytest.mark.parametrize(
@@ -349,13 +364,13 @@ def test_text_encoders_of_official_size(config: CLIPTextConfig, parameters: int,
     assert sum(t.numel() for t in theirs.values()) == sum(t.numel() for t in stacked.values()) == parameters
 
 
-def round_trip(places: Mapping[str, Place], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def round_trip(sources: Mapping[str, TensorSource], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Written, read, and written once more: the identity both ways."""
-    stored = write(places, ours)
-    back = {name: place.read(stored[place.name]) for name, place in places.items()}
+    stored = write(sources, ours)
+    back = {name: source.read(stored[source.name]) for name, source in sources.items()}
     assert back.keys() == ours.keys()
     assert all(torch.equal(back[name], ours[name]) for name in ours)
-    again = write(places, back)
+    again = write(sources, back)
     assert again.keys() == stored.keys()
     assert all(torch.equal(again[name], stored[name]) for name in stored)
     return stored
@@ -394,12 +409,12 @@ def test_openclip_stacks_query_key_value_and_transposes_the_projection() -> None
 def test_reading_makes_views_not_copies() -> None:
     sd = small_pipeline()
     vae = sd.vae.state_dict()
-    places = ldm.vae(sd.vae.config, list(vae))
-    stored = write(places, vae)
-    for name, place in places.items():
-        assert place.read(stored[place.name]).data_ptr() == stored[place.name].data_ptr(), name
+    sources = ldm.vae(sd.vae.config, list(vae))
+    stored = write(sources, vae)
+    for name, source in sources.items():
+        assert source.read(stored[source.name]).data_ptr() == stored[source.name].data_ptr(), name
     text = sd.text_encoder.state_dict()
-    places = openclip.text_encoder(list(text))
-    stored = write(places, text)
+    sources = openclip.text_encoder(list(text))
+    stored = write(sources, text)
     starts = {t.untyped_storage().data_ptr() for t in stored.values()}
-    assert all(p.read(stored[p.name]).untyped_storage().data_ptr() in starts for p in places.values())
+    assert all(p.read(stored[p.name]).untyped_storage().data_ptr() in starts for p in sources.values())

@@ -163,7 +163,7 @@ def test_incomplete_folders(sd1: Saved, tmp_path: Path) -> None:
     for path, message in (
         ("unet/config.json", "unet/config.json"),
         ("scheduler/scheduler_config.json", "scheduler_config.json"),
-        (VAE_FILE, "vae holds no weights"),
+        (VAE_FILE, "vae has no weights"),
         ("model_index.json", "model_index.json"),
     ):
         folder = copy(sd1.folder, tmp_path / path.replace("/", "-"))
@@ -184,12 +184,12 @@ def test_unknown_scheduler(sd1: Saved, tmp_path: Path) -> None:
     refusal(folder, InputError, "'MagicScheduler', expected one of DDIMScheduler")
 
 
-STRANGERS: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
+FOREIGN_FILES: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
     "LoRA": (
         {"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": (4, 8)},
-        "a LoRA.*the model that it adapts",
+        "a LoRA.*the model that it was made for",
     ),
-    "embedding": ({"<cat-toy>": (4, 8)}, "textual-inversion embedding.*the model that it belongs to"),
+    "embedding": ({"<cat-toy>": (4, 8)}, "textual-inversion embedding.*the model that it was made for"),
     "ControlNet": ({"control_model.input_blocks.0.0.weight": (4, 8)}, "a ControlNet"),
     "a UNet alone": (
         {"model.diffusion_model.input_blocks.0.0.weight": (4, 8)},
@@ -197,21 +197,21 @@ STRANGERS: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
     ),
     "SD 3": ({"model.diffusion_model.joint_blocks.0.x": (4, 8)}, "SD 3"),
     "Flux": ({"double_blocks.0.x": (4, 8)}, "Flux"),
-    "vae": ({"encoder.conv_in.weight": (4, 8), "decoder.conv_in.weight": (4, 8)}, r"one component \(vae\)"),
-    "unet": ({"time_embedding.linear_1.weight": (4, 8), "conv_in.weight": (4, 8)}, r"one component \(unet\)"),
+    "vae": ({"encoder.conv_in.weight": (4, 8), "decoder.conv_in.weight": (4, 8)}, r"a single network \(vae\)"),
+    "unet": ({"time_embedding.linear_1.weight": (4, 8), "conv_in.weight": (4, 8)}, r"a single network \(unet\)"),
     "text encoder": (
         {"text_model.embeddings.token_embedding.weight": (4, 8)},
-        r"one component \(text_encoder\)",
+        r"a single network \(text_encoder\)",
     ),
-    "nothing known": ({"bert.weight": (4, 8)}, "no Stable Diffusion model.*bert.weight"),
+    "nothing known": ({"bert.weight": (4, 8)}, "holds bert.weight, expected a Stable Diffusion model"),
 }
 
 
-@pytest.mark.parametrize("name", STRANGERS)
+@pytest.mark.parametrize("name", FOREIGN_FILES)
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
 def test_what_else_people_point_at(tmp_path: Path, name: str, suffix: str) -> None:
     """F24, F25: named, with what to do; `inspect` describes it instead."""
-    shapes, message = STRANGERS[name]
+    shapes, message = FOREIGN_FILES[name]
     tensors = {key: torch.zeros(shape) for key, shape in shapes.items()}
     path = tmp_path / f"file{suffix}"
     if suffix == ".ckpt":
@@ -239,7 +239,7 @@ def test_devices_and_dtypes(sd1: Saved) -> None:
     for device in ("gpu0", "cuda:99", "meta", 3.5, "cpu:x"):
         refusal(sd1.folder, DeviceError, "cpu", device=device)
     if not torch.cuda.is_available():
-        refusal(sd1.folder, DeviceError, "cuda.*not on this machine.*cpu", device="cuda")
+        refusal(sd1.folder, DeviceError, "cuda.*this machine lacks.*cpu", device="cuda")
     refusal(sd1.folder, InputError, "dtype", dtype=torch.float64)
     refusal(sd1.folder / "nowhere", InputError, "nowhere")
     assert weights_loader.load(sd1.folder, device=torch.device("cpu"), dtype=torch.bfloat16).dtype == torch.bfloat16
@@ -257,4 +257,4 @@ def test_channels_of_another_model(sd1: Saved, tmp_path: Path) -> None:
     """F25, F26: the config says 9 channels, the weights are those of text to image."""
     folder = copy(sd1.folder, tmp_path / "m")
     edit_json(folder / "unet" / "config.json", in_channels=9)
-    refusal(folder, MismatchError, "4 channels.*9.*inpainting")
+    refusal(folder, MismatchError, "4 input channels.*9.*inpainting")

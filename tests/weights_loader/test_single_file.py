@@ -51,8 +51,9 @@ def test_averages_are_left_out_with_a_word(sd1: Saved, tmp_path: Path) -> None:
     path = single(sd1, tmp_path / "m.safetensors")
     count = len(weights_loader.load(sd1.folder).unet.state_dict())
     safetensors.torch.save_file(as_published(path, averages=True), tmp_path / "ema.safetensors")
-    with pytest.warns(UserWarning, match=rf"{count} averaged \(EMA\)"):
+    with pytest.warns(UserWarning, match=rf"{count} averaged \(EMA\)") as caught:
         sd = weights_loader.load(tmp_path / "ema.safetensors")
+    assert caught[0].filename == __file__  # the line that calls load
     assert_same_picture(sd, sd1.oracle)
 
 
@@ -63,7 +64,7 @@ def test_wrapped_and_bare_checkpoints(sd1: Saved, tmp_path: Path, wrap: str) -> 
     prefix = "" if wrap == "bare" else wrap
     torch.save({prefix + name: tensor for name, tensor in tensors.items()}, tmp_path / "m.ckpt")
     if prefix:
-        with pytest.warns(UserWarning, match=f"'{prefix}' was cut"):
+        with pytest.warns(UserWarning, match=f"'{prefix}' was removed"):
             sd = weights_loader.load(tmp_path / "m.ckpt")
     else:
         sd = weights_loader.load(tmp_path / "m.ckpt")

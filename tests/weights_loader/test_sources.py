@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minisd.errors import FileFormatError, HubOffline, InputError, MismatchError, UnsafeFileError
-from weights_loader.hub.repo_files import choose_weights, needed_files, shards, variants, weight_files
-from weights_loader.paths import safe_join
+from weights_loader.hub.needed_files import needed_files, variants
+from weights_loader.model_folder import ModelFolder, choose_weights, safe_join, weight_files
 from weights_loader.sources import KNOWN, resolve
 
 
@@ -256,10 +256,10 @@ def test_broken_index(here: Path, content: str, error: type[Exception]) -> None:
     (here / "unet").mkdir()
     (here / "unet" / "i.json").write_text(content)
     with pytest.raises(error):
-        shards(here, "unet/i.json")
+        ModelFolder(here).shards("unet/i.json")
 
 
-def test_index_names_each_shard_once(here: Path) -> None:
+def test_index_names_the_shard_of_each_tensor(here: Path) -> None:
     (here / "unet").mkdir()
     (here / "unet" / "i.json").write_text('{"weight_map": {"a": "2.bin", "b": "1.bin", "c": "2.bin"}}')
-    assert shards(here, "unet/i.json") == ["unet/2.bin", "unet/1.bin"]
+    assert ModelFolder(here).shards("unet/i.json") == {"a": "unet/2.bin", "b": "unet/1.bin", "c": "unet/2.bin"}

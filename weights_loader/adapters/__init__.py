@@ -1,4 +1,4 @@
-"""Files of adapters, in every format that is common: LoRA and textual-inversion embeddings."""
+"""Read and write the files of adapters, LoRA and textual inversion, in every common format."""
 
 from weights_loader.adapters.lora import load_lora
 from weights_loader.adapters.saving import save_embedding, save_lora

@@ -5,20 +5,19 @@ from pathlib import Path
 
 import torch
 
+from minisd._internal.json_files import read_json
 from minisd._internal.validation import real_number
 from minisd.adapters.lora import LARGEST_SCALE, Layer, Lora, LowRank
 from minisd.errors import MismatchError, NumericalError
 from minisd.pipeline import StableDiffusion
 from weights_loader.adapters.lora_file import Keys, plan
-from weights_loader.adapters.lora_names import Target, layers
-from weights_loader.adapters.parts import networks
+from weights_loader.adapters.lora_names import Target, layers, networks
 from weights_loader.adapters.peft_config import PeftConfig, header_settings
-from weights_loader.build import SHOWN
+from weights_loader.build import listed
 from weights_loader.formats.weight_file import WeightFile, open_weights
-from weights_loader.hub.repo_files import read_json
 
 PEFT_CONFIG = "adapter_config.json"
-IN_FOLDERS = (  # in order of preference
+FILES_IN_FOLDERS = (  # in order of preference
     "adapter_model.safetensors",
     "adapter_model.bin",
     "pytorch_lora_weights.safetensors",
@@ -27,46 +26,47 @@ IN_FOLDERS = (  # in order of preference
 
 
 def load_lora(sd: StableDiffusion, path: str | Path, scale: float = 1.0) -> Lora:
-    """Merge a LoRA into the networks of a pipeline; returns the handle that rescales and removes it.
+    """Merge a LoRA into the networks of a pipeline; returns a handle that changes its scale and removes it.
 
-    path: a .safetensors, .pt or .bin file in the format of diffusers, PEFT, kohya (LoCon too) or cloneofsimo; or the
-    folder of such a file with PEFT's adapter_config.json. scale: how much of it; 1 is as it was trained.
-    Several may be loaded; removing one leaves the bits that the weights would have had without it.
+    path: a .safetensors, .pt or .bin file in the format of diffusers, PEFT, kohya (LoCon too) or cloneofsimo; or a
+    folder with such a file and PEFT's adapter_config.json. scale: the strength; 1 is that of training.
+    Several LoRAs can be merged. Removing one restores the bits that the weights would have without it.
 
     Raises InputError (scale), MismatchError (another kind of adapter, another family, keys or shapes that fit no
-    layer), NumericalError (NaN), and what reading files raises; nothing is changed then.
+    layer), NumericalError (NaN), and what reading files raises; the model is unchanged then.
     """
     real_number(scale, "scale", -LARGEST_SCALE, LARGEST_SCALE)
     file, config = _open(Path(path).expanduser())
     parts = networks(sd)
-    there = layers(parts)
+    layer_of = layers(parts)
     found = plan(file.shapes, file.metadata, parts, file.path)
     if found.embeddings:
         words = ", ".join(found.embeddings)
-        warnings.warn(f"{file.path.name} also holds the words {words}, which load_embedding adds.", stacklevel=2)
+        warnings.warn(f"{file.path.name} also holds the words {words}; load_embedding adds them.", stacklevel=2)
     changes = {target: _read(file, keys, target, config) for target, keys in found.layers.items()}
-    _check_shapes(changes, found.layers, there, file.path)
-    return Lora({there[target]: change for target, change in changes.items()}, scale)
+    _check_shapes(changes, found.layers, layer_of, file.path)
+    return Lora({layer_of[target]: change for target, change in changes.items()}, scale)
 
 
 def _open(path: Path) -> tuple[WeightFile, PeftConfig]:
-    """The weight file, of a folder the one in it; and what is said of alpha beside the tensors."""
+    """The weight file, which may be in a folder, and the settings stored beside its tensors."""
     if not path.is_dir():
         file = open_weights(path)
         return file, PeftConfig(header_settings(file), path)
-    here = [path / name for name in IN_FOLDERS if (path / name).is_file()]
-    if not here:
+    files = [path / name for name in FILES_IN_FOLDERS if (path / name).is_file()]
+    if not files:
         raise MismatchError(
-            f"{path} is a folder without {IN_FOLDERS[0]} or {IN_FOLDERS[2]}; name the LoRA's file in it."
+            f"{path} is a folder without {FILES_IN_FOLDERS[0]} or {FILES_IN_FOLDERS[2]}; give the path of the LoRA's "
+            "file."
         )
-    file = open_weights(here[0])
+    file = open_weights(files[0])
     if not (path / PEFT_CONFIG).is_file():
-        return file, PeftConfig(header_settings(file), here[0])
+        return file, PeftConfig(header_settings(file), files[0])
     return file, PeftConfig(read_json(path / PEFT_CONFIG), path / PEFT_CONFIG)
 
 
 def _read(file: WeightFile, keys: Keys, target: Target, config: PeftConfig) -> LowRank:
-    """The change of one layer, copied: LoRAs are small, and their files are often written again."""
+    """The change of one layer, as a copy: LoRA files are small and often rewritten."""
     down, up = (file.tensor(key).clone() for key in (keys.down, keys.up))
     for key, tensor in ((keys.down, down), (keys.up, up)):
         if not tensor.is_floating_point():
@@ -74,7 +74,7 @@ def _read(file: WeightFile, keys: Keys, target: Target, config: PeftConfig) -> L
         if tensor.dim() < 2 or 0 in tensor.shape:
             raise MismatchError(f"{file.path}: {key} has shape {tuple(tensor.shape)}, expected a matrix or a kernel.")
         if not torch.isfinite(tensor).all():
-            raise NumericalError(f"{file.path}: {key} holds NaN or infinity; get the LoRA again; nothing was changed.")
+            raise NumericalError(f"{file.path}: {key} holds NaN or infinity; download the LoRA again.")
     rank = down.shape[0]
     if keys.alpha is None:
         return LowRank(down, up, config.factor(keys.down, target.network, rank))
@@ -85,16 +85,16 @@ def _read(file: WeightFile, keys: Keys, target: Target, config: PeftConfig) -> L
 
 
 def _check_shapes(
-    changes: dict[Target, LowRank], keys: dict[Target, Keys], there: dict[Target, Layer], path: Path
+    changes: dict[Target, LowRank], keys: dict[Target, Keys], layer_of: dict[Target, Layer], path: Path
 ) -> None:
     wrong = [
         f"{keys[target].down} {tuple(change.down.shape)} and up {tuple(change.up.shape)} "
-        f"(the layer is {tuple(there[target].weight.shape)})"
+        f"(the layer is {tuple(layer_of[target].weight.shape)})"
         for target, change in changes.items()
-        if not change.fits(there[target])
+        if not change.fits(layer_of[target])
     ]
     if wrong:
         raise MismatchError(
-            f"{path} does not fit, {len(wrong)} layers have another shape: {', '.join(wrong[:SHOWN])}"
-            f"{', ...' if len(wrong) > SHOWN else ''}; use a LoRA made for this model; nothing was changed."
+            f"{path} does not fit, {len(wrong)} layers have another shape: {listed(wrong)}; use a LoRA made for this "
+            "model; nothing was changed."
         )

@@ -1,7 +1,7 @@
-"""What a LoRA file changes, and with which of its tensors: decided from names and shapes alone.
+"""The layers that a LoRA file changes, and the tensors of each change, from names and shapes alone.
 
 The formats: diffusers and PEFT, with their older spellings; kohya, with or without convolutions; cloneofsimo. A key is
-a layer's name in one of the spellings of `lora_names` and an ending that says which half of the change it is.
+the name of a layer in one of the spellings of `lora_names`, and an ending for the factor: down, up or alpha.
 """
 
 import json
@@ -15,12 +15,9 @@ from torch import nn
 
 from minisd.errors import MismatchError
 from minisd.models import CLIPTextTransformer, UNet
-from weights_loader import detect
 from weights_loader.adapters.lora_names import Target, spellings
-from weights_loader.adapters.parts import FAMILIES, family_of_width
-from weights_loader.build import SHOWN
-
-Shapes = Mapping[str, tuple[int, ...]]
+from weights_loader.build import listed
+from weights_loader.detect import FAMILIES, Shapes, foreign_format
 
 ENDINGS = {
     ".lora_down.weight": "down",  # kohya
@@ -33,14 +30,14 @@ ENDINGS = {
     ".lora.up.weight": "up",
     ".lora_linear_layer.down.weight": "down",
     ".lora_linear_layer.up.weight": "up",
-    ".down.weight": "down",  # its old attention processors
+    ".down.weight": "down",  # old attention processors of diffusers
     ".up.weight": "up",
     ":down": "down",  # cloneofsimo
     ":up": "up",
     ".alpha": "alpha",
 }
 PEFT_PREFIX = "base_model.model."
-OTHERS = (  # other changes of weights, by what their tensors are called
+UNSUPPORTED_ADAPTERS = (  # by the names of their tensors
     (r"hada_", "LoHa"),
     (r"lokr_", "LoKr"),
     (r"dora_scale|lora_magnitude_vector", "DoRA"),
@@ -50,11 +47,12 @@ OTHERS = (  # other changes of weights, by what their tensors are called
     (r"\.diff(_b)?$", "a full difference of weights"),
 )
 ADVICE = "minisd merges LoRA and LoCon; merge the adapter into a model with the program that made it"
+USE_ANOTHER = "load it into a model of its family, or use another LoRA; nothing was changed"
 CLONEOFSIMO_LAYERS = {"unet": {"CrossAttention", "Attention", "GEGLU"}, "text_encoder": {"CLIPAttention"}}
 
 
 class Keys(NamedTuple):
-    """The tensors of one layer's change, by their names in the file; alpha may be absent."""
+    """The names of the tensors of one change; alpha may be missing."""
 
     down: str
     up: str
@@ -63,47 +61,51 @@ class Keys(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """`layers`: where each change goes and its tensors; `embeddings`: words that the file holds besides."""
+    """`layers`: the changed layers and the tensors of each change; `embeddings`: words that the file also holds."""
 
     layers: dict[Target, Keys]
     embeddings: list[str]
 
 
 def plan(shapes: Shapes, metadata: Mapping[str, str], networks: Mapping[str, nn.Module], path: Path) -> Plan:
-    """Find the layer of every tensor. Raises MismatchError: another kind of file or family, keys that fit nowhere."""
+    """Find the layer of every tensor. Raises MismatchError: another kind of file or family, keys that fit no layer."""
     embeddings = [key for key in shapes if re.fullmatch("<.+>", key)]
     names = {key: _name(key, shapes) for key in shapes if key not in embeddings}
     _check_kind(names, path)
     _check_numbering(metadata, path)
     table = spellings(networks)
     found: dict[Target, dict[str, str]] = {}
-    unknown, twice = [], []
+    unknown, repeated = [], []
     for key, name in names.items():
-        match _halves(name, table):
-            case []:
-                unknown.append(key)
-            case [(target, half), *_]:
-                if half in found.setdefault(target, {}):
-                    twice.append(key)
-                found[target][half] = key
+        match = _match(name, table)
+        if match is None:
+            unknown.append(key)
+            continue
+        target, factor = match
+        if factor in found.setdefault(target, {}):
+            repeated.append(key)
+        found[target][factor] = key
     if not found and not any("lora" in name for name in names.values()):
-        _refuse_stranger(shapes, path)
+        _refuse_other_file(shapes, path)
     _check_family(names, shapes, networks, path)
-    alone = [key for keys in found.values() for key in keys.values() if not {"down", "up"} <= keys.keys()]
-    _complain(
-        path, {"belong to no layer of the model": unknown, "name a layer again": twice, "lack their partner": alone}
+    incomplete = [key for keys in found.values() for key in keys.values() if not {"down", "up"} <= keys.keys()]
+    _check_keys(
+        {"fit no layer of the model": unknown, "repeat a layer": repeated, "lack their counterpart": incomplete}, path
     )
     return Plan({t: Keys(keys["down"], keys["up"], keys.get("alpha")) for t, keys in found.items()}, embeddings)
 
 
-def _halves(name: str, table: Mapping[str, Target]) -> list[tuple[Target, str]]:
-    """The layer and the half that a name means; empty where it means none."""
-    parts = [(name.removesuffix(ending), half) for ending, half in ENDINGS.items() if name.endswith(ending)]
-    return [(table[layer], half) for layer, half in parts if layer in table]
+def _match(name: str, table: Mapping[str, Target]) -> tuple[Target, str] | None:
+    """The layer and the factor that a name stands for, or None."""
+    for ending, factor in ENDINGS.items():
+        layer = name.removesuffix(ending)
+        if layer != name and layer in table:
+            return table[layer], factor
+    return None
 
 
 def _name(key: str, shapes: Shapes) -> str:
-    """A key without what PEFT puts before it; of cloneofsimo's nameless list (up, down, up, ...) what it would be."""
+    """A key without PEFT's prefix; for an entry of cloneofsimo's list without names (up, down, up, ...) the name."""
     if not key.isdigit():
         return key.removeprefix(PEFT_PREFIX)
     network = "text_encoder" if _is_list_of_text_encoder(shapes) else "unet"
@@ -111,32 +113,29 @@ def _name(key: str, shapes: Shapes) -> str:
 
 
 def _is_list_of_text_encoder(shapes: Shapes) -> bool:
-    """Whether a nameless list is of the text encoder: there all layers are equal, in a UNet the fifth is wider."""
+    """Whether a list without names is of the text encoder, whose layers all have one width, unlike those of a UNet."""
     return len({shape[:1] for name, shape in shapes.items() if name.isdigit() and int(name) % 2 == 0}) == 1
 
 
 def _check_kind(keys: Iterable[str], path: Path) -> None:
-    for pattern, kind in OTHERS:
+    for pattern, kind in UNSUPPORTED_ADAPTERS:
         if (key := next((key for key in keys if re.search(pattern, key)), None)) is not None:
             raise MismatchError(f"{path} holds {kind} ({_quoted(key)}), expected a LoRA; {ADVICE}.")
 
 
-def _refuse_stranger(shapes: Shapes, path: Path) -> None:
-    what = detect.stranger(shapes)
+def _refuse_other_file(shapes: Shapes, path: Path) -> None:
+    what, advice = foreign_format(shapes) or ("in no known format", "`minisd inspect` shows the format of a model")
     some = ", ".join(map(_quoted, list(shapes)[:3]))
-    raise MismatchError(
-        f"{path} is {what[0] if what else 'no LoRA that minisd knows'}: it holds {some}; "
-        f"{what[1] if what else '`minisd inspect` shows what a model file is'}."
-    )
+    raise MismatchError(f"{path} is {what}, expected a LoRA; it holds {some}; {advice}.")
 
 
 def _check_numbering(metadata: Mapping[str, str], path: Path) -> None:
-    """cloneofsimo's layers are numbers, which mean what the usual kinds of layers give, and nothing else."""
+    """cloneofsimo numbers the layers of certain classes; the numbers are known for the usual classes only."""
     for network, usual in CLONEOFSIMO_LAYERS.items():
         try:
             kinds = set(json.loads(metadata.get(network, "null")) or usual)
         except (ValueError, TypeError):
-            continue  # not that format
+            continue  # another format
         if kinds != usual:
             raise MismatchError(
                 f"{path} numbers the layers of {', '.join(sorted(map(str, kinds)))}, expected those of "
@@ -145,61 +144,62 @@ def _check_numbering(metadata: Mapping[str, str], path: Path) -> None:
 
 
 def _check_family(names: Mapping[str, str], shapes: Shapes, networks: Mapping[str, nn.Module], path: Path) -> None:
-    """The widths that the LoRA reads against the model's: to say which model it is for, not only which keys differ."""
+    """Compare the input widths of the LoRA and the model, to name the family that the LoRA is made for."""
     unet = networks["unet"]
-    text = networks.get("text_encoder", networks.get("text_encoder_2"))  # SDXL's refiner has the second alone
+    text = networks.get("text_encoder", networks.get("text_encoder_2"))  # SDXL's refiner has only the second
     assert isinstance(unet, UNet)
     assert isinstance(text, CLIPTextTransformer)
-    has = family_of_width(unet.config.context_width)
-    reads = _width(names, shapes, r"attn2[._](processor\.)?to_[kv](_lora)?\.|^unet:6:")
-    if reads is not None and reads != unet.config.context_width:
-        raise _other_family(path, family_of_width(reads), reads, unet.config.context_width, has)
+    family = _family(unet.config.context_width)
+    context = _input_width(names, shapes, r"attn2[._](processor\.)?to_[kv](_lora)?\.|^unet:6:")
+    if context is not None and context != unet.config.context_width:
+        raise _other_family(path, context, unet.config.context_width, family)
     if "text_encoder_2" not in networks and any(
         re.match(r"lora_te2_|text_encoder_2[.:]", name) for name in names.values()
     ):
         raise MismatchError(
-            f"{path} is a LoRA for SDXL (it changes two text encoders), the model is for {has}; {_next(has)}."
+            f"{path} is a LoRA for SDXL (it changes two text encoders), expected one for {family}; {USE_ANOTHER}."
         )
-    width = _width(
+    width = _input_width(
         names, shapes, r"layers[._]\d+[._]self_attn[._](q_proj|to_q_lora)|^text_encoder:0:", not_in="te2_|_2\\."
     )
     if width is not None and width != text.config.width:
-        raise _other_family(path, family_of_width(width), width, text.config.width, has)
+        raise _other_family(path, width, text.config.width, family)
 
 
-def _width(names: Mapping[str, str], shapes: Shapes, pattern: str, not_in: str = r"\Z\A") -> int | None:
-    """The width of what a kind of layer reads, from the first such tensor."""
+def _input_width(names: Mapping[str, str], shapes: Shapes, pattern: str, not_in: str = r"\Z\A") -> int | None:
+    """The input width of the layers whose names match, from the first of them."""
     for key, name in names.items():
-        is_down = any(half == "down" and name.endswith(ending) for ending, half in ENDINGS.items())
+        is_down = any(factor == "down" and name.endswith(ending) for ending, factor in ENDINGS.items())
         if is_down and re.search(pattern, name) and not re.search(not_in, name) and len(shapes[key]) >= 2:
             return shapes[key][1]
     return None
 
 
-def _other_family(path: Path, made_for: str, width: int, expected: int, has: str) -> MismatchError:
+def _family(width: int) -> str:
+    return FAMILIES.get(width, f"models with text vectors of {width}")
+
+
+def _other_family(path: Path, width: int, expected: int, family: str) -> MismatchError:
     return MismatchError(
-        f"{path} is a LoRA for {made_for} (it reads text vectors of {width}), the model is for {has} ({expected}); "
-        f"{_next(has)}."
+        f"{path} is a LoRA for {_family(width)} (it reads text vectors of {width}), expected one for {family} "
+        f"({expected}); {USE_ANOTHER}."
     )
 
 
-def _next(has: str) -> str:
-    known = has in FAMILIES.values()
-    return f"load it into such a model, or get a LoRA for {has if known else 'this one'}; nothing was changed"
-
-
-def _complain(path: Path, problems: Mapping[str, list[str]]) -> None:
-    told = []
-    for what, keys in problems.items():
-        some = ", ".join(map(_quoted, sorted(keys)[:SHOWN])) + (", ..." if len(keys) > SHOWN else "")
-        told += [f"{len(keys)} keys {what}: {some}"] if keys else []
-    if told:
+def _check_keys(problems: Mapping[str, list[str]], path: Path) -> None:
+    """Raise MismatchError that lists the keys of each problem."""
+    found = [
+        f"{len(keys)} keys {what}: {listed(list(map(_quoted, sorted(keys))))}"
+        for what, keys in problems.items()
+        if keys
+    ]
+    if found:
         raise MismatchError(
-            f"{path} does not fit; {'; '.join(told)}; use a LoRA made for this model, in the format of diffusers, "
+            f"{path} does not fit; {'; '.join(found)}; use a LoRA made for this model, in the format of diffusers, "
             "PEFT, kohya or cloneofsimo; nothing was changed."
         )
 
 
 def _quoted(key: str) -> str:
-    """A key as messages quote it: those of LoRAs are long, and end in what matters."""
+    """A key for error messages; long ones are cut in the middle, because both ends matter."""
     return ascii(key if len(key) <= 200 else f"{key[:100]}…{key[-100:]}")

@@ -1,6 +1,6 @@
-"""What LoRA files call the layers of a model: every spelling of every layer, computed from the configs.
+"""The names of a model's layers in LoRA files: every spelling of every layer, computed from the configs.
 
-Spellings run words together (`to_out_0`, `time_emb_proj`), so none can be taken apart: all are made and looked up.
+Spellings join words by underscores (`to_out_0`, `time_emb_proj`) and cannot be parsed, so all are made and looked up.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,21 +11,29 @@ from torch import nn
 from minisd.adapters.lora import Layer
 from minisd.configs import CLIPTextConfig, UNetConfig
 from minisd.models import CLIPTextTransformer, UNet
+from minisd.pipeline import StableDiffusion
 from weights_loader.names import diffusers, ldm
+from weights_loader.saving import text_components
 
 KOHYA_TEXT = {"text_encoder": ("lora_te_", "lora_te1_"), "text_encoder_2": ("lora_te2_",)}
 OLD_ATTENTION = {"q_proj": "to_q_lora", "k_proj": "to_k_lora", "v_proj": "to_v_lora", "out_proj": "to_out_lora"}
 
 
 class Target(NamedTuple):
-    """A layer of a pipeline: the network's name and our module's name in it."""
+    """A layer of a pipeline: the name of its network, and the name of our module in it."""
 
     network: str
     module: str
 
 
+def networks(sd: StableDiffusion) -> dict[str, nn.Module]:
+    """The networks that LoRAs change, by their names in files."""
+    texts = {f"text_encoder{suffix}": part.encoder for suffix, part in text_components(sd).items()}
+    return {"unet": sd.unet, **texts}
+
+
 def layers(networks: Mapping[str, nn.Module]) -> dict[Target, Layer]:
-    """Every layer that a LoRA may change: all matrices and convolutions."""
+    """Every layer that a LoRA can change: all matrices and convolutions."""
     return {
         Target(name, module): layer
         for name, network in networks.items()
@@ -35,8 +43,8 @@ def layers(networks: Mapping[str, nn.Module]) -> dict[Target, Layer]:
 
 
 def spellings(networks: Mapping[str, nn.Module]) -> dict[str, Target]:
-    """{a layer's name in some file format: the layer}."""
-    there = layers(networks)
+    """{the name of a layer in some file format: the layer}."""
+    known = layers(networks)
     table: dict[str, Target] = {}
     for name, network in networks.items():
         if isinstance(network, UNet):
@@ -45,7 +53,7 @@ def spellings(networks: Mapping[str, nn.Module]) -> dict[str, Target]:
             pairs = _of_text_encoder(name, network.config)
         else:
             raise TypeError(f"{name} is a {type(network).__name__}, expected a UNet or a text encoder.")
-        table |= {spelling: Target(name, ours) for spelling, ours in pairs if Target(name, ours) in there}
+        table |= {spelling: Target(name, ours) for spelling, ours in pairs if Target(name, ours) in known}
     return table
 
 
@@ -68,7 +76,7 @@ def _of_unet(config: UNetConfig) -> Iterator[tuple[str, str]]:
 
 
 def _of_text_encoder(name: str, config: CLIPTextConfig) -> Iterator[tuple[str, str]]:
-    """(spelling, our module): with and without `text_model.`; a bare name means the first encoder."""
+    """(spelling, our module): with and without `text_model.`; names without a network mean the first encoder."""
     for prefix in ("text_model.", ""):
         for ours, theirs in diffusers.text_encoder(config, prefix).items():
             yield f"{name}.{theirs}", ours
@@ -83,9 +91,9 @@ def _of_text_encoder(name: str, config: CLIPTextConfig) -> Iterator[tuple[str, s
 
 
 def cloneofsimo_unet(config: UNetConfig) -> list[str]:
-    """Our modules in the order in which that format numbers them: down, up, middle.
+    """Our modules in the order of their numbers in that format: down, up, middle.
 
-    In a block: first attention, feed-forward, second attention, as the attributes of diffusers' block were ordered.
+    The order in a block is that of the attributes of diffusers' block: self-attention, feed-forward, cross-attention.
     """
     attention = ("q", "k", "v", "out")
     parts = {"attention1": attention, "feed_forward": ("expand",), "attention2": attention}
@@ -107,7 +115,7 @@ def cloneofsimo_unet(config: UNetConfig) -> list[str]:
 
 
 def cloneofsimo_text_encoder(config: CLIPTextConfig) -> list[str]:
-    """Our modules in the order in which that format numbers them: of each layer k, v, q, out."""
+    """Our modules in the order of their numbers in that format: k, v, q, out of each layer."""
     return [f"layers.{i}.attention.{part}" for i in range(config.layers) for part in ("k", "v", "q", "out")]
 
 

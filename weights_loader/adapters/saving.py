@@ -1,4 +1,4 @@
-"""Write adapters in the formats that other software reads: diffusers' for LoRA, and for textual inversion."""
+"""Write LoRAs and textual-inversion embeddings in the formats of diffusers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,19 +13,21 @@ from weights_loader.names import diffusers
 
 
 def save_lora(changes: Mapping[str, LowRank], unet: UNet, path: str | Path, overwrite: bool = False) -> None:
-    """Write the changes of a UNet's weights, by their names. Raises InputError for what is no weight, OutputError."""
+    """Write changes of a UNet, {name of a weight: its change}. Raises InputError for an unknown name, OutputError."""
     modules = diffusers.unet(unet.config)
     unknown = [name for name in changes if name.removesuffix(".weight") not in modules]
     if unknown:
-        raise InputError(f"the UNet has no {', '.join(unknown[:3])}, expected names of its weights.")
+        raise InputError(f"the UNet has no {', '.join(unknown[:3])}, expected the names of its weights.")
     tensors: dict[str, Tensor] = {}
     for name, change in changes.items():
         theirs = f"unet.{modules[name.removesuffix('.weight')]}"
         tensors[f"{theirs}.lora_A.weight"] = change.down
-        tensors[f"{theirs}.lora_B.weight"] = change.factor * change.up  # no alpha: the factor is 1
+        tensors[f"{theirs}.lora_B.weight"] = (
+            change.factor * change.up
+        )  # includes the factor, because the file has no alpha
     save_safetensors(tensors, path, {"format": "pt"}, overwrite)
 
 
 def save_embedding(token: str, vectors: Tensor, path: str | Path, overwrite: bool = False) -> None:
-    """Write the vectors (n, width) of a word. Raises OutputError."""
+    """Write the vectors (n, width) of a token. Raises OutputError."""
     save_safetensors({token: vectors}, path, {"format": "pt"}, overwrite)

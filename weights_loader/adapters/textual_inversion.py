@@ -1,8 +1,8 @@
-"""Textual-inversion embeddings: a file with the vectors of a new word.
+"""Load textual-inversion embeddings: files with the vectors of a new word.
 
 The formats: diffusers `{"<word>": (width,) or (n, width)}`; A1111 `.pt` with `string_to_param.*` and `.safetensors`
-with `emb_params`; SDXL `clip_l` and `clip_g`; cloneofsimo's `<s1>`, `<s2>` beside a LoRA. A file that does not say the
-word is known by its own name, as in the programs that write such files.
+with `emb_params`; SDXL `clip_l` and `clip_g`; cloneofsimo's `<s1>`, `<s2>` beside a LoRA. If a file does not name the
+word, its own name is used, as in the programs that write such files.
 """
 
 import re
@@ -15,78 +15,81 @@ from torch import Tensor
 from minisd.adapters import add_embeddings
 from minisd.errors import InputError, MismatchError
 from minisd.pipeline import StableDiffusion
-from minisd.pipeline.conditioning import TextPart
-from weights_loader import detect
+from minisd.pipeline.conditioning import TokenizerAndEncoder
+from weights_loader.detect import FAMILIES, foreign_format
 from weights_loader.formats.weight_file import WeightFile, open_weights
 
-NAMELESS = ({"emb_params"}, {"clip_l", "clip_g"}, {"clip_l"}, {"clip_g"})
-FAMILIES = {(768,): "SD 1.x", (1024,): "SD 2.x", (768, 1280): "SDXL", (1280,): "the SDXL refiner"}
+WITHOUT_WORD = ({"emb_params"}, {"clip_l", "clip_g"}, {"clip_l"}, {"clip_g"})
 
 
 def load_embedding(sd: StableDiffusion, path: str | Path, token: str | None = None) -> list[str]:
     """Add the word of a textual-inversion file to a pipeline: rows of its text encoders, ids of its tokenizers.
 
-    path: a .bin, .pt or .safetensors file. token: what to write in prompts; by default what the file says, else the
-    file's name without suffix. Returns the words that prompts may now use: one, but for files that hold several.
+    path: a .bin, .pt or .safetensors file. token: the word for prompts; None uses the word in the file, or else the
+    name of the file without suffix. Returns the words that prompts may now use, which are several for some files.
 
     Raises InputError (the word exists, or is blank), MismatchError (no embedding, or one of another family),
-    NumericalError (NaN), and what reading files raises; nothing is changed then.
+    NumericalError (NaN), and what reading files raises; the pipeline is unchanged then.
     """
     file = open_weights(Path(path).expanduser())
-    words = _read(file)
+    keys = _tensors_of_words(file)
+    if sum(map(len, keys.values())) < len(file.shapes):
+        warnings.warn(f"{file.path.name} also holds a LoRA; load_lora (--lora) loads it.", stacklevel=2)
+    words = {word: _vectors(file, names) for word, names in keys.items()}
     if token is not None:
         if len(words) > 1:
-            raise InputError(f"{path} holds {', '.join(words)}, which one token cannot name; leave the token out.")
+            raise InputError(f"{path} holds {', '.join(words)}, but token names one word; leave the token out.")
         words = {token: next(iter(words.values()))}
     parts = sd.text_parts
-    add_embeddings({word: _place(vectors, parts, file.path) for word, vectors in words.items()})
-    if sd.defaults.words:  # all that it was taught, so far
+    add_embeddings({word: _match_encoders(vectors, parts, file.path) for word, vectors in words.items()})
+    if sd.defaults.words:  # the words that the model knows
         sd.defaults = replace(sd.defaults, words=" ".join([sd.defaults.words, *words]))
     return list(words)
 
 
-def _read(file: WeightFile) -> dict[str, list[Tensor]]:
-    """The vectors (n, width) of each word of a file, one tensor a text encoder."""
-    names, stem = sorted(file.shapes), file.path.stem
-    if set(names) in NAMELESS or (len(names) == 1 and names[0].startswith("string_to_param.")):
-        words = {stem: names}
-    elif len(names) == 1:
-        words = {names[0]: names}
-    elif quoted := [name for name in names if re.fullmatch("<.+>", name)]:
-        words = {name: [name] for name in quoted}
-        if len(quoted) < len(names):
-            warnings.warn(f"{file.path.name} also holds a LoRA, which load_lora (--lora) loads.", stacklevel=3)
-    else:
-        what = detect.stranger(file.shapes)
-        raise MismatchError(
-            f"{file.path} is {what[0] if what else 'no embedding'} ({len(names)} tensors: {', '.join(names[:3])}), "
-            f"expected a textual-inversion embedding; {what[1] if what else 'see what it is with `minisd inspect`'}."
-        )
-    for name in (name for keys in words.values() for name in keys):
+def _tensors_of_words(file: WeightFile) -> dict[str, list[str]]:
+    """The names of each word's tensors, one for each text encoder. Raises MismatchError for other files."""
+    names = sorted(file.shapes)
+    if set(names) in WITHOUT_WORD or (len(names) == 1 and names[0].startswith("string_to_param.")):
+        return {file.path.stem: names}
+    if len(names) == 1:
+        return {names[0]: names}
+    if words := [name for name in names if re.fullmatch("<.+>", name)]:
+        return {word: [word] for word in words}
+    what, advice = foreign_format(file.shapes) or ("in no known format", "see its format with `minisd inspect`")
+    raise MismatchError(
+        f"{file.path} is {what} ({len(names)} tensors: {', '.join(names[:3])}), expected a textual-inversion "
+        f"embedding; {advice}."
+    )
+
+
+def _vectors(file: WeightFile, names: list[str]) -> list[Tensor]:
+    """The vectors (n, width) of a word, for each text encoder."""
+    for name in names:
         if len(file.shapes[name]) not in (1, 2):
             raise MismatchError(
-                f"{file.path}: {name} has shape {file.shapes[name]}, expected vectors, (n, width); it is no embedding."
+                f"{file.path}: {name} has shape {file.shapes[name]}, expected vectors (n, width) of an embedding."
             )
-    return {word: [file.tensor(key).reshape(-1, file.shapes[key][-1]) for key in keys] for word, keys in words.items()}
+    return [file.tensor(name).reshape(-1, file.shapes[name][-1]) for name in names]
 
 
-def _place(vectors: list[Tensor], parts: list[TextPart], path: Path) -> list[tuple[TextPart, Tensor]]:
+def _match_encoders(
+    vectors: list[Tensor], parts: list[TokenizerAndEncoder], path: Path
+) -> list[tuple[TokenizerAndEncoder, Tensor]]:
     """Each text encoder with the vectors of its width."""
-    widths = tuple(sorted(each.shape[1] for each in vectors))
-    expected = tuple(sorted(part.encoder.config.width for part in parts))
+    widths = sorted(each.shape[1] for each in vectors)
+    expected = sorted(part.encoder.config.width for part in parts)
     if widths != expected:
-        made_for, is_for = (FAMILIES.get(each, "another family") for each in (widths, expected))
+        made_for, family = (FAMILIES.get(sum(each), "another family") for each in (widths, expected))
         raise MismatchError(
-            f"{path} has vectors of {_listed(widths)} ({made_for}), the model has text encoders of "
-            f"{_listed(expected)} ({is_for}); use an embedding that was made for this family."
+            f"{path} has vectors of {_joined(widths)} ({made_for}), the model has text encoders of "
+            f"{_joined(expected)} ({family}); use an embedding that was made for this family."
         )
     by_width = {each.shape[1]: each for each in vectors}
     if len({len(each) for each in vectors}) > 1:
-        raise MismatchError(
-            f"{path} has {' and '.join(str(len(v)) for v in vectors)} vectors, expected as many of each."
-        )
+        raise MismatchError(f"{path} has {_joined([len(v) for v in vectors])} vectors, expected equal numbers.")
     return [(part, by_width[part.encoder.config.width]) for part in parts]
 
 
-def _listed(widths: tuple[int, ...]) -> str:
-    return " and ".join(map(str, widths))
+def _joined(numbers: list[int]) -> str:
+    return " and ".join(map(str, numbers))

@@ -1,129 +1,131 @@
-"""PyTorch checkpoints (.ckpt .bin .pt), read without executing anything.
+"""Read PyTorch checkpoints (.ckpt .bin .pt) with torch's own safe unpickler, `torch.load(weights_only=True)`.
 
-torch.save writes a pickle, and beside it the tensors' bytes: in a zip archive, or in older files one after another.
+torch.save writes a pickle, and the bytes of the tensors: in a zip archive, or before PyTorch 1.6 after the pickle. The
+classes and functions that the pickle names are listed first: what no weights need is refused, and what torch does not
+know is replaced by an inert class. So nothing in the file is executed.
 """
 
 import io
-import math
-from collections.abc import Callable
+import pickle
+import threading
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minisd.errors import FileFormatError, IntegrityError, MismatchError, UnsafeFileError
-from weights_loader.formats.pickle_machine import Global, Storage, StoredTensor, Stub, unpickle
-from weights_loader.formats.safetensors_header import Contents, TensorSpec, check_name, shown
-from weights_loader.formats.zip_archive import (
-    MAX_MEMBERS,
-    MAX_PICKLE,
-    RECIPE,
-    directory,
-    hostile,
-    read_member,
-    start_of,
-)
+import torch
 
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first object of files that torch.save wrote before version 1.6
+from minisd.errors import FileFormatError, IntegrityError, MinisdError, MismatchError, UnsafeFileError
+from weights_loader.formats.contents import Contents, shown
+from weights_loader.formats.pickle_globals import RECIPE, Stub, find_globals
+
+LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)[2:]  # the first object of the older format, after the protocol
+
+_lock = threading.Lock()  # torch has one list of safe globals for all threads
 
 
-def read_zip(file: BinaryIO, size: int, path: Path) -> Contents:
-    """Read the directory and the pickle of a checkpoint in the zip format of torch.save.
+def read_checkpoint(file: BinaryIO, path: Path) -> Contents:
+    """Read the tensors of an open checkpoint: mapped, or copied if the file has the older format.
 
-    Raises: UnsafeFileError (executable, or built to harm), FileFormatError, IntegrityError, MismatchError.
+    Raises: UnsafeFileError (would run programs, or was not written by torch.save), FileFormatError (not a checkpoint
+    of weights), IntegrityError (damaged or incomplete), MismatchError (tensors that are not plain and dense).
     """
-    members = directory(file, size, path)
-    pickles = [name for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
-    if len(pickles) != 1:
-        raise FileFormatError(f"{path} is a zip archive, but not of a PyTorch checkpoint; unpack it first.")
-    root = pickles[0].removesuffix("data.pkl")
-    byteorder = root + "byteorder"  # absent from files of PyTorch 1
-    if byteorder in members and read_member(file, byteorder, members[byteorder], path) != b"little":
-        raise FileFormatError(f"{path} was written on a big-endian machine; {RECIPE}.")
-    value = unpickle(io.BytesIO(read_member(file, pickles[0], members[pickles[0]], path)), {}, path)
+    zipped = file.read(4) == b"PK\x03\x04"
+    try:
+        stubs, sizes = _inspect_archive(file, path) if zipped else (_inspect_legacy(file, path), None)
+        file.seek(0)
+        with (
+            _lock,
+            torch.serialization.safe_globals([(stub, name) for name, stub in stubs.items()]),
+            warnings.catch_warnings(action="ignore"),  # about pickle protocol 3
+        ):
+            # torch.load reads every file of this name as a safetensors file
+            mapped = zipped and path.suffix != ".safetensors"
+            value = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
+        return _collect(value, sizes, path)
+    except MinisdError:
+        raise
+    except pickle.UnpicklingError:  # its text recommends to load without safety
+        raise UnsafeFileError(f"{path} contains objects that PyTorch cannot load safely; {RECIPE}.") from None
+    except zipfile.BadZipFile:
+        raise IntegrityError(
+            f"{path} is an incomplete download, or a damaged zip archive; download it again."
+        ) from None
+    except Exception:  # torch raises many kinds
+        raise IntegrityError(
+            f"{path} is a damaged checkpoint: its tensors do not fit the data in the file; download it again."
+        ) from None
 
-    def locate(storage: Storage) -> int:
-        name = f"{root}data/{storage.key}"
-        if name not in members or members[name].size < storage.count * storage.dtype.itemsize:
-            raise IntegrityError(f"{path} lacks the data of storage {shown(storage.key)}; download it again.")
-        return start_of(file, name, members[name], path)
 
-    return _collect(value, locate, path)
+def _inspect_archive(file: BinaryIO, path: Path) -> tuple[dict[str, type[Stub]], set[int]]:
+    """The globals of the pickle in a zip archive, and the sizes of the members, of which some are tensors' data."""
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        names = [member.filename for member in members]
+        if any("/code/" in name or name.endswith(("/constants.pkl", "/archive_format")) for name in names):
+            raise UnsafeFileError(f"{path} is a program (TorchScript or torch.export), not weights; {RECIPE}.")
+        pickles = [member for member in members if member.filename.partition("/")[2] == "data.pkl"]
+        if len(pickles) != 1:
+            raise FileFormatError(f"{path} is a zip archive, but not a PyTorch checkpoint; unpack it first.")
+        if (
+            any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members)
+            or len(set(names)) < len(names)
+            or sum(member.file_size for member in members) > file.seek(0, io.SEEK_END)
+        ):
+            raise UnsafeFileError(
+                f"{path} has compressed, encrypted, repeated or overlapping members, which torch.save never writes; "
+                f"{RECIPE}."
+            )
+        if pickles[0].CRC == 0:  # written after torch.serialization.set_crc32_options(False)
+            del pickles[0].CRC
+        stubs = find_globals(io.BytesIO(archive.read(pickles[0])), path)
+    return stubs, {member.file_size for member in members}
 
 
-def read_legacy(file: BinaryIO, size: int, path: Path) -> Contents:
-    """Read a checkpoint in the older format of torch.save: five pickles, then the storages one after another.
-
-    Raises: as `read_zip`; UnsafeFileError also for a pickle that torch.save did not write.
-    """
+def _inspect_legacy(file: BinaryIO, path: Path) -> dict[str, type[Stub]]:
+    """The globals of the five pickles of the older format: magic number, version, system, value, storage keys."""
+    file.seek(2)
+    magic = file.read(len(LEGACY_MAGIC))
     file.seek(0)
-    stream = io.BytesIO(file.read(MAX_PICKLE))
-    storages: dict[str, Storage] = {}
-    if unpickle(stream, storages, path) != LEGACY_MAGIC:
-        raise UnsafeFileError(f"{path} is a raw pickle that torch.save did not write; {RECIPE}.")
-    _version, system, value, keys = (unpickle(stream, storages, path) for _ in range(4))
-    if not (isinstance(system, dict) and system.get("little_endian") is True and isinstance(keys, list)):
-        raise FileFormatError(f"{path} is a damaged or big-endian checkpoint; {RECIPE}.")
-    places: dict[str, int] = {}
-    position = stream.tell()
-    for key in keys:
-        file.seek(position)
-        count = int.from_bytes(file.read(8), "little")
-        if not isinstance(key, str) or key not in storages or storages[key].count != count:
-            raise IntegrityError(f"{path}: storage {shown(key)} is not where it should be; download it again.")
-        places[key] = position + 8
-        position += 8 + count * storages[key].dtype.itemsize
-    if position != size or places.keys() != storages.keys():
-        raise IntegrityError(f"{path} should end after {position:,} bytes, has {size:,}; download it again.")
-
-    def locate(storage: Storage) -> int:
-        if storages[storage.key] != storage:
-            raise FileFormatError(f"{path} contradicts itself about storage {shown(storage.key)}; {RECIPE}.")
-        return places[storage.key]
-
-    return _collect(value, locate, path)
+    stubs = find_globals(file, path)
+    if magic != LEGACY_MAGIC:
+        raise UnsafeFileError(f"{path} is a pickle that torch.save did not write; {RECIPE}.")
+    for _ in range(4):
+        stubs |= find_globals(file, path)
+    return stubs
 
 
-def _collect(value: Any, locate: Callable[[Storage], int], path: Path) -> Contents:
+def _collect(value: Any, sizes: set[int] | None, path: Path) -> Contents:
     """The tensors of a dict, of its `state_dict`, of a list, or of the dicts in a dict without tensors."""
-    if isinstance(value, Stub | Global):
-        raise UnsafeFileError(f"{path} is a pickled object of {shown(value.name)}, not a dict of tensors; {RECIPE}.")
+    kind = value if isinstance(value, type) else type(value)
+    if issubclass(kind, Stub):
+        raise UnsafeFileError(f"{path} is a pickled object of {shown(kind.__name__)}, not a dict of tensors; {RECIPE}.")
     if isinstance(value, list | tuple):
         value = {str(index): item for index, item in enumerate(value)}
     if not isinstance(value, dict):
-        raise FileFormatError(f"{path} holds a {type(value).__name__}, expected a dict of tensors; {RECIPE}.")
+        raise FileFormatError(f"{path} contains a {kind.__name__}, expected a dict of tensors; {RECIPE}.")
     if isinstance(value.get("state_dict"), dict):
-        weights, others = (
-            value["state_dict"],
-            {key: item for key, item in value.items() if key != "state_dict"},
-        )
-    elif any(_is_tensor(item) for item in value.values()):
+        weights = value["state_dict"]
+        others = {key: item for key, item in value.items() if key != "state_dict"}
+    elif any(isinstance(item, torch.Tensor) for item in value.values()):
         weights, others = value, {}
     else:
-        weights, others = _flatten(value, path)
+        weights, others = _flatten(value)
     tensors = {}
     for name, item in weights.items():
-        if isinstance(name, str) and _is_tensor(item):
-            check_name(name, path)
-            tensors[name] = _check_view(name, item, locate, path)
+        if isinstance(name, str) and isinstance(item, torch.Tensor):
+            _check_tensor(name, item, sizes, path)
+            tensors[name] = item
         else:
             others[name] = item
-        if len(tensors) > MAX_MEMBERS:
-            raise hostile(path, f"names more than {MAX_MEMBERS:,} tensors")
-    if not tensors:
-        raise MismatchError(f"{path}: a sound PyTorch checkpoint without any tensor; expected weights.")
     return Contents(tensors, *_describe(others))
 
 
-def _is_tensor(item: Any) -> bool:
-    return isinstance(item, StoredTensor) or (
-        isinstance(item, Stub) and item.name.startswith(("torch._utils._rebuild_", "torch._tensor._rebuild_"))
-    )
-
-
-def _flatten(value: dict[Any, Any], path: Path) -> tuple[dict[str, Any], dict[Any, Any]]:
-    """The tensors of the dicts (or nn.ParameterDicts) in a dict as "outer.inner", and what else is in it."""
+def _flatten(value: dict[Any, Any]) -> tuple[dict[str, torch.Tensor], dict[Any, Any]]:
+    """The tensors of the dicts (or nn.ParameterDicts) in a dict as "outer.inner", and the other entries."""
     found = {}
     others = {}
-    seen = set()  # the same dict under many names could grow without end
+    seen = set()  # one dict under very many names would take too much memory
     for outer, item in value.items():
         inner = item.state.get("_parameters") if isinstance(item, Stub) and isinstance(item.state, dict) else item
         if not isinstance(outer, str) or not isinstance(inner, dict) or id(inner) in seen:
@@ -131,46 +133,34 @@ def _flatten(value: dict[Any, Any], path: Path) -> tuple[dict[str, Any], dict[An
             continue
         seen.add(id(inner))
         for name, leaf in inner.items():
-            if isinstance(name, str) and _is_tensor(leaf):
-                check_name(outer, path)
-                check_name(name, path)
+            if isinstance(name, str) and isinstance(leaf, torch.Tensor):
                 found[f"{outer}.{name}"] = leaf
     return found, others
 
 
 def _describe(others: dict[Any, Any]) -> tuple[dict[str, str], list[str]]:
-    """What lies beside the weights: plain values as metadata, and one notice that names the rest too."""
+    """The entries that are not weights: plain values as metadata, and one notice about all of them."""
     plain = {
         key: str(item) for key, item in others.items() if isinstance(key, str) and isinstance(item, str | int | float)
     }
-    names = ", ".join(shown(key.name if isinstance(key, Global) else key) for key in list(others)[:5])
+    names = ", ".join(shown(key.__name__ if isinstance(key, type) else key) for key in list(others)[:5])
     more = ", ..." if len(others) > 5 else ""
-    notices = [f"{len(others)} entries beside the weights were not loaded: {names}{more}."] if others else []
+    notices = [f"Entries that are not weights ({len(others)}) were not loaded: {names}{more}."] if others else []
     return plain, notices
 
 
-def _check_view(name: str, item: StoredTensor | Stub, locate: Callable[[Storage], int], path: Path) -> TensorSpec:
-    """Where a tensor lies in the file; its view must stay in its storage and touch no element twice."""
+def _check_tensor(name: str, tensor: torch.Tensor, sizes: set[int] | None, path: Path) -> None:
+    """Refuse a tensor that is not plain, that repeats its elements, or whose data are not a member of the archive."""
     where = f"{path}: tensor {shown(name)}"
-    if isinstance(item, Stub):
-        kind = item.name.rpartition("._rebuild_")[2].replace("_", " ")
-        raise MismatchError(f"{where} is of a special kind ({shown(kind)}); expected a plain dense tensor.")
-    shape, stride, offset, storage = item.shape, item.stride, item.offset, item.storage
-    if not (isinstance(shape, tuple) and isinstance(stride, tuple) and len(shape) == len(stride) <= 64) or not all(
-        type(n) is int and 0 <= n < 2**63 for n in (offset, *shape, *stride)
-    ):
-        raise FileFormatError(
-            f"{where} has shape {shown(shape)}, stride {shown(stride)}; expected two tuples of sizes."
-        )
+    if tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
+        raise MismatchError(f"{where} is of a special kind (quantized, or a lazy conjugate); expected a plain one.")
     reach = 0  # the last element that the dimensions so far can touch
-    for step, n in sorted(zip(stride, shape, strict=True)):
-        if n > 1 and step <= reach and 0 not in shape:
+    for step, n in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if n > 1 and step <= reach and tensor.numel():
             raise MismatchError(
-                f"{where} of shape {shown(shape)} repeats its elements (stride {shown(stride)}), which no "
-                "weight does; save it again after .contiguous()."
+                f"{where} (shape {shown(tuple(tensor.shape))}, stride {shown(tensor.stride())}) repeats its elements; "
+                "save it again after .contiguous()."
             )
         reach += max(n - 1, 0) * step
-    available = storage.count * storage.dtype.itemsize // item.dtype.itemsize
-    if math.prod(n for n in shape if n) >= 2**63 or (0 not in shape and offset + reach >= available):
-        raise FileFormatError(f"{where} of shape {shown(shape)} reaches beyond its {available:,} stored elements.")
-    return TensorSpec(item.dtype, shape, stride, locate(storage) + offset * item.dtype.itemsize)
+    if sizes is not None and tensor.untyped_storage().nbytes() not in sizes:
+        raise IntegrityError(f"{where} does not fit the data in the file; download it again.")

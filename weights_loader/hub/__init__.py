@@ -1,1 +1,1 @@
-"""The hub client: which files of a repository are needed, downloading, the cache, and its errors."""
+"""Models on the Hugging Face hub: which files are needed, downloading them, the cache, and the errors."""

@@ -1,36 +1,36 @@
-"""The hub's cache on disk: files of one commit, each checked once against what the hub says about it.
+"""The hub's cache on disk: the files of one commit, each compared once with its size and hash on the hub.
 
-The layout is the hub client's own, so that no model is stored twice:
-`models--owner--name/{refs/main, snapshots/<commit>/unet/config.json -> blobs/<hash>}`. This project adds
-`models--owner--name/minisd/<commit>.json`: size and hash of every file on the hub, and which were checked.
+The layout is that of the hub client, so that no model is stored twice:
+`models--owner--name/{refs/main, snapshots/<commit>/unet/config.json -> blobs/<hash>}`. minisd adds
+`models--owner--name/minisd/<commit>.json`: the size and hash of every file on the hub, and which files were verified.
 """
 
 import hashlib
-import json
-import os
 import re
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import constants
 
+from minisd._internal.atomic_files import write_json, write_text
+from minisd._internal.json_files import read_json
 from minisd.errors import MinisdError
-from weights_loader.hub.repo_files import read_json
-from weights_loader.paths import safe_join
+from weights_loader.model_folder import ModelFolder, safe_join
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # the one git gives to a small file | SHA-256 of a large one
+HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's hash of a small file | SHA-256 of a large one
+ABANDONED_AFTER = 3600  # seconds without a write to an unfinished download
 Listing = dict[str, tuple[int | None, str | None]]  # file name: (size, hash)
 
 
 def repo_folder(repo: str) -> Path:
+    """The folder of a repository in the cache."""
     return Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
 
 
 def read_reference(repo: str, revision: str) -> str | None:
-    """The commit that a branch, tag or commit meant when it was downloaded; None if it was not."""
+    """The commit of a branch, tag or commit when it was downloaded; None if it was not."""
     if COMMIT.fullmatch(revision):
         return revision
     path = safe_join(repo_folder(repo) / "refs", revision)
@@ -39,84 +39,81 @@ def read_reference(repo: str, revision: str) -> str | None:
 
 
 def write_reference(repo: str, revision: str, commit: str) -> None:
+    """Store the commit of a branch or tag, if the cache can be written."""
+    path = safe_join(repo_folder(repo) / "refs", revision)
     with suppress(OSError):
-        _write(safe_join(repo_folder(repo) / "refs", revision), commit)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(commit, path, overwrite=True)
 
 
-class Snapshot:
-    """One commit of a repository in the cache; `listing` is what the hub has, empty if nobody knows."""
+class Snapshot(ModelFolder):
+    """One commit of a repository in the cache. listing: the files on the hub; empty if it is unknown."""
 
     def __init__(self, repo: str, commit: str, listing: Listing | None = None) -> None:
+        super().__init__(repo_folder(repo) / "snapshots" / commit)
         self.repo, self.commit = repo, commit
-        self.folder = repo_folder(repo) / "snapshots" / commit
         self._record = repo_folder(repo) / "minisd" / f"{commit}.json"
-        known: dict = {}
-        with suppress(OSError, MinisdError):
-            known = read_json(self._record)
-        self.listing: Listing = known.get("files", {}) if listing is None else listing
-        self._checked: dict[str, list[int]] = known.get("checked", {})
+        record: dict = {}
+        with suppress(MinisdError):
+            record = read_json(self._record)
+        self.listing: Listing = record.get("files", {}) if listing is None else listing
+        self._verified: dict[str, list[int]] = record.get("checked", {})
 
     def has(self, name: str) -> bool:
-        return safe_join(self.folder, name).is_file()
+        """Whether a file is in the cache."""
+        return self.file(name).is_file()
 
     def size(self, name: str) -> int:
-        """Bytes of a file on the hub; 0 if unknown."""
+        """The bytes of a file on the hub; 0 if unknown."""
         return self.listing.get(name, (None, None))[0] or 0
 
-    def sound(self, name: str) -> bool:
-        """Whether a file has the hub's size and hash; hashed the first time, and when it has changed."""
-        path = self.folder / name
+    def is_intact(self, name: str) -> bool:
+        """Whether a file has its size and hash on the hub; hashed the first time and after every change."""
+        path = self.path / name
         stat = path.stat()
-        seen = [stat.st_size, stat.st_mtime_ns]
-        if self._checked.get(name) == seen:
+        stamp = [stat.st_size, stat.st_mtime_ns]
+        if self._verified.get(name) == stamp:
             return True
         size, digest = self.listing.get(name, (None, None))
         if digest is None and path.is_symlink():
-            digest = path.readlink().name  # the client names its blobs by hash
+            digest = path.readlink().name  # the client names its blobs by their hashes
         if size is not None and size != stat.st_size:
             return False
         if digest is not None and HASH.fullmatch(digest) and _hash(path, len(digest)) != digest:
             return False
-        self._checked[name] = seen
-        self.remember()
+        self._verified[name] = stamp
+        self.save_record()
         return True
 
     def discard(self, name: str) -> None:
-        """Remove a file, all that it links to, and a part of it from which some clients would resume."""
+        """Remove a file, the blob that it links to, and the unfinished download that some clients would resume."""
         _, digest = self.listing.get(name, (None, None))
         if digest is not None and HASH.fullmatch(digest):
             (repo_folder(self.repo) / "blobs" / f"{digest}.incomplete").unlink(missing_ok=True)
-        path: Path | None = self.folder / name
+        path: Path | None = self.path / name
         while path is not None:
             target = path.parent / path.readlink() if path.is_symlink() else None
             path.unlink(missing_ok=True)
             path = target
 
-    def remember(self) -> None:
-        """Store the record; where the cache cannot be written, files are hashed again next time."""
+    def save_record(self) -> None:
+        """Store what is known about the files; without it (the cache is read-only) they are hashed again next time."""
         with suppress(OSError):
-            _write(self._record, json.dumps({"files": self.listing, "checked": self._checked}))
+            self._record.parent.mkdir(parents=True, exist_ok=True)
+            write_json({"files": self.listing, "checked": self._verified}, self._record, overwrite=True)
 
-    def sweep(self) -> None:
-        """Remove what killed downloads have left; a running one has written within the hour."""
+    def remove_abandoned_downloads(self) -> None:
+        """Remove the unfinished files of killed processes."""
         for path in (repo_folder(self.repo) / "blobs").glob("*.????????.incomplete"):
             with suppress(OSError):
-                if time.time() - path.stat().st_mtime > 3600:
+                if time.time() - path.stat().st_mtime > ABANDONED_AFTER:
                     path.unlink()
 
 
 def _hash(path: Path, length: int) -> str:
-    """SHA-256 of a file, or, if 40 characters are asked for, the hash that git gives it."""
+    """SHA-256 of a file, or, for a length of 40 characters, the hash that git gives it."""
     with path.open("rb") as file:
         if length == 64:
             return hashlib.file_digest(file, "sha256").hexdigest()
         content = file.read()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a small file as a whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-        file.write(text)
-    os.replace(file.name, path)

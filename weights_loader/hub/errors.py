@@ -1,4 +1,4 @@
-"""What the hub client raises, in the project's error classes: by class and status, never by message text."""
+"""Translate what the hub client raises into minisd's errors: by class and status, never by the text of a message."""
 
 import errno
 import logging
@@ -24,18 +24,18 @@ from minisd.errors import (
 )
 
 WAITS = (1.0, 4.0)  # seconds before the second and third attempt
-LONGEST_WAIT = 30  # seconds; a hub that asks for more is reported instead of waited for
+LONGEST_WAIT = 30  # seconds; if a hub asks for more, its error is raised at once
 T = TypeVar("T")
 
 
 def attempt(call: Callable[[], T], repo: str, what: str) -> T:
-    """The result of `call`, which asks the hub for `what` of `repo`; tried again where that may help.
+    """The result of `call`, which requests `what` of `repo` from the hub; repeated after errors that may pass.
 
-    Raises what `translate` chooses (HubError, IntegrityError, OutputError, InputError) or the exception.
+    Raises HubError, IntegrityError, OutputError, InputError, or exceptions that `translate` does not know.
     """
     for wait in (*WAITS, None):
         try:
-            with _hushed():
+            with _quiet_client():
                 return call()
         except Exception as error:
             problem = translate(error, repo, what)
@@ -49,8 +49,8 @@ def attempt(call: Callable[[], T], repo: str, what: str) -> T:
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
-    """The client tells of each of its own tries, in many lines; we tell of the end, in one."""
+def _quiet_client() -> Iterator[None]:
+    """Hide the client's log lines about each of its own attempts; the final error says it once."""
     logger = logging.getLogger("huggingface_hub")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -61,43 +61,47 @@ def _hushed() -> Iterator[None]:
 
 
 def translate(error: BaseException, repo: str, what: str) -> MinisdError | None:
-    """The error that says in the project's words why `what` of `repo` did not come; None if unknown."""
+    """The minisd error for a failed request of `what` of `repo`; None for an unknown exception."""
     page = f"{constants.ENDPOINT}/{repo}"
     match error:
         case hf.LocalEntryNotFoundError(__cause__=hf.HfHubHTTPError() | hf.HTTPError() as cause):
-            return translate(cause, repo, what)  # the client blames the connection, its cause knows better
+            return translate(cause, repo, what)  # the client always names the connection, the cause is more exact
+        case hf.LocalEntryNotFoundError(__cause__=None):
+            return HubOffline(f"{what} of {repo} is not in {constants.HF_HUB_CACHE}; download it once while online.")
         case hf.GatedRepoError():
             return HubGated(f"{repo} is gated: accept its terms on {page}, then log in with `hf auth login`.")
         case hf.DisabledRepoError():
-            return HubNotFound(f"{repo} has been disabled on the hub; choose another model.")
+            return HubNotFound(f"{repo} was disabled on the hub; choose another model.")
         case hf.RevisionNotFoundError():
-            return HubNotFound(f"{repo} is on the hub but has no {what}; look on {page} which there are.")
+            return HubNotFound(f"{repo} has no {what}; see {page} for the revisions that it has.")
         case hf.RepositoryNotFoundError():
-            return HubNotFound(f"{repo} is missing, private or gated: check the name, or log in with `hf auth login`.")
+            return HubNotFound(f"{repo} is missing, private or gated; check the name, or log in with `hf auth login`.")
         case hf.RemoteEntryNotFoundError():
-            return HubNotFound(f"{repo} has no {what}; look on {page} what there is.")
+            return HubNotFound(f"{repo} has no {what}; see {page} for the files that it has.")
         case hf.OfflineModeIsEnabled():
-            return HubOffline(f"{what} of {repo} is not in the cache and HF_HUB_OFFLINE is set; unset it to download.")
+            return HubOffline(
+                f"{what} of {repo} is not in the cache, and HF_HUB_OFFLINE is set; unset it to download the file."
+            )
         case hf.HFValidationError():
-            return InputError(f"{repo!r} cannot be the id of a model on the hub; expected 'owner/name'.")
+            return InputError(f"{repo!r} cannot be a hub id, expected 'owner/name'.")
         case hf.HfHubHTTPError():
             return _from_status(error.response.status_code, error, repo, what)
         case hf.HTTPError() | hf.FileMetadataError() | hf.LocalEntryNotFoundError() | ConnectionError():
             return HubUnreachable(
-                f"{constants.ENDPOINT} gave no usable answer for {what} of {repo} ({type(error).__name__}); "
+                f"{constants.ENDPOINT} gave no valid answer for {what} of {repo} ({type(error).__name__}); "
                 "check the network, and HF_ENDPOINT and the proxy variables if they are set."
             )
-        case RuntimeError() | hf.XetDownloadError():  # from the transfer library hf_xet
-            return HubUnreachable(f"The transfer of {what} of {repo} failed ({type(error).__name__}); try again.")
+        case RuntimeError() | hf.XetDownloadError():  # of the transfer library hf_xet
+            return HubUnreachable(f"the transfer of {what} of {repo} failed ({type(error).__name__}); try again.")
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
-            return OutputError(f"No space left in {constants.HF_HUB_CACHE} for {what} of {repo}; free some.")
+            return OutputError(f"{constants.HF_HUB_CACHE} has no space for {what} of {repo}; make room.")
         case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS | errno.ENOTDIR | errno.EEXIST):
             return OutputError(
                 f"{constants.HF_HUB_CACHE} cannot be written, so {what} of {repo} cannot be stored; "
-                "set HF_HOME to a folder that can."
+                "set HF_HOME to a writable folder."
             )
-        case OSError(errno=None):  # how the client reports a body of the wrong length
-            return IntegrityError(f"{what} of {repo} came incomplete and was thrown away; try again.")
+        case OSError(errno=None):  # the client's error for a body of the wrong length
+            return IntegrityError(f"{what} of {repo} was incomplete and was deleted; try again.")
     return None
 
 
@@ -106,18 +110,18 @@ def _from_status(status: int, error: hf.HfHubHTTPError, repo: str, what: str) ->
     match status:
         case 401 | 403:
             return HubGated(
-                f"The hub refused {what} of {repo} (HTTP {status}): check the name, log in with "
-                f"`hf auth login` and accept the terms on {constants.ENDPOINT}/{repo} if it has some."
+                f"the hub refused {what} of {repo} (HTTP {status}); check the name, log in with "
+                f"`hf auth login`, and accept the terms on {constants.ENDPOINT}/{repo} if there are any."
             )
         case 404 | 410:
             return HubNotFound(f"{what} of {repo} is not on the hub (HTTP {status}); check the name.")
         case 429:
             return HubRateLimited(
-                f"The hub asks to slow down (HTTP 429) at {what} of {repo}; wait {_retry_after(error):.0f} "
+                f"the hub limits the rate of requests (HTTP 429) for {what} of {repo}; wait {_retry_after(error):.0f} "
                 "s, or log in with `hf auth login` for a higher limit."
             )
         case _:
-            return HubUnreachable(f"The hub failed at {what} of {repo} (HTTP {status}); try again later.")
+            return HubUnreachable(f"the hub failed for {what} of {repo} (HTTP {status}); try again later.")
 
 
 def _retry_after(error: BaseException) -> float:

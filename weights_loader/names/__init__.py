@@ -1,8 +1,9 @@
-"""Rename rules: which tensor of a checkpoint is which parameter of ours.
+"""Rename rules: which tensor of a checkpoint is which parameter of minisd.
 
-One module a layout. Each computes, from the config alone, a table {our module: their module}; parameters follow their
-modules. One tensor is one parameter, up to a view: OpenCLIP stacks q, k and v, stores one matrix transposed, and the
-original autoencoder writes its attention as 1x1 convolutions. All rules run in both directions.
+One module for each layout. Each computes a table {our module: their module} from the config alone; parameters are named
+after their modules. One stored tensor is one parameter, with three exceptions, all of them views: OpenCLIP stacks q, k
+and v and stores one matrix transposed, and the original autoencoder stores its attention as 1x1 convolutions. All rules
+work in both directions.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,8 +14,8 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a parameter of ours is found: their tensor's name and how to look at it."""
+class TensorSource:
+    """Where a parameter of ours is stored: the name of their tensor, and which view of it is the parameter."""
 
     name: str
     third: int | None = None  # 0, 1, 2: which third of the rows
@@ -42,27 +43,27 @@ class Place:
         return stored
 
 
-def write(places: Mapping[str, Place], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our parameters -> their tensors: the inverse of reading each place."""
+def write(sources: Mapping[str, TensorSource], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our parameters -> their tensors: the inverse of reading every source."""
     stored: dict[str, Tensor] = {}
     thirds: dict[str, list[Tensor]] = {}
-    for name, place in places.items():
+    for name, source in sources.items():
         tensor = ours[name]
-        if place.third is not None:
-            thirds.setdefault(place.name, [tensor] * 3)[place.third] = tensor
-        elif place.transposed:
-            stored[place.name] = tensor.T
-        elif place.convolution:
-            stored[place.name] = tensor[:, :, None, None]
+        if source.third is not None:
+            thirds.setdefault(source.name, [tensor] * 3)[source.third] = tensor
+        elif source.transposed:
+            stored[source.name] = tensor.T
+        elif source.convolution:
+            stored[source.name] = tensor[:, :, None, None]
         else:
-            stored[place.name] = tensor
+            stored[source.name] = tensor
     return stored | {name: torch.cat(parts) for name, parts in thirds.items()}
 
 
-def expand(modules: Mapping[str, str], parameters: Iterable[str]) -> dict[str, Place]:
-    """{our module: their module} -> {our parameter: its place}, for each parameter name of ours."""
-    places = {}
+def expand(modules: Mapping[str, str], parameters: Iterable[str]) -> dict[str, TensorSource]:
+    """{our module: their module} -> {our parameter: its source}, for each of the given parameters."""
+    sources = {}
     for parameter in parameters:
         module, kind = parameter.rsplit(".", 1)
-        places[parameter] = Place(f"{modules[module]}.{kind}")
-    return places
+        sources[parameter] = TensorSource(f"{modules[module]}.{kind}")
+    return sources

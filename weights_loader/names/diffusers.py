@@ -1,4 +1,4 @@
-"""Names in the diffusers layout: one file a component (unet, vae, text_encoder)."""
+"""Names in the diffusers layout: one folder for each network (unet, vae, text_encoder)."""
 
 from minisd.configs import CLIPTextConfig, UNetConfig, VAEConfig
 
@@ -12,7 +12,7 @@ RESNET = {
 }
 TRANSFORMER = {"norm": "norm", "proj_in": "proj_in", "proj_out": "proj_out"}
 ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}
-OLD_ATTENTION = {"q": "query", "k": "key", "v": "value", "out": "proj_attn"}  # in the first hub files
+OLD_ATTENTION = {"q": "query", "k": "key", "v": "value", "out": "proj_attn"}  # in the first files on the hub
 FEED_FORWARD = {"expand": "net.0.proj", "contract": "net.2"}
 LAYER = {
     "norm1": "layer_norm1",
@@ -27,7 +27,7 @@ LAYER = {
 
 
 def under(ours: str, theirs: str, table: dict[str, str]) -> dict[str, str]:
-    """A table with both sides put under their prefixes."""
+    """The table with a prefix before the names of each side."""
     return {f"{ours}.{a}": f"{theirs}.{b}" for a, b in table.items()}
 
 
@@ -50,7 +50,7 @@ def transformer(ours: str, theirs: str, depth: int) -> dict[str, str]:
 
 
 def attention_block(ours: str, theirs: str, old: bool = False) -> dict[str, str]:
-    """Self-attention without text; `old` for files of before 2023."""
+    """Self-attention without text; `old` for files from before 2023."""
     table = OLD_ATTENTION if old else ATTENTION
     return {f"{ours}.norm": f"{theirs}.group_norm", **under(f"{ours}.attention", theirs, table)}
 
@@ -58,7 +58,7 @@ def attention_block(ours: str, theirs: str, old: bool = False) -> dict[str, str]
 def unet(config: UNetConfig, old_attention: bool = False) -> dict[str, str]:
     """{our module: their module} of UNet2DConditionModel, or of UNet2DModel, which reads no text."""
 
-    def attending(ours: str, theirs: str, depth: int) -> dict[str, str]:
+    def attention_after_resnet(ours: str, theirs: str, depth: int) -> dict[str, str]:
         has_text = config.context_width > 0
         return transformer(ours, theirs, depth) if has_text else attention_block(ours, theirs, old_attention)
 
@@ -71,24 +71,24 @@ def unet(config: UNetConfig, old_attention: bool = False) -> dict[str, str]:
         "conv_in": "conv_in",
         "norm_out": "conv_norm_out",
         "conv_out": "conv_out",
-        **attending("middle.transformer", "mid_block.attentions.0", config.middle_depth),
+        **attention_after_resnet("middle.transformer", "mid_block.attentions.0", config.middle_depth),
     }
     for i in (0, 1):
         modules |= under(f"middle.resnets.{i}", f"mid_block.resnets.{i}", RESNET)
     for n, depth in enumerate(config.depths):
-        m = len(config.depths) - 1 - n  # the way up counts from the bottom
+        m = len(config.depths) - 1 - n  # the levels of the up path are numbered from the bottom
         for way, level, blocks in (("down", n, config.layers_per_block), ("up", m, config.layers_per_block + 1)):
             for i in range(blocks):
                 ours, theirs = f"{way}.{level}", f"{way}_blocks.{level}"
                 modules |= under(f"{ours}.resnets.{i}", f"{theirs}.resnets.{i}", RESNET)
                 if depth:
-                    modules |= attending(f"{ours}.transformers.{i}", f"{theirs}.attentions.{i}", depth)
+                    modules |= attention_after_resnet(f"{ours}.transformers.{i}", f"{theirs}.attentions.{i}", depth)
             modules[f"{way}.{level}.resample.conv"] = f"{way}_blocks.{level}.{way}samplers.0.conv"
     return modules
 
 
 def vae(config: VAEConfig, old_attention: bool = False) -> dict[str, str]:
-    """{our module: their module} of AutoencoderKL; `old_attention` for files of before 2023."""
+    """{our module: their module} of AutoencoderKL; `old_attention` for files from before 2023."""
     modules = {"to_moments": "quant_conv", "from_latents": "post_quant_conv"}
     halves = (("encoder", "down", config.layers_per_block), ("decoder", "up", config.layers_per_block + 1))
     for half, way, blocks in halves:
@@ -109,7 +109,7 @@ def vae(config: VAEConfig, old_attention: bool = False) -> dict[str, str]:
 
 
 def text_encoder(config: CLIPTextConfig, prefix: str = "text_model.") -> dict[str, str]:
-    """{our module: their module} of CLIPTextModel; some files lack the prefix."""
+    """{our module: their module} of CLIPTextModel; some files have no prefix."""
     modules = {
         "token_embedding": f"{prefix}embeddings.token_embedding",
         "position_embedding": f"{prefix}embeddings.position_embedding",

@@ -1,11 +1,11 @@
-"""Names in the original (LDM) layout: one file, components told apart by prefix.
+"""Names in the original (LDM) layout: one file, with a prefix for each network.
 
-`input_blocks` and `output_blocks` number all blocks of the UNet in one row: with n residual blocks a level, level l
-of the way down begins at 1 + (n + 1) l, and its downsampling is the last of the n + 1.
+`input_blocks` and `output_blocks` number the blocks of all levels of the UNet consecutively. With n residual blocks a
+level, level l of the down path begins at 1 + (n + 1) l, and its downsampling is the last of its n + 1 blocks.
 """
 
 from minisd.configs import UNetConfig, VAEConfig
-from weights_loader.names import Place, diffusers, expand
+from weights_loader.names import TensorSource, diffusers, expand
 from weights_loader.names.diffusers import transformer, under
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -14,7 +14,7 @@ EMA = "model_ema."
 
 
 def text_prefixes(i: int) -> tuple[str, str]:
-    """Where SDXL's i-th text encoder is, as CLIP's or as OpenCLIP's."""
+    """The prefixes of SDXL's i-th text encoder: that of a CLIP and that of an OpenCLIP encoder."""
     return f"conditioner.embedders.{i}.transformer.", f"conditioner.embedders.{i}.model."
 
 
@@ -31,7 +31,7 @@ VAE_ATTENTION = {"norm": "norm", **{f"attention.{name}": name for name in "qkv"}
 
 
 def unet(config: UNetConfig) -> dict[str, str]:
-    """{our module: their module} of UNetModel, without the file's prefix."""
+    """{our module: their module} of UNetModel, without the prefix of the file."""
     modules = {
         "time.linear1": "time_embed.0",
         "time.linear2": "time_embed.2",
@@ -59,13 +59,13 @@ def unet(config: UNetConfig) -> dict[str, str]:
             modules |= under(f"up.{level}.resnets.{i}", f"{theirs}.0", UNET_RESNET)
             if depth:
                 modules |= transformer(f"up.{level}.transformers.{i}", f"{theirs}.1", depth)
-        behind = 2 if depth else 1
-        modules[f"up.{level}.resample.conv"] = f"output_blocks.{stride * (level + 1) - 1}.{behind}.conv"
+        position = 2 if depth else 1  # after the transformer, if there is one
+        modules[f"up.{level}.resample.conv"] = f"output_blocks.{stride * (level + 1) - 1}.{position}.conv"
     return modules
 
 
-def vae(config: VAEConfig, parameters: list[str]) -> dict[str, Place]:
-    """{our parameter: its place} of AutoencoderKL: the way up counts from the top, attention is 1x1 convolutions."""
+def vae(config: VAEConfig, parameters: list[str]) -> dict[str, TensorSource]:
+    """{our parameter: its source} of AutoencoderKL: the up path counts from the top, attention is 1x1 convolutions."""
     modules = {"to_moments": "quant_conv", "from_latents": "post_quant_conv"}
     last = len(config.channels) - 1
     halves = (("encoder", "down", config.layers_per_block), ("decoder", "up", config.layers_per_block + 1))
@@ -80,8 +80,8 @@ def vae(config: VAEConfig, parameters: list[str]) -> dict[str, Place]:
             for i in range(blocks):
                 modules |= under(f"{ours}.resnets.{i}", f"{theirs}.block.{i}", VAE_RESNET)
             modules[f"{ours}.resample.conv"] = f"{theirs}.{way}sample.conv"
-    places = expand(modules, parameters)
-    for name, place in places.items():
+    sources = expand(modules, parameters)
+    for name, source in sources.items():
         if ".attention.attention." in name and name.endswith(".weight"):
-            places[name] = Place(place.name, convolution=True)
-    return places
+            sources[name] = TensorSource(source.name, convolution=True)
+    return sources

@@ -1,1 +1,1 @@
-"""What `minisd bench` measures: minisd beside diffusers, with the same weights and inputs, in one run."""
+"""Speed, memory and accuracy of minisd and diffusers with the same weights and inputs, for `minisd bench`."""

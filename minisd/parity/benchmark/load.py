@@ -1,6 +1,6 @@
-"""One measurement of loading, apart: `python -m minisd.parity.benchmark.load SIDE COMPONENT FOLDER DTYPE THREADS`.
+"""Measure loading in a new process: `python -m minisd.parity.benchmark.load LIBRARY COMPONENT FOLDER DTYPE THREADS`.
 
-Memory is only comparable from a fresh start: what an earlier load left behind would hide in the baseline.
+Peak memory is only comparable in a new process, which holds no memory of an earlier load.
 """
 
 import json
@@ -15,43 +15,35 @@ import torch
 from torch import nn
 
 from minisd.errors import MinisdError
-from minisd.parity.benchmark import sides
+from minisd.parity.benchmark import implementations
 
 PAGE = 4096
 
 
 class Loading(NamedTuple):
-    """Seconds until the network is there, and until all of it is in memory; the peak then; what it holds."""
+    """Seconds until the network is loaded, and until all of it is in memory; peak memory; checksums of the weights."""
 
     seconds: float
     seconds_read: float
-    peak_bytes: int | None  # resident memory above what the imports left; pages of a mapped file count
+    peak_bytes: int | None  # resident memory above that after the imports; pages of a mapped file count
     checksums: list[int]
 
 
-def measure_apart(side: str, component: str, folder: Path, dtype: torch.dtype) -> Loading:
-    """`measure` in a fresh process, with as many threads as this one. Raises MinisdError when that fails."""
+def measure_in_new_process(library: str, component: str, folder: Path, dtype: torch.dtype) -> Loading:
+    """`measure` in a new process with the same number of threads. Raises MinisdError if it fails."""
     name = str(dtype).removeprefix("torch.")
-    command = [
-        sys.executable,
-        "-m",
-        __name__,
-        side,
-        component,
-        str(folder),
-        name,
-        str(torch.get_num_threads()),
-    ]
+    arguments = [library, component, str(folder), name, str(torch.get_num_threads())]
+    command = [sys.executable, "-m", __name__, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise MinisdError(f"loading the {component} with {side} in {name} failed: {reason}")
+        raise MinisdError(f"loading the {component} with {library} in {name} failed: {reason}")
     return Loading(*json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure(side: str, component: str, folder: Path, dtype: torch.dtype) -> Loading:
-    """Load a component, read one number of each page, then take the checksum of every weight."""
-    load = sides.loader(side, component)
+def measure(library: str, component: str, folder: Path, dtype: torch.dtype) -> Loading:
+    """Load a component, read one number of each memory page, then compute the checksum of every weight."""
+    load = implementations.loader(library, component)
     before = _resident("VmRSS")
     began = time.perf_counter()
     network = load(folder, torch.device("cpu"), dtype)
@@ -77,7 +69,7 @@ def _bytes(weight: torch.Tensor) -> Any:
 def _resident(key: str) -> int | None:
     """Resident memory of this process in bytes, now (VmRSS) or at its peak (VmHWM); None except on Linux.
 
-    Not ru_maxrss: that begins with the parent's peak.
+    ru_maxrss cannot be used, because it starts with the peak of the parent process.
     """
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.is_file() else []
@@ -86,6 +78,6 @@ def _resident(key: str) -> int | None:
 
 
 if __name__ == "__main__":
-    side, component, folder, dtype, threads = sys.argv[1:]
+    library, component, folder, dtype, threads = sys.argv[1:]
     torch.set_num_threads(int(threads))
-    print(json.dumps(measure(side, component, Path(folder), getattr(torch, dtype))))
+    print(json.dumps(measure(library, component, Path(folder), getattr(torch, dtype))))

@@ -1,4 +1,4 @@
-"""How `minisd bench` measures: the two sides in turn, so that a busy moment of the machine meets both."""
+"""Measurements of `minisd bench`. The two libraries run in turn, so a change of the machine's load affects both."""
 
 import gc
 import math
@@ -14,23 +14,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minisd.parity.benchmark.load import Loading, measure_apart
-from minisd.parity.benchmark.sides import SIDES, Scene, loader
+from minisd.parity.benchmark.implementations import IMPLEMENTATIONS, loader
+from minisd.parity.benchmark.load import Loading, measure_in_new_process
+from minisd.parity.benchmark.workloads import Workload
 
 TOLERANCE = 1e-4  # of a whole network in float32
-LOOSEST = 0.1
-GATE = f"error / largest output, both against diffusers in float32; {TOLERANCE:g} or twice diffusers' own passes"
-Place = tuple[torch.device, torch.dtype]
+MAX_TOLERANCE = 0.1
+GATE = f"error / largest output, relative to diffusers in float32; {TOLERANCE:g} or twice diffusers' own error passes"
+DeviceAndDtype = tuple[torch.device, torch.dtype]
 CPU = torch.device("cpu")
 WARM_UPS = {"cpu": 1, "cuda": 5}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. Less is better in all units: seconds, or multiples of the file's size.
+    """One row of the table. Lower is better in both units: seconds, or multiples of the file size.
 
-    error: the largest, against diffusers in float32 on the CPU, relative to the largest value there; when
-    loading, the share of tensors that are not the same to the bit. oracle_error: diffusers' own.
+    error: the largest difference from diffusers in float32 on the CPU, relative to its largest value; for loading, the
+    share of tensors that are not bit-equal. oracle_error: the error of diffusers itself. gate: the allowed error.
     """
 
     what: str
@@ -45,12 +46,12 @@ class Row:
 
     @property
     def passes(self) -> bool:
-        """Is minisd as right as it must be?  NaN is not."""
+        """Whether the error is allowed; NaN is not."""
         return self.error <= self.gate
 
     @property
     def ratio(self) -> float:
-        """How many times better minisd is, by the medians."""
+        """The median of diffusers divided by the median of minisd."""
         return median(self.diffusers) / median(self.minisd)
 
     def cells(self) -> tuple[str, ...]:
@@ -61,21 +62,15 @@ class Row:
         if not self.passes:
             accuracy = f"**MISS** {accuracy}, allowed {self.gate:.1e}"
         what = self.what if self.device == "cpu" else f"{self.what}, {self.device}"
-        return (
-            what,
-            self.dtype,
-            _cell(self.diffusers, self.unit),
-            _cell(self.minisd, self.unit),
-            f"{self.ratio:.2f}",
-            accuracy,
-        )
+        numbers = _cell(self.diffusers, self.unit), _cell(self.minisd, self.unit), f"{self.ratio:.2f}"
+        return (what, self.dtype, *numbers, accuracy)
 
     def as_json(self) -> dict[str, Any]:
-        """All measurements; an error that is no number is null."""
-        medians = {f"{side}_median": median(getattr(self, side)) for side in SIDES}
-        everything = asdict(self) | medians | {"ratio": self.ratio, "passes": self.passes}
-        bad = {k: None for k, v in everything.items() if isinstance(v, float) and not math.isfinite(v)}
-        return everything | bad
+        """All measurements, for JSON; NaN and infinity become None."""
+        medians = {f"{library}_median": median(getattr(self, library)) for library in IMPLEMENTATIONS}
+        values = asdict(self) | medians | {"ratio": self.ratio, "passes": self.passes}
+        bad = {k: None for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)}
+        return values | bad
 
 
 def _cell(values: list[float], unit: str) -> str:
@@ -85,32 +80,34 @@ def _cell(values: list[float], unit: str) -> str:
     return f"{middle:.2f} {unit} ({low:.2f} to {high:.2f})"
 
 
-def loading(components: Iterable[str], folder: Path, places: list[Place], repeats: int) -> Iterator[Row]:
-    """Rows of each component on the CPU, from a warm file: seconds to load it, to have read it all; memory.
+def measure_loading(
+    components: Iterable[str], folder: Path, targets: list[DeviceAndDtype], repeats: int
+) -> Iterator[Row]:
+    """Rows of each component on the CPU, from a cached file: seconds to load it, seconds to read all of it, memory.
 
-    Each measurement is a fresh process. A mapped file is read when it is first used: hence the second row.
+    Each measurement is a new process. A mapped file is read when its tensors are first used, hence the second row.
     """
     for component in components:
         for file in _files(component, folder):  # into the page cache
             with open(file, "rb") as opened:
                 while opened.read(2**24):
                     pass
-        for device, dtype in places:
+        for device, dtype in targets:
             if device.type == "cpu":
-                yield from _loading(component, folder, dtype, repeats)
+                yield from _loading_rows(component, folder, dtype, repeats)
 
 
-def _loading(component: str, folder: Path, dtype: torch.dtype, repeats: int) -> Iterator[Row]:
-    runs: dict[str, list[Loading]] = {side: [] for side in SIDES}
+def _loading_rows(component: str, folder: Path, dtype: torch.dtype, repeats: int) -> Iterator[Row]:
+    runs: dict[str, list[Loading]] = {library: [] for library in IMPLEMENTATIONS}
     for _ in range(repeats):
-        for side in SIDES:
-            runs[side].append(measure_apart(side, component, folder, dtype))
-    expected, found = (Counter(runs[side][-1].checksums) for side in SIDES)
+        for library in IMPLEMENTATIONS:
+            runs[library].append(measure_in_new_process(library, component, folder, dtype))
+    expected, found = (Counter(runs[library][-1].checksums) for library in IMPLEMENTATIONS)
     error = ((expected - found) + (found - expected)).total() / (expected + found).total()
 
     def row(what: str, unit: str, value: Callable[[Loading], float]) -> Row:
-        theirs, ours = ([value(each) for each in runs[side]] for side in SIDES)
-        return Row(what, "cpu", _name(dtype), unit, theirs, ours, error)
+        diffusers, minisd = ([value(each) for each in runs[library]] for library in IMPLEMENTATIONS)
+        return Row(what, "cpu", _name(dtype), unit, diffusers, minisd, error)
 
     what = f"load the {component.replace('_', ' ')}"
     yield row(what, "s", lambda each: each.seconds)
@@ -121,54 +118,47 @@ def _loading(component: str, folder: Path, dtype: torch.dtype, repeats: int) -> 
 
 
 @torch.no_grad()
-def compare(
-    scene: Scene,
+def measure_workload(
+    workload: Workload,
     inputs: tuple[Tensor, ...],
     folder: Path,
-    places: list[Place],
+    targets: list[DeviceAndDtype],
     repeats: int,
     channels_last: bool = False,
 ) -> Iterator[Row]:
-    """Rows of a scene, one for each (device, dtype); `channels_last`: diffusers in that format, too."""
-    calls = {"diffusers": scene.diffusers, "minisd": scene.minisd}
-    reference = scene.diffusers(loader("diffusers", scene.component)(folder, CPU, torch.float32), *inputs)
-    for device, dtype in places:
+    """Rows of a workload, one for each target; channels_last: convert diffusers to this memory format, too."""
+    calls = {"diffusers": workload.diffusers, "minisd": workload.minisd}
+    reference = workload.diffusers(loader("diffusers", workload.component)(folder, CPU, torch.float32), *inputs)
+    for device, dtype in targets:
         gc.collect()
-        there = tuple(x.to(device, dtype if x.is_floating_point() else x.dtype) for x in inputs)
-        networks = {side: loader(side, scene.component)(folder, device, dtype) for side in SIDES}
+        moved = tuple(x.to(device, dtype if x.is_floating_point() else x.dtype) for x in inputs)
+        networks = {library: loader(library, workload.component)(folder, device, dtype) for library in calls}
         if channels_last:
             networks["diffusers"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        times: dict[str, list[float]] = {side: [] for side in SIDES}
+        times: dict[str, list[float]] = {library: [] for library in calls}
         errors = {}
         for k in range(WARM_UPS[device.type] + repeats):
-            for side in SIDES:
-                seconds, output = timed(device, calls[side], networks[side], *there)
+            for library, call in calls.items():
+                seconds, output = timed(device, call, networks[library], *moved)
                 if k >= WARM_UPS[device.type]:
-                    times[side].append(seconds)
-                errors[side] = _error(output, reference)
+                    times[library].append(seconds)
+                errors[library] = _error(output, reference)
                 del output
         del networks
-        yield Row(
-            scene.what,
-            device.type,
-            _name(dtype),
-            "s",
-            **times,
-            error=errors["minisd"],
-            oracle_error=errors["diffusers"],
-            gate=allowed(errors["diffusers"]),
-        )
+        name, gate = _name(dtype), allowed_error(errors["diffusers"])
+        seconds_of_both = times["diffusers"], times["minisd"]
+        yield Row(workload.what, device.type, name, "s", *seconds_of_both, errors["minisd"], errors["diffusers"], gate)
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def allowed(oracle_error: float) -> float:
-    """The error that minisd may have, by diffusers' own in the same dtype; overflow excuses nothing."""
-    return min(max(TOLERANCE, 2 * oracle_error), LOOSEST)
+def allowed_error(oracle_error: float) -> float:
+    """The error that minisd may have: twice that of diffusers in the same dtype, in TOLERANCE..MAX_TOLERANCE."""
+    return min(max(TOLERANCE, 2 * oracle_error), MAX_TOLERANCE)
 
 
 def timed(device: torch.device, call: Callable[..., Tensor], *args: Any) -> tuple[float, Tensor]:
-    """Seconds that a call takes, by CUDA events on a GPU; and what it gives."""
+    """The seconds that a call takes, measured with CUDA events on a GPU, and its output."""
     if device.type == "cuda":
         began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize(device)
@@ -184,7 +174,7 @@ def timed(device: torch.device, call: Callable[..., Tensor], *args: Any) -> tupl
 
 @torch.no_grad()
 def machine_peak(device: torch.device, dtype: torch.dtype, tiny: bool = False) -> dict[str, Any]:
-    """GFLOP/s of a large matmul and of a 3x3 convolution of the UNet in channels_last: the best of a few."""
+    """GFLOP/s of a large matmul and of a 3x3 convolution of the UNet in channels_last: the best of four."""
     n = 256 if tiny else 8192 if device.type == "cuda" else 4096
     batch, width, side = (2, 32, 16) if tiny else (64 if device.type == "cuda" else 2, 320, 64)
     a = torch.full((n, n), 0.5, device=device, dtype=dtype)

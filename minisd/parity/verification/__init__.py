@@ -1,7 +1,7 @@
-"""Official weights against the numbers that are known of them; `minisd verify` shows the outcome."""
+"""Comparison of official weights with published numbers, for `minisd verify`."""
 
 from minisd.parity.verification.checks import MODELS, Fact, Result, verify
 from minisd.parity.verification.facts import FACTS
-from minisd.parity.verification.measures import Run, Subject, known_picture
+from minisd.parity.verification.measures import ModelUnderTest, Run, open_reference_image
 
-__all__ = ["FACTS", "MODELS", "Fact", "Result", "Run", "Subject", "known_picture", "verify"]
+__all__ = ["FACTS", "MODELS", "Fact", "ModelUnderTest", "Result", "Run", "open_reference_image", "verify"]

@@ -1,4 +1,4 @@
-"""A fact is a number that a model must give; a check measures it and compares."""
+"""Facts, which are the published numbers of a model, and checks, which measure a model and compare."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 
 from minisd.errors import InputError, MinisdError
-from minisd.parity.verification.measures import PICTURES, Measure, Subject
+from minisd.parity.verification.measures import REFERENCE_IMAGES, Measure, ModelUnderTest
 
-MODELS = {  # the models of a family that shapes cannot tell apart
+MODELS = {  # the models of a family, which have the same shapes
     "SD 1.x": ("v1-1", "v1-2", "v1-3", "v1-4", "v1-5"),
     "SD 2.x": ("v2-base", "v2", "v2-1-base", "v2-1"),
 }
@@ -18,11 +18,11 @@ MODELS = {  # the models of a family that shapes cannot tell apart
 
 @dataclass(frozen=True)
 class Fact:
-    """Numbers that a model must give, and how to measure them.
+    """The expected numbers of a model, and how to measure them.
 
-    tolerance: of each number, in its own units; half_tolerance: for weights that went through float16.
-    at_least: more is fine too. model: the only one of its family that the fact holds for. needs: a picture
-    that the user has to give. denoises: takes minutes.
+    tolerance: the allowed difference of each number; half_tolerance: for weights that were stored in float16.
+    at_least: larger numbers pass, too. model: the only model of the family with these numbers. needs: an image that
+    the user must provide. denoises: the measurement takes minutes.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Result:
-    """The verdict on a fact: expected and got where they differ most, or a note that says why not."""
+    """The verdict on a fact: the expected and measured number that differ most, or a note."""
 
     name: str
     verdict: Literal["pass", "FAIL", "skipped"]
@@ -51,43 +51,43 @@ class Result:
 
 
 def verify(
-    subject: Subject, facts: Sequence[Fact], family: str, model: str | None = None, quick: bool = False
+    tested: ModelUnderTest, facts: Sequence[Fact], family: str, model: str | None = None, quick: bool = False
 ) -> Iterator[Result]:
-    """The facts of a family, one by one as they are measured; `quick` leaves out what needs denoising.
+    """Check the facts of a family and yield the results one by one; `quick` skips facts that need denoising.
 
-    model: which one of the family it is, None if that is not known. Raises InputError, before any work, for a
-    family of which nothing is known and for a model that is not of the family.
+    model: the name of the model within the family; None if unknown. Raises InputError, before any work, for a family
+    without facts and for a model of another family.
     """
     relevant = [fact for fact in facts if family in fact.families]
     if not relevant:
         known = ", ".join(sorted({name for fact in facts for name in fact.families}))
-        raise InputError(f"nothing is known about models of the family {family!r}, only about {known}.")
+        raise InputError(f"the model is of the family {family!r}, expected one of {known}.")
     if model is not None and model not in MODELS.get(family, ()):
-        choices = ", ".join(MODELS.get(family, ())) or "none to choose from"
-        raise InputError(f"the model is said to be {model!r}, but it is {family}: {choices}.")
-    half = subject.half_weights
-    return (_check(fact, subject, model, quick, half) for fact in relevant)
+        choices = ", ".join(MODELS.get(family, ())) or "no names"
+        raise InputError(f"the model is named {model!r}, but it is {family}: {choices}.")
+    half = tested.half_weights
+    return (_check(fact, tested, model, quick, half) for fact in relevant)
 
 
-def _check(fact: Fact, subject: Subject, model: str | None, quick: bool, half: bool) -> Result:
+def _check(fact: Fact, tested: ModelUnderTest, model: str | None, quick: bool, half: bool) -> Result:
     if fact.model is not None and fact.model != model:
-        is_what = "which model this is, is not known" if model is None else f"this is {model}"
-        return Result(fact.name, "skipped", note=f"holds for {fact.model}; {is_what}")
+        this = "the name of this model is not known" if model is None else f"this is {model}"
+        return Result(fact.name, "skipped", note=f"only for {fact.model}; {this}")
     if fact.denoises and quick:
         return Result(fact.name, "skipped", note="needs denoising")
-    if fact.needs is not None and getattr(subject, fact.needs) is None:
-        return Result(fact.name, "skipped", note=f"needs --{fact.needs} {PICTURES[fact.needs].name}")
+    if fact.needs is not None and getattr(tested, fact.needs) is None:
+        return Result(fact.name, "skipped", note=f"needs --{fact.needs} {REFERENCE_IMAGES[fact.needs].name}")
     tolerance = fact.half_tolerance if half and fact.half_tolerance is not None else fact.tolerance
     try:
         with torch.no_grad():
-            got = [float(value) for value in fact.measure(subject)]
+            got = [float(value) for value in fact.measure(tested)]
     except (MinisdError, IndexError) as error:
         return Result(fact.name, "FAIL", tolerance=tolerance, note=str(error))
     if len(got) != len(fact.expected):
-        note = f"{len(got)} numbers, expected {len(fact.expected)}"
+        note = f"got {len(got)} numbers, expected {len(fact.expected)}"
         return Result(fact.name, "FAIL", tolerance=tolerance, note=note)
     if not all(map(math.isfinite, got)):
-        return Result(fact.name, "FAIL", tolerance=tolerance, note="NaN or infinity among the numbers")
+        return Result(fact.name, "FAIL", tolerance=tolerance, note="the numbers contain NaN or infinity")
     pairs = list(zip(fact.expected, got, strict=True))
     gaps = [max(want - have, 0.0) if fact.at_least else abs(want - have) for want, have in pairs]
     worst = gaps.index(max(gaps))

@@ -1,31 +1,17 @@
-"""The facts about the official weights of SD 1.x, 2.x and XL.
+"""Published numbers of the official weights of SD 1.x, 2.x and XL.
 
-Where they were printed: fast.ai's "Stable Diffusion Deep Dive" (text encoder, otter, round trip), the slow
-tests of diffusers (pictures of three steps, with their tolerances), the published files (sizes). The
-schedules were computed with diffusers. What is allowed for weights that went through float16 is an estimate.
+Sources: fast.ai's "Stable Diffusion Deep Dive" (text encoder, otter, round trip), the slow tests of diffusers (images
+of three steps, with their tolerances), the published files (sizes). The schedules were computed with diffusers. The
+tolerances for weights that were stored in float16 are estimates.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from minisd.parity.verification import measures
 from minisd.parity.verification.checks import Fact
-from minisd.parity.verification.measures import (
-    Measure,
-    Run,
-    corner,
-    embedding,
-    latent_corner,
-    likeness,
-    of_schedule,
-    position_row,
-    prompt_ids,
-    round_trip,
-    size,
-    statistics,
-    text_state,
-    token_row,
-)
+from minisd.parity.verification.measures import Measure, Run
 from minisd.schedulers import DDIM, LMS, PNDM, NoiseSchedule, Scheduler
 from minisd.schedulers.lms import lms_coefficients
 
@@ -36,7 +22,7 @@ BOS, EOS, LENGTH = 49406, 49407, 77
 
 
 def seed_32(shape: tuple[int, ...]) -> Tensor:
-    """The otter's noise."""
+    """The noise of the otter."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(32))
 
 
@@ -65,7 +51,7 @@ PROMPTS = {
 }
 
 SIZES = [
-    Fact(f"{component}: parameters, tensors", families, size(component), expected)
+    Fact(f"{component}: parameters, tensors", families, measures.size(component), expected)
     for component, families, expected in (
         ("text_encoder", SD1 + SDXL, (123_060_480, 196)),
         ("text_encoder", SD2, (340_387_840, 372)),
@@ -84,7 +70,7 @@ SIZES = [
 ]
 
 TOKENS = [
-    Fact(f"ids of {prompt!r}", families, prompt_ids(prompt), padded(ids, pad))
+    Fact(f"ids of {prompt!r}", families, measures.prompt_ids(prompt), padded(ids, pad))
     for families, pad in ((SD1 + SDXL, EOS), (SD2 + REFINER, 0))
     for prompt, ids in PROMPTS.items()
 ]
@@ -98,7 +84,7 @@ STATES = {
     75: (-0.0062, -0.0246, 0.0065, -0.7326, -1.3745, -0.2953),
     76: (-0.0536, 0.0269, 0.0444, -0.7159, -1.3634, -0.3075),
 }
-CAT_STATES = {  # the row of puppy replaced by that of cat: causality leaves what comes before as it was
+CAT_STATES = {  # with the embedding of cat in place of puppy; earlier positions do not change
     **{position: STATES[position] for position in (0, 1, 2)},
     74: (-0.6034, -0.5322, 0.0629, -0.3964, 0.0877, -0.9558),
     75: (-0.5936, -0.5407, 0.0731, -0.3876, 0.0906, -0.9436),
@@ -128,35 +114,38 @@ SUMS = {
 }
 IDS = padded(PUPPY)
 TEXT = [
-    *(Fact(f"token embedding {t}", SD1, token_row(t), row, 6e-5, 7e-5) for t, row in TOKEN_ROWS.items()),
-    *(Fact(f"position embedding {p}", SD1, position_row(p), row, 6e-5, 7e-5) for p, row in POSITION_ROWS.items()),
-    *(Fact(f"sum of both at {p}", SD1, embedding(IDS, p), row, 1e-6, 4e-5) for p, row in SUMS.items()),
-    *(Fact(f"text state {p}", SD1, text_state(IDS, p), row, 1e-4, 1e-2) for p, row in STATES.items()),
+    *(Fact(f"token embedding {t}", SD1, measures.token_row(t), row, 6e-5, 7e-5) for t, row in TOKEN_ROWS.items()),
     *(
-        Fact(f"text state {p}, puppy -> cat", SD1, text_state(IDS, p, (6829, 2368)), row, 1e-4, 1e-2)
+        Fact(f"position embedding {p}", SD1, measures.position_row(p), row, 6e-5, 7e-5)
+        for p, row in POSITION_ROWS.items()
+    ),
+    *(Fact(f"sum of both at {p}", SD1, measures.embedding(IDS, p), row, 1e-6, 4e-5) for p, row in SUMS.items()),
+    *(Fact(f"text state {p}", SD1, measures.text_state(IDS, p), row, 1e-4, 1e-2) for p, row in STATES.items()),
+    *(
+        Fact(f"text state {p}, puppy -> cat", SD1, measures.text_state(IDS, p, (6829, 2368)), row, 1e-4, 1e-2)
         for p, row in CAT_STATES.items()
     ),
 ]
 
 
 def alpha_bars(schedule: NoiseSchedule) -> list[float]:
-    """At the first, the middle and the last timestep."""
+    """alpha_bar at the first, the middle and the last timestep."""
     return [schedule.alpha_bar(t) for t in (0, 499, 999)]
 
 
 def timesteps(sampler: type[Scheduler], steps: int, first: int | None = None) -> Measure:
     """The (first) timesteps of a run."""
-    return of_schedule(lambda schedule: sampler(schedule=schedule).grid(steps).timesteps[:first].tolist())
+    return measures.of_schedule(lambda schedule: sampler(schedule=schedule).grid(steps).timesteps[:first].tolist())
 
 
 def lms_sigmas(steps: int, first: int | None = None) -> Measure:
     """The (first) noise levels of a run with LMS."""
-    return of_schedule(lambda schedule: LMS(schedule=schedule).grid(steps).sigmas[:first])
+    return measures.of_schedule(lambda schedule: LMS(schedule=schedule).grid(steps).sigmas[:first])
 
 
 def lms_weights(i: int) -> Measure:
-    """What step i of 50 with LMS makes of its derivatives, the newest first."""
-    return of_schedule(lambda schedule: lms_coefficients(LMS(schedule=schedule).grid(50).sigmas, i, order=4))
+    """The weights of the derivatives in step i of 50 with LMS, the newest first."""
+    return measures.of_schedule(lambda schedule: lms_coefficients(LMS(schedule=schedule).grid(50).sigmas, i, order=4))
 
 
 LMS_15 = (
@@ -164,42 +153,25 @@ LMS_15 = (
     1.2768, 1.0097, 0.7913, 0.6056, 0.4397, 0.2780, 0.0292, 0.0,
 )  # fmt: skip
 SCHEDULES = [
-    Fact(
-        "alpha_bar at 0, 499, 999",
-        ALL,
-        of_schedule(alpha_bars),
-        (0.99914998, 0.27766943, 0.00466010),
-        1e-6,
-    ),
+    Fact("alpha_bar at 0, 499, 999", ALL, measures.of_schedule(alpha_bars), (0.99914998, 0.27766943, 0.00466010), 1e-6),
     Fact("PNDM, 3 steps: timesteps", ALL, timesteps(PNDM, 3), (667, 334, 334, 1)),
     Fact("PNDM, 50 steps: first timesteps", ALL, timesteps(PNDM, 50, 4), (981, 961, 961, 941)),
     Fact("DDIM, 30 steps: first timesteps", ALL, timesteps(DDIM, 30, 4), (958, 925, 892, 859)),
-    Fact(
-        "LMS, 30 steps: first timesteps",
-        ALL,
-        timesteps(LMS, 30, 4),
-        (999, 964.5517, 930.1035, 895.6552),
-        1e-4,
-    ),
+    Fact("LMS, 30 steps: first timesteps", ALL, timesteps(LMS, 30, 4), (999, 964.5517, 930.1035, 895.6552), 1e-4),
     Fact("LMS, 15 steps: sigmas", ALL, lms_sigmas(15), LMS_15, 6e-5),
     Fact("LMS, 50 steps: first sigma", ALL, lms_sigmas(50, 1), (14.614647,), 1e-5),
     Fact("LMS, step 3 of 50: weights", ALL, lms_weights(3), (-2.16580, 1.81561, -0.90618, 0.17382), 1e-5),
 ]
 
-# Pictures of three steps: the last channel of the last 3 x 3 pixels.
+# Images of three steps: the last channel of the last 3 x 3 pixels.
 CORNERS = (
     (PNDM, "v1-1", 3e-3, (0.4363, 0.4355, 0.3667, 0.4066, 0.3970, 0.3866, 0.4394, 0.4356, 0.4059)),
     (PNDM, "v1-4", 3e-3, (0.5740, 0.4784, 0.3162, 0.6358, 0.5831, 0.5505, 0.5082, 0.5631, 0.5575)),
     (DDIM, "v1-4", 1e-4, (0.38019, 0.28647, 0.27321, 0.40377, 0.38290, 0.35446, 0.39218, 0.38165, 0.42239)),
     (LMS, "v1-4", 3e-3, (0.10542, 0.09620, 0.07332, 0.09015, 0.09382, 0.07597, 0.08496, 0.07806, 0.06455)),
-    (
-        DDIM,
-        "v2-base",
-        7e-3,
-        (0.49493, 0.47896, 0.40798, 0.54214, 0.53212, 0.48202, 0.47656, 0.46329, 0.48506),
-    ),
+    (DDIM, "v2-base", 7e-3, (0.49493, 0.47896, 0.40798, 0.54214, 0.53212, 0.48202, 0.47656, 0.46329, 0.48506)),
 )
-PNDM_LATENTS = {  # as callbacks saw them, in float16
+PNDM_LATENTS = {  # printed by callbacks, in float16
     1: (-0.5693, -0.3018, -0.9746, 0.0518, -0.8770, 0.7559, -1.7402, 0.1022, 1.1582),
     2: (-0.1958, -0.2993, -1.0166, -0.5005, -0.4810, 0.6162, -0.9492, 0.6621, 1.4492),
 }
@@ -211,25 +183,25 @@ def astronaut(sampler: type[Scheduler]) -> Run:
 
 
 def corner_fact(sampler: type[Scheduler], model: str, tolerance: float, expected: tuple[float, ...]) -> Fact:
-    """The end of a picture that one model makes in three steps."""
+    """The corner of an image that a model generates in three steps."""
     name, family = f"{sampler.__name__}, 3 steps: corner", "SD 2.x" if model.startswith("v2") else "SD 1.x"
-    measure = corner(astronaut(sampler))
+    measure = measures.corner(astronaut(sampler))
     return Fact(name, (family,), measure, expected, tolerance, 2e-2, model=model, denoises=True)
 
 
 def latent_fact(call: int, expected: tuple[float, ...]) -> Fact:
-    """The end of the latents of v1-4 after a call."""
-    name, measure = f"PNDM, 3 steps: latents, call {call}", latent_corner(astronaut(PNDM), call)
+    """The corner of the latents of v1-4 after a UNet call."""
+    name, measure = f"PNDM, 3 steps: latents, call {call}", measures.latent_corner(astronaut(PNDM), call)
     return Fact(name, ("SD 1.x",), measure, expected, 5e-2, model="v1-4", denoises=True)
 
 
-PICTURES = [
+IMAGES = [
     *(corner_fact(*row) for row in CORNERS),
     *(latent_fact(call, expected) for call, expected in PNDM_LATENTS.items()),
     Fact(
         "otter: mean RGB, std",
         ("SD 1.x",),
-        statistics(OTTER),
+        measures.statistics(OTTER),
         expected=(120.98, 93.91, 61.06, 52.52),
         tolerance=0.1,
         half_tolerance=0.5,
@@ -237,10 +209,10 @@ PICTURES = [
         denoises=True,
     ),
     Fact(
-        "otter: PSNR to the golden picture",
+        "otter: PSNR to the golden image",
         ("SD 1.x",),
-        likeness(OTTER),
-        expected=(44.44,),  # what float16 on CUDA reached, three years later: float32 must come closer
+        measures.psnr_to_golden(OTTER),
+        expected=(44.44,),  # reached in float16 on CUDA with a later version; float32 must be closer
         half_tolerance=4.44,
         at_least=True,
         model="v1-4",
@@ -250,7 +222,7 @@ PICTURES = [
     Fact(
         "round trip: mean RGB, std, PSNR",
         ("SD 1.x",),
-        round_trip,
+        measures.round_trip,
         expected=(143.31, 137.19, 109.22, 78.47, 27.87),
         tolerance=0.1,
         half_tolerance=0.3,
@@ -259,4 +231,4 @@ PICTURES = [
     ),
 ]
 
-FACTS: tuple[Fact, ...] = (*SIZES, *TOKENS, *TEXT, *SCHEDULES, *PICTURES)
+FACTS: tuple[Fact, ...] = (*SIZES, *TOKENS, *TEXT, *SCHEDULES, *IMAGES)

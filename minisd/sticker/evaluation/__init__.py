@@ -1,22 +1,24 @@
-"""How well a model draws what it is asked for: prompts of Sticker World, measures, and figures of them."""
+"""Evaluation of a model on prompts of Sticker World: measures, judged by the exact checker, and figures of them."""
 
-from minisd.sticker.evaluation.diversity import free_attributes
-from minisd.sticker.evaluation.inversion import round_trip
-from minisd.sticker.evaluation.metrics import interval, judge_prompts, psnr, rates, reconstruction, ssim
-from minisd.sticker.evaluation.pointing_game import pointing
-from minisd.sticker.evaluation.prompt_suites import suites
+from minisd._internal.image_quality import psnr, ssim
+from minisd.sticker.evaluation.diversity import measure_diversity
+from minisd.sticker.evaluation.inversion import measure_inversion
+from minisd.sticker.evaluation.judging import judge_prompts, skill_rates, wilson_interval
+from minisd.sticker.evaluation.pointing_game import play_pointing_game
+from minisd.sticker.evaluation.prompt_suites import sample_prompts
+from minisd.sticker.evaluation.reconstruction import measure_reconstruction
 from minisd.sticker.evaluation.tasks import measure_task
 
 __all__ = [
-    "free_attributes",
-    "interval",
     "judge_prompts",
+    "measure_diversity",
+    "measure_inversion",
+    "measure_reconstruction",
     "measure_task",
-    "pointing",
+    "play_pointing_game",
     "psnr",
-    "rates",
-    "reconstruction",
-    "round_trip",
+    "sample_prompts",
+    "skill_rates",
     "ssim",
-    "suites",
+    "wilson_interval",
 ]

@@ -1,7 +1,7 @@
-"""How far a model's pictures, as a whole, are from those of the world, to the eye of CLIP's image half.
+"""Distances between a model's images and those of the world, in the features of CLIP's image encoder.
 
-Frechet distances grow as samples shrink, and an autoencoder has its share; so two sets of scenes, and scenes that were
-only encoded and decoded, are measured beside the drawn ones, all of one size.
+Frechet distances grow as samples shrink, and the autoencoder adds a part. For comparison, two sets of scenes, and
+scenes that were only encoded and decoded, are measured with the same number of images.
 """
 
 from typing import NamedTuple
@@ -13,38 +13,38 @@ from minisd import images
 from minisd.errors import InputError
 from minisd.models import CLIP
 from minisd.pipeline import StableDiffusion
-from minisd.sticker.evaluation.metrics import BATCH, judge_prompts
-from minisd.sticker.training.dataset import UNSEEN, lessons
-from minisd.sticker.world.captions import caption
+from minisd.sticker.evaluation.judging import BATCH, judge_prompts
+from minisd.sticker.training.dataset import FIRST_TEST_SEED, training_scenes
+from minisd.sticker.world.captions import sample_caption
 from minisd.sticker.world.render import render
 
-OTHERS = 7919  # what is drawn is compared with other scenes than those whose captions it was drawn from
+REFERENCE_OFFSET = 7919  # of the seed: the reference scenes differ from those whose captions are the prompts
 
 
 class Distance(NamedTuple):
-    """Between two sets of pictures: Frechet's, and the unbiased estimate of the squared mean discrepancy."""
+    """Between two sets of images: the Frechet distance, and the unbiased squared maximum mean discrepancy."""
 
     frechet: float
     mmd: float
 
 
-def frechet(first: Tensor, second: Tensor) -> float:
+def frechet_distance(first: Tensor, second: Tensor) -> float:
     """Between the normal distributions with the means and covariances of two sets of vectors (N, D), (M, D).
 
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2) (Heusel et al. 2017, equation 6). Raises InputError.
     """
     first, second = _checked(first, second)
     one, two = torch.cov(first.T), torch.cov(second.T)
-    shared = torch.linalg.eigvals(one @ two).real.clamp(min=0).sqrt().sum()  # of a product of two such, none is below 0
+    shared = torch.linalg.eigvals(one @ two).real.clamp(min=0).sqrt().sum()  # negative only by rounding
     between = (first.mean(0) - second.mean(0)).square().sum()
     return float(between + one.trace() + two.trace() - 2 * shared)
 
 
-def mmd(first: Tensor, second: Tensor) -> float:
+def squared_mmd(first: Tensor, second: Tensor) -> float:
     """Unbiased squared maximum mean discrepancy of vectors (N, D), (M, D), with the kernel (x.y / D + 1)^3.
 
-    The kernel inception distance of Binkowski et al. 2018 without the Inception network: 0 in the mean for equal
-    distributions, whatever N; it may be negative. Raises InputError.
+    The kernel inception distance of Binkowski et al. 2018 without the Inception network: its mean is 0 for equal
+    distributions and any N, and single values may be negative. Raises InputError.
     """
     first, second = _checked(first, second)
 
@@ -68,23 +68,27 @@ def _checked(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def distances(
+def measure_distances(
     sd: StableDiffusion, clip: CLIP, count: int, seed: int, steps: int | None = None, label: str | None = None
 ) -> dict[str, Distance]:
-    """From `count` scenes of the world: "scenes", other ones; "autoencoder", those decoded; "drawn", their captions."""
+    """Distances of three sets of `count` images to reference scenes.
+
+    "scenes": other scenes; "autoencoder": these encoded and decoded; "drawn": images generated from their captions.
+    """
     size = clip.image_encoder.config.image_size
-    reference, scenes = lessons(count, UNSEEN + seed + OTHERS), lessons(count, UNSEEN + seed)
+    scenes = training_scenes(count, FIRST_TEST_SEED + seed)
+    reference = training_scenes(count, FIRST_TEST_SEED + seed + REFERENCE_OFFSET)
     generator = torch.Generator().manual_seed(seed)
-    prompts = [caption(scene, generator) for scene in scenes]
+    prompts = [sample_caption(scene, generator) for scene in scenes]
     drawn = judge_prompts(sd, prompts, seed, steps, label=label).pictures
     pixels = render(scenes, size)
     decoded = torch.cat([sd.vae.decode(sd.vae.encode(part).mean).clamp(-1, 1) for part in pixels.split(BATCH)])
     world = _features(clip, render(reference, size))
     sets = {"scenes": pixels, "autoencoder": decoded, "drawn": torch.cat([images.from_pil(each) for each in drawn])}
-    vectors = {name: _features(clip, pictures) for name, pictures in sets.items()}
-    return {name: Distance(frechet(each, world), mmd(each, world)) for name, each in vectors.items()}
+    vectors = {name: _features(clip, pixels) for name, pixels in sets.items()}
+    return {name: Distance(frechet_distance(each, world), squared_mmd(each, world)) for name, each in vectors.items()}
 
 
 def _features(clip: CLIP, pixels: Tensor) -> Tensor:
-    """What CLIP sees, before its vectors are made one long: (N, 3, size, size) -> (N, P)."""
+    """CLIP's image features before normalisation: (N, 3, size, size) -> (N, P)."""
     return torch.cat([clip.image_encoder.pool(clip.image_encoder(part)) for part in pixels.split(4 * BATCH)])

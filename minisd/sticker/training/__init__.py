@@ -1,1 +1,1 @@
-"""Train the embedded model from scratch: vocabulary, autoencoder, text encoder, UNet, CLIP, task variants."""
+"""Training of the embedded model: autoencoder, text encoder, UNet, CLIP, and task variants."""

@@ -1,4 +1,4 @@
-"""Ask CLIP's image half what a picture shows, as `reading` asks the text half what a caption says."""
+"""Linear probes for CLIP's image encoder, with the same questions as for the text encoder; see `text_encoder`."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -8,57 +8,62 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisd.models import CLIP
-from minisd.sticker.training.text_encoder import OF_A_NOUN, OF_A_THING, QUESTIONS, answers
-from minisd.sticker.world.captions import ThingExpectation, expectation_of
+from minisd.sticker.training.text_encoder import (
+    CAPTION_QUESTIONS,
+    OBJECT_QUESTIONS,
+    answer_losses,
+    caption_answers,
+    object_answers,
+    probe_layer,
+)
+from minisd.sticker.world.captions import expectation_of
 from minisd.sticker.world.render import masks
 from minisd.sticker.world.scene import Scene
 
 
-class Seen(NamedTuple):
-    """What scenes show: answers (B, questions); for each of N things row and patch (N, 2) and attributes (N, 4).
+class ImageProbeBatch(NamedTuple):
+    """The right answers about scenes, all int64.
 
-    All int64. Patches are counted as image states are, where the class token is 0; each thing is asked about where most
-    of it is seen.
+    answers (B, caption questions); for each of N objects its row and patch (N, 2), and the answers (N, object
+    questions). The patch is the one that shows most of the object; patches are numbered like image states, in which the
+    class token has the number 0.
     """
 
     answers: Tensor
-    at: Tensor
-    attributes: Tensor
+    patches: Tensor
+    object_answers: Tensor
 
 
-class Seer(nn.Module):
-    """CLIP and the linear layers that answer, from the states of its image half, what a picture shows: all of it from
-    the class token's, what a thing is from the patch that shows most of it. See `reading.Reader`.
+class ImageProbe(nn.Module):
+    """CLIP with linear layers that answer questions from its image states.
+
+    The caption questions are answered from the class token, the object questions from the patch that shows most of the
+    object.
     """
 
     def __init__(self, clip: CLIP) -> None:
         super().__init__()
         self.clip = clip
         width = clip.image_encoder.config.width
-        self.answer = nn.Linear(width, sum(map(len, QUESTIONS.values())))
-        self.of_thing = nn.Linear(width, sum(len(OF_A_THING[name]) for name in OF_A_NOUN))
+        self.image_layer = probe_layer(width, CAPTION_QUESTIONS)
+        self.patch_layer = probe_layer(width, OBJECT_QUESTIONS)
 
-    def loss(self, states: Tensor, right: Seen) -> Tensor:
+    def loss(self, states: Tensor, batch: ImageProbeBatch) -> Tensor:
         """Cross-entropy, summed over the questions: image states (B, 1 + N, width) -> ()."""
-        whole = self.answer(self.clip.image_encoder.post_norm(states[:, 0])).float()
-        things = self.of_thing(states[right.at[:, 0], right.at[:, 1]]).float()
-        asked = zip(whole.split([len(possible) for possible in QUESTIONS.values()], 1), right.answers.T, strict=True)
-        more = zip(things.split([len(OF_A_THING[name]) for name in OF_A_NOUN], 1), right.attributes.T, strict=True)
-        return torch.stack([F.cross_entropy(logits, answer) for logits, answer in (*asked, *more)]).sum()
+        whole = self.image_layer(self.clip.image_encoder.post_norm(states[:, 0]))
+        objects = self.patch_layer(states[batch.patches[:, 0], batch.patches[:, 1]])
+        of_images = answer_losses(whole, CAPTION_QUESTIONS, batch.answers)
+        return torch.cat([of_images, answer_losses(objects, OBJECT_QUESTIONS, batch.object_answers)]).sum()
 
 
-def seen(scenes: list[Scene], side: int) -> Seen:
-    """What scenes show, in side x side patches; a size or a style without a name is none."""
-    rows, at, attributes = [], [], []
+def image_probe_batch(scenes: list[Scene], side: int) -> ImageProbeBatch:
+    """The right answers about scenes, in side x side patches; a size or style without a word counts as None."""
+    answers, patches, attributes = [], [], []
     clearest = F.avg_pool2d(masks(scenes, 8 * side), 8).flatten(2).argmax(2).tolist()
     for row, scene in enumerate(scenes):
         whole = expectation_of(scene)
-        named = tuple(map(_named, whole.things))
-        rows.append(answers(replace(whole, things=named)))
-        at += [(row, 1 + patch) for patch in clearest[row][: len(scene.things)]]
-        attributes += [[OF_A_THING[name].index(getattr(thing, name)) for name in OF_A_NOUN] for thing in named]
-    return Seen(torch.tensor(rows), torch.tensor(at), torch.tensor(attributes))
-
-
-def _named(thing: ThingExpectation) -> ThingExpectation:
-    return replace(thing, **{name: None for name, known in OF_A_THING.items() if getattr(thing, name) not in known})
+        named = tuple(obj.nameable() for obj in whole.objects)
+        answers.append(caption_answers(replace(whole, objects=named)))
+        patches += [(row, 1 + patch) for patch in clearest[row][: len(scene.objects)]]
+        attributes += [object_answers(obj) for obj in named]
+    return ImageProbeBatch(torch.tensor(answers), torch.tensor(patches), torch.tensor(attributes))

@@ -1,15 +1,12 @@
-"""Teach CLIP's image half to see what the text half already reads: InfoNCE (Radford et al. 2021, figure 3).
+"""Train CLIP's image encoder against the trained text encoder: InfoNCE (Radford et al. 2021, figure 3).
 
-The text half was trained before, by `reading`, and is locked, but for its projection; Zhai et al. 2022 (LiT) lock the
-image half, which is the one that is trained before there. One may not only contrast captions of different pictures:
-see `negatives`. And the image half answers the questions that the text half learned to read by: what is in a picture
-is said faster than found out by comparing.
+The text encoder is frozen, except for its projection, the reverse of LiT (Zhai et al. 2022), which freezes a trained
+image encoder. Each image also has untrue captions of its own, see `hard_negatives`. And linear probes answer from the
+image states the questions that the text encoder was trained on: this is learned faster than by contrast alone.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +15,15 @@ from torch import Tensor
 from minisd.configs import CLIPImageConfig
 from minisd.errors import MismatchError
 from minisd.models import CLIP, CLIPTextTransformer
-from minisd.sticker.training.clip_image import Seen, Seer, seen
-from minisd.sticker.training.dataset import sample_lesson
-from minisd.sticker.training.hard_negatives import NEGATIVES, caption_and_negatives, could_both_be_true
+from minisd.sticker.training.clip_image import ImageProbe, ImageProbeBatch, image_probe_batch
+from minisd.sticker.training.dataset import sample_training_scene
+from minisd.sticker.training.hard_negatives import NEGATIVES_PER_IMAGE, caption_and_negatives, compatible
 from minisd.sticker.training.retrieval import hard_negative_accuracy
-from minisd.sticker.world.captions import expectation, expectation_of
+from minisd.sticker.world.captions import expectation_of, parse_caption
 from minisd.sticker.world.render import render
 from minisd.sticker.world.scene import Scene
 from minisd.tokenizer import Tokenizer
-from minisd.training.trainer import Recipe, train
+from minisd.training.trainer import Recipe, TrainingRun, train
 
 IMAGE_CONFIG = CLIPImageConfig(
     image_size=64,
@@ -39,18 +36,18 @@ IMAGE_CONFIG = CLIPImageConfig(
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
 )
-SIDE = IMAGE_CONFIG.image_size // IMAGE_CONFIG.patch_size  # patches along it
-SEEING = 0.3  # weight of the answers, which are summed over the questions
-SLOWEST = 1 / 8  # positions begin as waves of 1 radian a patch down to this many ...
-AMPLITUDE = 0.7  # ... about as large as what a patch shows
+PATCHES = IMAGE_CONFIG.image_size // IMAGE_CONFIG.patch_size  # along one side
+PROBE_WEIGHT = 0.3  # of the probes' loss, which is summed over the questions
+MIN_FREQUENCY = 1 / 8  # position embeddings start as waves of 1 down to this many radians a patch
+AMPLITUDE = 0.7  # of these waves, about that of the patch embeddings
 MAX_SCALE = math.log(100)  # Radford et al. 2021, section 2.5
 
 
 def new_clip(text_encoder: CLIPTextTransformer, seed: int = 0, start: CLIP | None = None) -> CLIP:
-    """CLIP with a copy of a trained text encoder, which is locked, and a fresh image half and projections.
+    """CLIP with a frozen copy of a trained text encoder, and an untrained image encoder and projections.
 
-    start: another CLIP, of an earlier text encoder, whose image half and projections are taken instead. Raises
-    MismatchError when these have other sizes.
+    start: another CLIP, of an earlier text encoder, whose image encoder and projections are copied instead. Raises
+    MismatchError if they have other sizes.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -61,10 +58,10 @@ def new_clip(text_encoder: CLIPTextTransformer, seed: int = 0, start: CLIP | Non
     with torch.no_grad():
         positions = clip.image_encoder.position_embedding.weight
         positions[0] = 0
-        positions[1:] = plane_waves(SIDE, IMAGE_CONFIG.width)
+        positions[1:] = plane_waves(PATCHES, IMAGE_CONFIG.width)
     if start is not None:
         if start.image_encoder.config != IMAGE_CONFIG:
-            raise MismatchError("the CLIP to start from has other sizes than the one to train.")
+            raise MismatchError("the CLIP to start from has other sizes than the one to train; start from 'sticker'.")
         clip.image_encoder.load_state_dict(start.image_encoder.state_dict())
         clip.text_encoder.text_projection.load_state_dict(start.text_encoder.text_projection.state_dict())
         clip.logit_scale.data.copy_(start.logit_scale)
@@ -72,78 +69,72 @@ def new_clip(text_encoder: CLIPTextTransformer, seed: int = 0, start: CLIP | Non
 
 
 def plane_waves(side: int, width: int) -> Tensor:
-    """Where each patch of a grid is, as sines and cosines along y and along x: (side * side, width).
+    """The position of each patch of a grid, as sines and cosines along y and along x: (side * side, width).
 
-    Neighbours begin alike, so attention can look around from the first step on; positions drawn at random have to
-    learn it before any shape can be seen (1,000 steps later it still was not).
+    Adjacent patches start with similar embeddings, so that attention can use neighbours from the first step on. Random
+    embeddings must learn this before any shape is recognised, which had not happened after 1,000 steps.
     """
-    waves = torch.exp(torch.linspace(0, math.log(SLOWEST), width // 4))
+    waves = torch.exp(torch.linspace(0, math.log(MIN_FREQUENCY), width // 4))
     angles = torch.arange(side)[:, None] * waves
     along = torch.cat([angles.sin(), angles.cos()], 1) * AMPLITUDE
     y, x = along[:, None].expand(-1, side, -1), along[None].expand(side, -1, -1)
     return torch.cat([y, x], 2).flatten(0, 1)
 
 
-def contrast(clip: CLIP, images: Tensor, ids: Tensor, also_true: Tensor) -> Tensor:
-    """Symmetric InfoNCE: which of the texts belongs to a picture, which of the pictures to a text?  -> ()
+def contrastive_loss(clip: CLIP, images: Tensor, ids: Tensor, also_true: Tensor) -> Tensor:
+    """Symmetric InfoNCE: classify the text of each image, and the image of each text.  -> ()
 
-    images (B, P), pictures as unit vectors; ids (B + B * NEGATIVES, L): each picture's caption, then each one's untrue
-    captions; also_true (B, B): the captions that happen to be true of another picture and may not be held against it.
+    images (B, P): unit vectors; ids (B + B * NEGATIVES_PER_IMAGE, L): each image's caption, then the untrue captions of
+    each image; also_true (B, B): captions that are also true of another image and do not count as negatives there.
     """
     images, texts = images.float(), clip.embed_texts(ids).float()
-    captions, untrue = texts[: len(images)], texts[len(images) :].unflatten(0, (len(images), NEGATIVES))
+    captions, untrue = texts[: len(images)], texts[len(images) :].unflatten(0, (len(images), NEGATIVES_PER_IMAGE))
     right = torch.arange(len(images), device=images.device)
-    with torch.autocast(images.device.type, enabled=False):  # the scale makes much of a cosine's third digit
+    with torch.autocast(images.device.type, enabled=False):  # the scale amplifies errors of the cosines
         scale = clip.logit_scale.exp()
         logits = (scale * images @ captions.T).masked_fill(also_true, -math.inf)
-        hard = scale * (untrue @ images[:, :, None])[:, :, 0]  # (B, NEGATIVES)
-        of_texts, of_pictures = F.cross_entropy(torch.cat([logits, hard], 1), right), F.cross_entropy(logits.T, right)
-    return (of_texts + of_pictures) / 2
+        hard = scale * (untrue @ images[:, :, None])[:, :, 0]  # (B, NEGATIVES_PER_IMAGE)
+        of_texts, of_images = F.cross_entropy(torch.cat([logits, hard], 1), right), F.cross_entropy(logits.T, right)
+    return (of_texts + of_images) / 2
 
 
-def draw_batch(tokenizer: Tokenizer, count: int, generator: torch.Generator) -> tuple[list[Scene], Tensor, Tensor]:
-    """Scenes of the lessons, with the ids and the mask that `contrast` takes."""
-    scenes = [sample_lesson(generator) for _ in range(count)]
-    captions, negatives = zip(*(caption_and_negatives(scene, generator, NEGATIVES) for scene in scenes), strict=True)
+def sample_batch(tokenizer: Tokenizer, count: int, generator: torch.Generator) -> tuple[list[Scene], Tensor, Tensor]:
+    """Training scenes, with the ids and the mask that `contrastive_loss` takes."""
+    scenes = [sample_training_scene(generator) for _ in range(count)]
+    captions, negatives = zip(*(caption_and_negatives(scene, generator) for scene in scenes), strict=True)
     ids = tokenizer.encode([*captions, *(text for texts in negatives for text in texts)], padding=False).ids
-    shown, said = map(expectation_of, scenes), [expectation(caption) for caption in captions]
-    also_true = torch.tensor([[could_both_be_true(picture, caption) for caption in said] for picture in shown])
+    shown, contents = map(expectation_of, scenes), [parse_caption(caption) for caption in captions]
+    also_true = torch.tensor([[compatible(scene, content) for content in contents] for scene in shown])
     return scenes, ids, also_true.fill_diagonal_(False)
 
 
 def train_clip(
     text_encoder: CLIPTextTransformer,
     tokenizer: Tokenizer,
-    minutes: float,
-    path: Path,
-    report: Callable[[str], None],
+    run: TrainingRun,
     batch: int = 64,
-    steps: int | None = None,
     device: str = "cpu",
     start: CLIP | None = None,
 ) -> CLIP:
-    """Train CLIP's image half and projections, or continue the run at `path`, for `minutes` or `steps` in all.
-
-    Fresh, or from those of `start`, see `new_clip`. Returns the moving average.
-    """
+    """Train CLIP's image encoder and projections; start: see `new_clip`. Returns the moving average."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        seer = Seer(new_clip(text_encoder, start=start)).to(device)
-    clip = seer.clip
+        probe = ImageProbe(new_clip(text_encoder, start=start)).to(device)
+    clip = probe.clip
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         with torch.no_grad():
             clip.logit_scale.clamp_(max=MAX_SCALE)
-        scenes, ids, also_true = draw_batch(tokenizer, batch, generator)
-        pixels = render(scenes, IMAGE_CONFIG.image_size, device)
-        states = clip.image_encoder(pixels)
+        scenes, ids, also_true = sample_batch(tokenizer, batch, generator)
+        states = clip.image_encoder(render(scenes, IMAGE_CONFIG.image_size, device))
         images = F.normalize(clip.image_encoder.pool(states), dim=-1)
-        seeing = seer.loss(states, Seen(*(each.to(device) for each in seen(scenes, SIDE))))
-        return contrast(clip, images, ids.to(device), also_true.to(device)) + SEEING * seeing
+        answers = ImageProbeBatch(*(each.to(device) for each in image_probe_batch(scenes, PATCHES)))
+        probe_loss = probe.loss(states, answers)
+        return contrastive_loss(clip, images, ids.to(device), also_true.to(device)) + PROBE_WEIGHT * probe_loss
 
-    recipe = Recipe(minutes, steps, learning_rate=1e-3, warmup_steps=50, bfloat16=True)
-    average = train(seer, loss, recipe, path, report).clip.eval()
+    recipe = Recipe(learning_rate=1e-3, warmup_steps=50, bfloat16=True)
+    average = train(probe, loss, recipe, run).clip.eval()
     average.logit_scale.clamp_(max=MAX_SCALE)
-    hard = hard_negative_accuracy(average, tokenizer, count=200)
-    report(f"sees what captions say: {hard:.1%} of untrue ones told from the true one (chance: 50 %)")
+    accuracy = hard_negative_accuracy(average, tokenizer, count=200)
+    run.report(f"CLIP prefers the true caption to an untrue one in {accuracy:.1%} of images (chance: 50 %)")
     return average

@@ -1,34 +1,63 @@
-"""What is taught: the scenes of Sticker World that are not held out, and the words for them."""
+"""The training data: scenes of Sticker World that are not held out, and a vocabulary of its words."""
+
+from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 
-from minisd.sticker.training.vocabulary import learn_vocabulary
 from minisd.sticker.world.captions import WORDS
 from minisd.sticker.world.sampling import sample_scene
 from minisd.sticker.world.scene import Scene
 from minisd.sticker.world.splits import held_out
-from minisd.tokenizer import Tokenizer
+from minisd.tokenizer import Tokenizer, clip_vocabulary
 
-UNSEEN = 1_000_000  # seeds of scenes from here on are not those of training
-TAUGHT_WORDS = " ".join(WORDS)
-STYLED = 0.3  # see `sample_scene`: a fifth of the scenes show another style than flat then
-SHORT = 26  # tokens of a text in training: every caption is shorter, and padding costs as much as words
+FIRST_TEST_SEED = 1_000_000  # training uses no seed from here on
+VOCABULARY = " ".join(WORDS)
+STYLED_PROBABILITY = 0.3  # probability, see `sample_scene`; a fifth of the scenes then show a style other than flat
+CAPTION_TOKENS = 26  # in training: longer than every caption, and padding costs as much as words
 
 
 def new_tokenizer() -> Tokenizer:
-    """The vocabulary of Sticker World."""
+    """The tokenizer of Sticker World."""
     return learn_vocabulary(WORDS)
 
 
-def sample_lesson(generator: torch.Generator) -> Scene:
-    """Draw a scene that is not held out: two things in half of them, half of which overlap, or several alike."""
-    chances = {"two": 0.52, "several": 0.34, "white": 0.65, "styled": STYLED, "overlapping": 0.5}
-    while held_out(scene := sample_scene(generator, **chances)):
+def sample_training_scene(generator: torch.Generator) -> Scene:
+    """Draw a scene that is not held out: two objects in half of them, half of which overlap, or several of one kind."""
+    probabilities = {"two": 0.52, "several": 0.34, "white": 0.65, "styled": STYLED_PROBABILITY, "overlapping": 0.5}
+    while held_out(scene := sample_scene(generator, **probabilities)):
         pass
     return scene
 
 
-def lessons(count: int, seed: int) -> list[Scene]:
-    """The first `count` scenes of a seed that may be taught."""
+def training_scenes(count: int, seed: int) -> list[Scene]:
+    """The first `count` training scenes of a seed."""
     generator = torch.Generator().manual_seed(seed)
-    return [sample_lesson(generator) for _ in range(count)]
+    return [sample_training_scene(generator) for _ in range(count)]
+
+
+def learn_vocabulary(words: Iterable[str], max_length: int = 77) -> Tokenizer:
+    """A byte-pair vocabulary in CLIP's format with one token for each word (lower-case ASCII letters).
+
+    For each word the first two remaining pieces are merged until one piece remains. New merges have the lowest
+    priority, so that they never split an earlier word. Other text is encoded as bytes.
+    """
+    merges: list[tuple[str, str]] = []
+    for word in sorted(set(words)):
+        while len(pieces := apply_merges(word, merges)) > 1:
+            merges.append((pieces[0], pieces[1]))
+    return Tokenizer(clip_vocabulary(merges), merges, max_length=max_length)
+
+
+def apply_merges(word: str, merges: list[tuple[str, str]]) -> list[str]:
+    """The pieces of a word: of all adjacent pairs the one learned first is merged, until none is known."""
+    rank = {pair: i for i, pair in enumerate(merges)}
+    pieces = [*word[:-1], word[-1] + "</w>"]
+    while len(pieces) > 1:
+        pairs = list(pairwise(pieces))
+        best = min(pairs, key=lambda pair: rank.get(pair, len(merges)))
+        if best not in rank:
+            break
+        i = pairs.index(best)
+        pieces[i : i + 2] = ["".join(best)]
+    return pieces

@@ -1,7 +1,7 @@
-"""Pictures to fine-tune the embedded model with: python -m minisd.sticker.training.examples FOLDER
+"""Images to fine-tune the embedded model with: python -m minisd.sticker.training.examples FOLDER
 
-FOLDER/candy shows a thing that training never did, a pink star, and calls it <candy>. FOLDER/night shows single things
-at night, under a moon that no caption speaks of.
+FOLDER/candy shows an object that is not in the training data, a pink star, and calls it <candy>. FOLDER/night shows
+single objects at night, under a moon that the captions do not mention.
 """
 
 import argparse
@@ -11,50 +11,50 @@ from pathlib import Path
 import torch
 
 from minisd import images
-from minisd.sticker.training.dataset import UNSEEN
-from minisd.sticker.world.captions import Expectation, ThingExpectation, describe
+from minisd.sticker.training.dataset import FIRST_TEST_SEED
+from minisd.sticker.world.captions import Expectation, ObjectExpectation, write_caption
 from minisd.sticker.world.render import render
 from minisd.sticker.world.sampling import sample_scene
-from minisd.sticker.world.scene import Scene, Thing
+from minisd.sticker.world.scene import Object, Scene
 
 COUNT = 32
-WORD, CANDY = "<candy>", ("star", "pink")
-MOON = Thing("circle", "yellow", "small", 0.86, 0.14, 0.085)
+TOKEN, TOKEN_SHAPE, TOKEN_COLOUR = "<candy>", "star", "pink"
+MOON = Object("circle", "yellow", "small", 0.86, 0.14, 0.085)
 
 
-def candy(count: int = COUNT) -> list[tuple[Scene, str]]:
-    """Scenes with a <candy>, most beside another thing, or the word would not learn to share a prompt."""
-    shape, colour = CANDY
-    lessons = []
-    for k, scene in enumerate(_scenes(count, two=0.7)):
-        scene = replace(scene, things=(replace(scene.things[0], shape=shape, colour=colour), *scene.things[1:]))
-        text = _described(k, scene.things, scene.relation, None if scene.background == "white" else scene.background)
-        lessons.append((scene, text.replace(f"{colour} {shape}", WORD)))
-    return lessons
+def candy_examples(count: int = COUNT) -> list[tuple[Scene, str]]:
+    """Scenes with a <candy>; most have a second object, so that the word also works in longer prompts."""
+    examples = []
+    for k, scene in enumerate(_sample_scenes(count, two=0.7)):
+        candy = replace(scene.objects[0], shape=TOKEN_SHAPE, colour=TOKEN_COLOUR)
+        scene = replace(scene, objects=(candy, *scene.objects[1:]))
+        text = _caption(k, scene.objects, scene.relation, None if scene.background == "white" else scene.background)
+        examples.append((scene, text.replace(f"{TOKEN_COLOUR} {TOKEN_SHAPE}", TOKEN)))
+    return examples
 
 
-def night(count: int = COUNT) -> list[tuple[Scene, str]]:
-    """Scenes of a single thing at night, with captions that say nothing of the night."""
-    below = [scene for scene in _scenes(4 * count, two=0) if scene.things[0].y > 0.45][:count]
-    return [(Scene((*s.things, MOON), "black"), _described(k, s.things)) for k, s in enumerate(below)]
+def night_examples(count: int = COUNT) -> list[tuple[Scene, str]]:
+    """Scenes of a single object at night, with captions that mention only the object."""
+    below = [scene for scene in _sample_scenes(4 * count, two=0) if scene.objects[0].y > 0.45][:count]
+    return [(Scene((*s.objects, MOON), "black"), _caption(k, s.objects)) for k, s in enumerate(below)]
 
 
-def _scenes(count: int, two: float) -> list[Scene]:
-    generator = torch.Generator().manual_seed(UNSEEN)
+def _sample_scenes(count: int, two: float) -> list[Scene]:
+    generator = torch.Generator().manual_seed(FIRST_TEST_SEED)
     return [sample_scene(generator, two, several=0) for _ in range(count)]
 
 
-def _described(seed: int, things: tuple[Thing, ...], relation: str | None = None, background: str | None = None) -> str:
-    said = tuple(ThingExpectation(thing.shape, thing.colour) for thing in things)
-    return describe(Expectation(said, relation, background), torch.Generator().manual_seed(seed))
+def _caption(seed: int, objects: tuple[Object, ...], relation: str | None = None, background: str | None = None) -> str:
+    named = tuple(ObjectExpectation(obj.shape, obj.colour) for obj in objects)
+    return write_caption(Expectation(named, relation, background), torch.Generator().manual_seed(seed))
 
 
-def write(folder: Path, lessons: list[tuple[Scene, str]]) -> None:
-    """Write pictures and captions, 00.png beside 00.txt. Raises OutputError for files that exist."""
+def write_examples(folder: Path, examples: list[tuple[Scene, str]]) -> None:
+    """Write images and captions, 00.png with 00.txt and so on. Raises OutputError for files that exist."""
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = images.to_pil(render([scene for scene, _ in lessons]))
-    for k, (picture, (_, caption)) in enumerate(zip(pictures, lessons, strict=True)):
-        images.save(picture, folder / f"{k:02d}.png")
+    rendered = images.to_pil(render([scene for scene, _ in examples]))
+    for k, (image, (_, caption)) in enumerate(zip(rendered, examples, strict=True)):
+        images.save(image, folder / f"{k:02d}.png")
         (folder / f"{k:02d}.txt").write_text(caption + "\n", encoding="utf-8")
 
 
@@ -62,5 +62,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m minisd.sticker.training.examples", description=__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    write(folder / "candy", candy())
-    write(folder / "night", night())
+    write_examples(folder / "candy", candy_examples())
+    write_examples(folder / "night", night_examples())

@@ -1,4 +1,4 @@
-"""How well CLIP tells whose caption is whose: among scenes that no caption confuses, and beside untrue captions."""
+"""Measure CLIP: retrieval among scenes with distinct captions, and preference of true over untrue captions."""
 
 from dataclasses import replace
 
@@ -6,53 +6,51 @@ import torch
 from torch import Tensor
 
 from minisd.models import CLIP
-from minisd.sticker.training.dataset import UNSEEN, sample_lesson
-from minisd.sticker.training.hard_negatives import NEGATIVES, caption_and_negatives, could_both_be_true
-from minisd.sticker.world.captions import NAMED_SIZES, Expectation, describe, expectation, expectation_of
+from minisd.sticker.training.dataset import FIRST_TEST_SEED, sample_training_scene
+from minisd.sticker.training.hard_negatives import NEGATIVES_PER_IMAGE, caption_and_negatives, compatible
+from minisd.sticker.world.captions import Expectation, expectation_of, parse_caption, write_caption
 from minisd.sticker.world.render import render
 from minisd.sticker.world.scene import Scene
 from minisd.tokenizer import Tokenizer
 
 
 def full_caption(scene: Scene, generator: torch.Generator) -> str:
-    """All there are words for: shapes, colours, sizes, styles, background, the relation or the one thing's place."""
+    """A caption with all attributes that have words: also the relation, or the position of a single object."""
     whole = expectation_of(scene)
-    things = tuple(
-        replace(
-            thing,
-            size=thing.size if thing.size in NAMED_SIZES else None,
-            position=thing.position if len(whole.things) == 1 else None,
-        )
-        for thing in whole.things
-    )
-    wanted = replace(whole, things=things)
+    objects = tuple(obj.nameable() for obj in whole.objects)
+    if len(objects) > 1:
+        objects = tuple(replace(obj, position=None) for obj in objects)
+    content = replace(whole, objects=objects)
     while True:
-        text = describe(wanted, generator)
-        said = expectation(text)
-        if (said.relation is None) == (wanted.relation is None) and said.things[0].position == things[0].position:
+        text = write_caption(content, generator)
+        stated = parse_caption(text)
+        complete = (stated.relation is None) == (content.relation is None)
+        if complete and stated.objects[0].position == objects[0].position:
             return text
 
 
 def distinct_scenes(count: int, seed: int) -> tuple[list[Scene], list[str]]:
-    """Scenes of the lessons with full captions, each of which is true of its own scene alone."""
+    """Scenes drawn like those of the training, with full captions, each of which is true of its own scene alone."""
     generator = torch.Generator().manual_seed(seed)
     scenes: list[Scene] = []
     captions: list[str] = []
-    known: list[tuple[Expectation, Expectation]] = []  # what a scene shows, what its caption says
+    known: list[tuple[Expectation, Expectation]] = []  # of the scene, and of its caption
     while len(scenes) < count:
-        scene = sample_lesson(generator)
+        scene = sample_training_scene(generator)
         caption = full_caption(scene, generator)
-        shown, said = expectation_of(scene), expectation(caption)
-        if not any(could_both_be_true(shown, b) or could_both_be_true(a, said) for a, b in known):
-            known.append((shown, said))
+        shown, stated = expectation_of(scene), parse_caption(caption)
+        if not any(compatible(shown, b) or compatible(a, stated) for a, b in known):
+            known.append((shown, stated))
             scenes.append(scene)
             captions.append(caption)
     return scenes, captions
 
 
 @torch.no_grad()
-def retrieval(clip: CLIP, tokenizer: Tokenizer, count: int = 1000, seed: int = UNSEEN) -> dict[str, float]:
-    """R@1 among `count` distinct scenes: how often the closest picture is the text's own, and the other way round."""
+def retrieval_accuracy(
+    clip: CLIP, tokenizer: Tokenizer, count: int = 1000, seed: int = FIRST_TEST_SEED
+) -> dict[str, float]:
+    """Recall@1 among `count` distinct scenes: the share of texts whose own image is the closest, and of images."""
     scenes, captions = distinct_scenes(count, seed)
     cosines = embed_scenes(clip, scenes) @ embed_captions(clip, tokenizer, captions).T
     right = torch.arange(count, device=cosines.device)
@@ -63,22 +61,22 @@ def retrieval(clip: CLIP, tokenizer: Tokenizer, count: int = 1000, seed: int = U
 
 
 @torch.no_grad()
-def hard_negative_accuracy(clip: CLIP, tokenizer: Tokenizer, count: int = 1000, seed: int = UNSEEN) -> float:
-    """The share of pictures that are closer to their true caption than to an untrue one, of each kind by turns."""
+def hard_negative_accuracy(clip: CLIP, tokenizer: Tokenizer, count: int = 1000, seed: int = FIRST_TEST_SEED) -> float:
+    """The share of images that are closer to their true caption than to an untrue one."""
     generator = torch.Generator().manual_seed(seed)
-    scenes = [sample_lesson(generator) for _ in range(count)]
+    scenes = [sample_training_scene(generator) for _ in range(count)]
     true, untrue = [], []
     for i, scene in enumerate(scenes):
-        caption, negatives = caption_and_negatives(scene, generator, NEGATIVES)
+        caption, negatives = caption_and_negatives(scene, generator)
         true.append(caption)
-        untrue.append(negatives[i % NEGATIVES])
+        untrue.append(negatives[i % NEGATIVES_PER_IMAGE])  # each kind in turn
     images = embed_scenes(clip, scenes)
     to_true, to_untrue = ((images * embed_captions(clip, tokenizer, texts)).sum(1) for texts in (true, untrue))
     return (to_true > to_untrue).float().mean().item()
 
 
 def embed_scenes(clip: CLIP, scenes: list[Scene], chunk: int = 100) -> Tensor:
-    """The unit vectors (N, P) of scenes' pictures."""
+    """The unit vectors (N, P) of the scenes' images."""
     size, device = clip.image_encoder.config.image_size, clip.logit_scale.device
     parts = [scenes[i : i + chunk] for i in range(0, len(scenes), chunk)]
     return torch.cat([clip.embed_images(render(part, size, device)) for part in parts])

@@ -1,4 +1,4 @@
-"""What a stage can do so far, as a picture beside its run."""
+"""Sample images of a stage in training, saved beside its run."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 from minisd import images
 from minisd.models import VAE
 from minisd.pipeline import StableDiffusion
-from minisd.sticker.training.dataset import UNSEEN, lessons
+from minisd.sticker.training.dataset import FIRST_TEST_SEED, training_scenes
 from minisd.sticker.world.render import render
 
 PROMPTS = [
@@ -24,14 +24,14 @@ PROMPTS = [
 
 @torch.no_grad()
 def save_reconstructions(vae: VAE, path: Path, count: int = 8) -> None:
-    """Scenes that training does not see, above what the autoencoder makes of them."""
+    """Save scenes that are not used in training, above their reconstructions by the autoencoder."""
     device = next(vae.parameters()).device
-    pixels = render(lessons(count, seed=UNSEEN), vae.config.sample_size, device)
+    pixels = render(training_scenes(count, seed=FIRST_TEST_SEED), vae.config.sample_size, device)
     again = vae.decode(vae.encode(pixels).mean)
     images.save(images.image_grid(images.to_pil(torch.cat([pixels, again])), count, gap=2), path, overwrite=True)
 
 
 def save_drawings(sd: StableDiffusion, path: Path) -> None:
-    """Each of PROMPTS, drawn in 10 steps."""
-    pictures = sd(PROMPTS, seed=1, num_inference_steps=10).images
-    images.save(images.image_grid(pictures, 4, gap=2), path, overwrite=True)
+    """Save an image of each of PROMPTS, generated in 10 steps."""
+    drawn = sd(PROMPTS, seed=1, num_inference_steps=10).images
+    images.save(images.image_grid(drawn, 4, gap=2), path, overwrite=True)

@@ -1,6 +1,6 @@
-"""The stages that make the embedded model, in their order; each stands on the earlier ones.
+"""The stages of training the embedded model, in one table: autoencoder, text encoder, UNet, CLIP.
 
-A stage finds what it stands on in the folder of the runs, else in the model that it starts from.
+A stage takes the networks that it needs from the runs in the folder, or from the model to start from.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,33 +11,28 @@ from pathlib import Path
 from minisd.errors import InputError, MismatchError
 from minisd.models import CLIP, VAE, UNet
 from minisd.pipeline import Defaults, StableDiffusion
-from minisd.sticker.training import samples
 from minisd.sticker.training.autoencoder import VAE_CONFIG, train_vae
 from minisd.sticker.training.contrastive import train_clip
-from minisd.sticker.training.dataset import TAUGHT_WORDS, new_tokenizer
-from minisd.sticker.training.text_encoder import Anchor, Reader, adopt, new_reader, train_reader
-from minisd.sticker.training.unet import SCHEDULER, UNET_CONFIG, new_unet, text_config, train_unet
+from minisd.sticker.training.dataset import VOCABULARY, new_tokenizer
+from minisd.sticker.training.samples import save_drawings, save_reconstructions
+from minisd.sticker.training.text_encoder import (
+    CaptionProbe,
+    FrozenReference,
+    new_caption_probe,
+    text_config,
+    train_text_encoder,
+    transfer_weights,
+)
+from minisd.sticker.training.unet import SCHEDULER, UNET_CONFIG, new_unet, train_unet
 from minisd.tokenizer import Tokenizer
-from minisd.training.trainer import load_average
+from minisd.training.trainer import TrainingBudget, TrainingRun, load_average
 
-SHARES = {"vae": 0.25, "text": 0.1, "unet": 0.55, "clip": 0.1}  # of the minutes, when all are trained
-STANDS_ON = {"vae": (), "text": (), "unet": ("vae", "text"), "clip": ("text",)}
-DEFAULTS = Defaults(num_inference_steps=20, guidance_scale=3.0, words=TAUGHT_WORDS)
-
-Report = Callable[[str], Callable[[str], None]]
+DEFAULTS = Defaults(num_inference_steps=20, guidance_scale=3.0, words=VOCABULARY)
 
 
 @dataclass(frozen=True)
-class Budget:
-    """Minutes, or steps for a run that must be repeatable."""
-
-    minutes: float
-    steps: int | None = None
-
-
-@dataclass(frozen=True)
-class Options:
-    """Where the runs are kept, whether the autoencoder keeps its latents, and how the UNet is trained."""
+class TrainingOptions:
+    """The folder of the runs, and options of the autoencoder (keep_latents) and the UNet (the others)."""
 
     folder: Path
     keep_latents: bool = False
@@ -47,41 +42,105 @@ class Options:
 
 
 @dataclass
-class Trained:
-    """What there is so far."""
+class Networks:
+    """The networks that are trained or loaded so far."""
 
     tokenizer: Tokenizer
     vae: VAE | None = None
-    reader: Reader | None = None
-    anchor: Anchor | None = None
+    probe: CaptionProbe | None = None
+    reference: FrozenReference | None = None
     unet: UNet | None = None
     clip: CLIP | None = None
 
     @property
     def model(self) -> StableDiffusion | None:
-        """The pipeline, once all of it is there."""
-        if self.vae is None or self.reader is None or self.unet is None:
+        """The pipeline, if all of its networks are there."""
+        if self.vae is None or self.probe is None or self.unet is None:
             return None
-        return StableDiffusion(self.tokenizer, self.reader.text_encoder, self.vae, self.unet, SCHEDULER, DEFAULTS)
+        return StableDiffusion(self.tokenizer, self.probe.text_encoder, self.vae, self.unet, SCHEDULER, DEFAULTS)
+
+    def probe_or_new(self) -> CaptionProbe:
+        """The text encoder with its probes, untrained if there is none."""
+        return new_caption_probe(text_config(len(self.tokenizer))) if self.probe is None else self.probe
 
 
-def check(stages: list[str], options: Options, start: StableDiffusion | None) -> None:
-    """Look for what could go wrong before any work.
+# How each stage is trained and loaded. The networks that it needs are there, see `check`.
 
-    Raises InputError for a folder that is a file, for a stage that nothing is there to stand on and for one that would
-    be pulled away under another; MismatchError for a model of other sizes.
+
+def _train_vae(done: Networks, options: TrainingOptions, run: TrainingRun) -> None:
+    show = partial(save_reconstructions, path=run.path.with_suffix(".png"))
+    if options.keep_latents:  # a run of its own, since later stages must not load it as a complete training
+        run = replace(run, path=run.path.with_stem("vae-again"))
+    done.vae = train_vae(run, start=done.vae, keep_latents=options.keep_latents, show=show).eval()
+
+
+def _train_text(done: Networks, options: TrainingOptions, run: TrainingRun) -> None:
+    done.probe = train_text_encoder(done.probe_or_new(), done.tokenizer, run, reference=done.reference).eval()
+
+
+def _train_unet(done: Networks, options: TrainingOptions, run: TrainingRun) -> None:
+    assert done.vae is not None
+    assert done.probe is not None
+
+    def show(unet: UNet) -> None:
+        model = replace(done, unet=unet).model
+        assert model is not None
+        save_drawings(model, run.path.with_suffix(".png"))
+
+    unet, encoder = new_unet() if done.unet is None else done.unet, done.probe.text_encoder
+    pool, device, compiled = options.pool, options.device, options.compiled
+    unet = train_unet(done.vae, done.tokenizer, encoder, unet, run, pool, device=device, compiled=compiled, show=show)
+    done.unet = unet.eval()
+    for network in (done.unet, done.vae, done.probe):
+        network.cpu()
+
+
+def _train_clip(done: Networks, options: TrainingOptions, run: TrainingRun) -> None:
+    assert done.probe is not None
+    done.clip = train_clip(done.probe.text_encoder, done.tokenizer, run, start=done.clip)
+
+
+def _load_vae(done: Networks, path: Path) -> None:
+    done.vae = train_vae(TrainingRun(path, TrainingBudget(minutes=0))).eval()  # not trained, only normalised
+
+
+def _load_text(done: Networks, path: Path) -> None:
+    done.probe = load_average(done.probe_or_new(), path).eval()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its share of the minutes if all are trained, the stages it needs, and how it is trained and loaded."""
+
+    share: float
+    needs: tuple[str, ...]
+    train: Callable[[Networks, TrainingOptions, TrainingRun], None]
+    load: Callable[[Networks, Path], None] | None = None  # only for stages that others need
+
+
+STAGES = {
+    "vae": Stage(0.25, (), _train_vae, _load_vae),
+    "text": Stage(0.1, (), _train_text, _load_text),
+    "unet": Stage(0.55, ("vae", "text"), _train_unet),
+    "clip": Stage(0.1, ("text",), _train_clip),
+}
+
+
+def check(stages: list[str], options: TrainingOptions, start: StableDiffusion | None) -> None:
+    """Check the options before any training.
+
+    Raises InputError for a folder that is a file, if a stage that another one depends on is missing, or if retraining
+    it would invalidate an existing later stage; MismatchError for a model to start from with other sizes.
     """
     folder = options.folder
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file, expected a folder for the runs.")
+        raise InputError(f"{folder} is a file; name a folder for the runs.")
     if options.keep_latents and (stages != ["vae"] or start is None):
-        raise InputError("keep-latents trains the stage 'vae' of a model; name that stage and the model to start from.")
-    for stage, grounds in STANDS_ON.items():
-        for other in grounds:
-            if other in stages and (folder / f"{stage}.pt").exists() and not (folder / f"{other}.pt").exists():
-                raise InputError(
-                    f"{folder}/{stage}.pt stands on another {other} than the one to train; name a new folder."
-                )
+        raise InputError("keep_latents trains the stage 'vae' of a model; name that stage and the model to start from.")
+    for name, stage in STAGES.items():
+        for other in stage.needs:
+            if other in stages and (folder / f"{name}.pt").exists() and not (folder / f"{other}.pt").exists():
+                raise InputError(f"{folder}/{name}.pt was trained with another {other}; name a new folder.")
     if start is not None:
         theirs, ours = start.text_encoder.config, text_config(len(new_tokenizer()))
         grown = replace(theirs, vocab_size=ours.vocab_size, layers=ours.layers)
@@ -89,100 +148,38 @@ def check(stages: list[str], options: Options, start: StableDiffusion | None) ->
         if not fits or (start.vae.config, start.unet.config) != (VAE_CONFIG, UNET_CONFIG):
             raise MismatchError("the model to start from has other sizes than the one to train; start from 'sticker'.")
         return
-    for stage in stages:
-        for other in STANDS_ON[stage]:
+    for name in stages:
+        for other in STAGES[name].needs:
             if other not in stages and not (folder / f"{other}.pt").exists():
                 raise InputError(
-                    f"{folder} has no {other}.pt, which the stage {stage!r} stands on; "
+                    f"{folder} has no {other}.pt, which the stage {name!r} needs; "
                     f"train {other!r} first, or start from 'sticker'."
                 )
 
 
 def train_stages(
-    budgets: Mapping[str, Budget],
-    options: Options,
+    budgets: Mapping[str, TrainingBudget],
+    options: TrainingOptions,
     start: StableDiffusion | None,
-    report: Report,
+    report: Callable[[str], Callable[[str], None]],
     clip: CLIP | None = None,
-) -> Trained:
-    """Train the stages that have a budget, in the order of SHARES, or continue them; see `check`.
+) -> Networks:
+    """Train the stages that have a budget, in the order of STAGES, or continue their runs; call `check` first.
 
-    A stage that a later one stands on is taken as it is in its run, else from `start`, whose CLIP is `clip`.
+    The other networks that these need come from their runs in the folder, or from `start`, whose CLIP is `clip`.
+    report: gives the function for the progress of a stage.
     """
-    folder, done = options.folder, Trained(new_tokenizer(), clip=clip)
-    folder.mkdir(parents=True, exist_ok=True)
+    done = Networks(new_tokenizer(), clip=clip)
+    options.folder.mkdir(parents=True, exist_ok=True)
     if start is not None:
-        done.vae, done.unet = start.vae, start.unet
-        done.reader = _reader(done)
-        done.anchor = adopt(done.reader.text_encoder, done.tokenizer, start.text_encoder, start.tokenizer)
-    needed = {other for stage in budgets for other in STANDS_ON[stage]} - set(budgets)
-    for stage in SHARES:
-        run = folder / f"{stage}.pt"
-        if stage in budgets:
-            _train(stage, budgets[stage], run, options, done, report(stage))
-        elif stage in needed and run.exists():
-            _load(stage, run, done)
+        done.vae, done.unet, done.probe = start.vae, start.unet, done.probe_or_new()
+        encoder = done.probe.text_encoder
+        done.reference = transfer_weights(encoder, done.tokenizer, start.text_encoder, start.tokenizer)
+    needed = {other for name in budgets for other in STAGES[name].needs}
+    for name, stage in STAGES.items():
+        path = options.folder / f"{name}.pt"
+        if name in budgets:
+            stage.train(done, options, TrainingRun(path, budgets[name], report(name)))
+        elif name in needed and path.exists() and stage.load is not None:
+            stage.load(done, path)
     return done
-
-
-def _reader(done: Trained) -> Reader:
-    """The reader so far, or a fresh one."""
-    return new_reader(text_config(len(done.tokenizer))) if done.reader is None else done.reader
-
-
-def _load(stage: str, run: Path, done: Trained) -> None:
-    """Take a stage as it is in its run."""
-    if stage == "vae":
-        done.vae = train_vae(0.0, run, lambda line: None).eval()  # for no time, and normalised
-    elif stage == "text":
-        done.reader = load_average(_reader(done), run).eval()
-    elif stage == "unet":
-        done.unet = load_average(new_unet(), run).eval()
-
-
-def _train(
-    stage: str, budget: Budget, run: Path, options: Options, done: Trained, report: Callable[[str], None]
-) -> None:
-    """Train one stage, or continue it, and put it into what is done."""
-    minutes, steps, picture = budget.minutes, budget.steps, run.with_suffix(".png")
-    if stage == "vae":
-        run = run.with_stem("vae-again") if options.keep_latents else run  # no later stage may take it for all of it
-        show = partial(samples.save_reconstructions, path=picture)
-        done.vae = train_vae(
-            minutes, run, report, start=done.vae, steps=steps, show=show, keep_latents=options.keep_latents
-        ).eval()
-    elif stage == "text":
-        done.reader = train_reader(
-            _reader(done), done.tokenizer, minutes, run, report, steps=steps, anchor=done.anchor
-        ).eval()
-    elif stage == "unet":
-        assert done.vae is not None  # `check` has seen to it, and to the reader
-        assert done.reader is not None
-        done.unet = train_unet(
-            done.vae,
-            done.tokenizer,
-            done.reader.text_encoder,
-            new_unet() if done.unet is None else done.unet,
-            minutes,
-            run,
-            report,
-            pool=options.pool,
-            steps=steps,
-            device=options.device,
-            compiled=options.compiled,
-            show=partial(_draw, done, picture),
-        ).eval()
-        for network in (done.unet, done.vae, done.reader):
-            network.cpu()
-    elif stage == "clip":
-        assert done.reader is not None  # likewise
-        done.clip = train_clip(
-            done.reader.text_encoder, done.tokenizer, minutes, run, report, steps=steps, start=done.clip
-        )
-
-
-def _draw(done: Trained, picture: Path, unet: UNet) -> None:
-    """What the UNet draws so far."""
-    so_far = replace(done, unet=unet)
-    if so_far.model is not None:
-        samples.save_drawings(so_far.model, picture)

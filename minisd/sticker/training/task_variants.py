@@ -1,8 +1,7 @@
-"""Train what another task changes of a UNet, which itself stays as it is."""
+"""Train a task variant: the weights that another task adds to a UNet, which itself stays frozen."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -11,101 +10,93 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from minisd.adapters.task_variants import NOISE_LEVELS, Variant, blank
+from minisd.adapters.task_variants import NOISE_LEVELS, Variant, empty_unet
 from minisd.models import VAE
 from minisd.pipeline import StableDiffusion
 from minisd.pipeline.initial_latents import to_unit_range
-from minisd.sticker.training.dataset import SHORT, lessons, sample_lesson
-from minisd.sticker.training.unet import NO_CAPTION, SCHEDULE, expected_loss, latent_pool, sample_timesteps
-from minisd.sticker.world.captions import describe, mention
-from minisd.sticker.world.render import depth, layers, render
+from minisd.sticker.training.dataset import sample_training_scene, training_scenes
+from minisd.sticker.training.diffusion import (
+    EMPTY_PROMPTS,
+    SCHEDULE,
+    encode_scenes,
+    prompt_ids,
+    sample_timesteps,
+    velocity_loss,
+)
+from minisd.sticker.world.captions import select_content, write_caption
+from minisd.sticker.world.render import depth, draw_layers, render
 from minisd.sticker.world.scene import Scene
-from minisd.training.trainer import Recipe, train
+from minisd.training.trainer import Recipe, TrainingRun, train
 
-SMALLER = 4  # an upscaler's picture, along one side
+UPSCALING = 4  # factor along one side
 
 
-class Pool(NamedTuple):
-    """Scenes, their latents, and what the task gives: everything that can be computed once."""
+class TaskPool(NamedTuple):
+    """Scenes with everything that is computed once: their latents, and the condition of the task."""
 
     scenes: list[Scene]
     latents: Tensor
-    given: Tensor  # (N, C, h, w): mask and masked latents; depth; the small picture before it is noised
+    condition: Tensor  # (N, C, h, w): mask and masked latents; depth map; small image before noise is added
 
 
-def train_variant(
-    sd: StableDiffusion,
-    task: str,
-    minutes: float,
-    path: Path,
-    report: Callable[[str], None],
-    pool: int = 8_000,
-    batch: int = 24,
-    steps: int | None = None,
-) -> Variant:
-    """Train the changes of `sd` for a task, or continue the run at `path`, for `minutes` or `steps` in all.
-
-    Returns the moving average. Raises InputError for an unknown task.
-    """
+def train_variant(sd: StableDiffusion, task: str, run: TrainingRun, pool: int = 8_000, batch: int = 24) -> Variant:
+    """Train the variant of `sd` for a task; returns the moving average. Raises InputError for an unknown task."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         variant = Variant(sd.unet, task)
     unet = sd.unet.requires_grad_(False)
-    frozen = blank(unet, task).requires_grad_(False)
+    frozen = empty_unet(unet, task).requires_grad_(False)
     rest = unet.state_dict()
     seed = 1 + (dist.get_rank() if dist.is_initialized() else 0)
-    scenes = _pairs(pool, seed) if task == "depth" else lessons(pool, seed)
-    lesson = make_pool(sd.vae, task, scenes, torch.Generator().manual_seed(seed))
-    report(f"{pool} scenes encoded for {task}")
+    chosen = _related_pairs(pool, seed) if task == "depth" else training_scenes(pool, seed)
+    scenes, latents, conditions = make_task_pool(sd.vae, task, chosen, torch.Generator().manual_seed(seed))
+    run.report(f"{pool} scenes encoded for {task}")
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         rows = torch.randint(pool, (batch,), generator=generator)
-        x0, given = lesson.latents[rows], lesson.given[rows]
-        noise_level = None
+        x0, condition, noise_level = latents[rows], conditions[rows], None
         if task == "upscaling":
             noise_level = torch.randint(NOISE_LEVELS, (batch,), generator=generator)
-            given = sd.low_res.add_noise(given, torch.randn(given.shape, generator=generator), noise_level)
-        dropped = (torch.rand(batch, generator=generator) < NO_CAPTION).tolist()
-        captions = [_caption(lesson.scenes[row], task, generator) for row in rows.tolist()]
-        ids = sd.tokenizer(["" if drop else text for drop, text in zip(dropped, captions, strict=True)])
-        ids = ids[:, :SHORT] if progress < 0.7 else ids
+            noise = torch.randn(condition.shape, generator=generator)
+            condition = sd.low_res.add_noise(condition, noise, noise_level)
+        dropped = torch.rand(batch, generator=generator) < EMPTY_PROMPTS
+        captions = [_caption(scenes[row], task, generator) for row in rows.tolist()]
+        ids = prompt_ids(sd.tokenizer, captions, dropped, progress)
         with torch.no_grad():
             text = sd.text_encoder(ids)
         t = sample_timesteps(batch, generator)
         noise = torch.randn(x0.shape, generator=generator)
-        seen = torch.cat([SCHEDULE.add_noise(x0, noise, t), given], dim=1)
+        channels = torch.cat([SCHEDULE.add_noise(x0, noise, t), condition], dim=1)
         weights = {**rest, **variant.weights(unet)}
-        prediction = functional_call(frozen, weights, (seen, t, text, noise_level), strict=True)
-        each = (prediction.float() - SCHEDULE.velocity(x0, noise, t)).square().mean((1, 2, 3))
-        return (each / expected_loss(t)).mean()
+        prediction = functional_call(frozen, weights, (channels, t, text, noise_level), strict=True)
+        return velocity_loss(prediction, x0, noise, t)
 
-    recipe = Recipe(minutes, steps, learning_rate=2e-3, warmup_steps=100, bfloat16=True)
-    return train(variant, loss, recipe, path, report)
+    return train(variant, loss, Recipe(learning_rate=2e-3, warmup_steps=100, bfloat16=True), run)
 
 
-def _pairs(count: int, seed: int) -> list[Scene]:
-    """Scenes of two unlike things: with their depth given, which of them is which is all that is left to find out."""
+def _related_pairs(count: int, seed: int) -> list[Scene]:
+    """Scenes of two different objects: with a given depth map, only which of them is which must be learned."""
     generator = torch.Generator().manual_seed(seed)
     scenes: list[Scene] = []
     while len(scenes) < count:
-        scene = sample_lesson(generator)
+        scene = sample_training_scene(generator)
         if scene.relation is not None:
             scenes.append(scene)
     return scenes
 
 
 def _caption(scene: Scene, task: str, generator: torch.Generator) -> str:
-    """A true one; half of those for a depth map leave out how things stand: shapes alone must tell them apart."""
-    wanted = mention(scene, generator)
+    """A true caption; for depth maps, half of them omit relation and positions, so that shapes must be told apart."""
+    content = select_content(scene, generator)
     if task == "depth" and torch.rand((), generator=generator) < 0.5:
-        things = tuple(replace(thing, position=None) for thing in wanted.things)
-        wanted = replace(wanted, relation=None, things=things)
-    return describe(wanted, generator)
+        objects = tuple(replace(obj, position=None) for obj in content.objects)
+        content = replace(content, relation=None, objects=objects)
+    return write_caption(content, generator)
 
 
-def make_pool(vae: VAE, task: str, scenes: Sequence[Scene], generator: torch.Generator) -> Pool:
-    """Encode scenes and what a task gives with them, just as the pipeline does."""
-    latents = latent_pool(vae, list(scenes))
+def make_task_pool(vae: VAE, task: str, scenes: Sequence[Scene], generator: torch.Generator) -> TaskPool:
+    """Encode scenes, and compute the condition of the task in the same way as the pipeline."""
+    latents = encode_scenes(vae, list(scenes))
     size, cells = vae.config.sample_size, latents.shape[-1]
     parts = []
     for start in range(0, len(scenes), 64):
@@ -113,25 +104,25 @@ def make_pool(vae: VAE, task: str, scenes: Sequence[Scene], generator: torch.Gen
         if task == "depth":
             parts.append(to_unit_range(F.interpolate(depth(some, size), size=(cells, cells), mode="bicubic")))
         elif task == "upscaling":
-            parts.append(F.interpolate(render(some, size), size=(size // SMALLER,) * 2, mode="area"))
+            parts.append(F.interpolate(render(some, size), size=(size // UPSCALING,) * 2, mode="area"))
         else:
-            hidden = holes(some, size, generator)
+            hidden = inpainting_masks(some, size, generator)
             with torch.no_grad():
                 kept = vae.encode(render(some, size) * (1 - hidden)).mean * vae.config.scaling_factor
             parts.append(torch.cat([F.interpolate(hidden, size=(cells, cells)), kept], dim=1))
-    return Pool(list(scenes), latents, torch.cat(parts))
+    return TaskPool(list(scenes), latents, torch.cat(parts))
 
 
-def holes(scenes: Sequence[Scene], size: int, generator: torch.Generator) -> Tensor:
-    """What to paint anew, (B, 1, size, size): a box around one of the things with its shadow, anywhere, or all."""
-    drawn, boxes = torch.stack(layers(scenes, size)).amax(0), torch.zeros(len(scenes), 1, size, size)
+def inpainting_masks(scenes: Sequence[Scene], size: int, generator: torch.Generator) -> Tensor:
+    """Masks (B, 1, size, size): a box around an object and its shadow (70 %), a random box (20 %), or all (10 %)."""
+    drawn, boxes = torch.stack(draw_layers(scenes, size)).amax(0), torch.zeros(len(scenes), 1, size, size)
     for b, scene in enumerate(scenes):
         draws = torch.rand(5, generator=generator).tolist()
         if draws[0] < 0.1:
             boxes[b] = 1
             continue
         if draws[0] < 0.8:
-            rows, columns = (drawn[b, int(draws[1] * len(scene.things))] > 0).nonzero().T
+            rows, columns = (drawn[b, int(draws[1] * len(scene.objects))] > 0).nonzero().T
             margin = 2 + int(draws[2] * 8)
             top, left = int(rows.min()) - margin, int(columns.min()) - margin
             bottom, right = int(rows.max()) + 1 + margin, int(columns.max()) + 1 + margin

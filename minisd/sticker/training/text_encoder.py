@@ -1,14 +1,13 @@
-"""Teach the text encoder to read before it has to steer: from the state at the end of a caption alone, a linear layer
-must tell what the caption says, and another, from the state at a noun, what that thing is said to be.
+"""Train the text encoder with linear probes: from its states alone, linear layers must recover a caption's content.
 
-A text encoder that learns only through the UNet stays a bag of words for long: it knows which shapes and colours are
-named, not which belongs to which, nor which thing is the left one. CLIP's contrast against captions with one thing
-changed (Yuksekgonul et al. 2022) asks for the same; asking directly needs no image tower.
+One layer answers questions about the caption from the state at the end token, another about each object from the state
+at its noun. A text encoder that is trained only through the UNet remains a bag of words for long: it represents which
+shapes and colours are named, but not which belong together, nor which object is the left one. CLIP's contrast with
+captions in which one object is changed (Yuksekgonul et al. 2022) trains the same; probes need no image encoder.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from copy import deepcopy
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -17,192 +16,210 @@ from torch import Tensor, nn
 
 from minisd.configs import CLIPTextConfig
 from minisd.models import CLIPTextTransformer
-from minisd.sticker.training.dataset import SHORT, UNSEEN, sample_lesson
+from minisd.sticker.training.dataset import CAPTION_TOKENS, FIRST_TEST_SEED, sample_training_scene
 from minisd.sticker.world.captions import (
-    NAMED_SIZES,
-    NAMED_STYLES,
+    ATTRIBUTES,
     NUMBERS,
-    POSITION_WORDS,
     Expectation,
-    describe,
-    expectation,
-    mention,
-    noun_places,
+    ObjectExpectation,
+    noun_indices,
+    parse_caption,
+    select_content,
+    write_caption,
 )
-from minisd.sticker.world.palette import BACKGROUNDS, COLOURS
-from minisd.sticker.world.scene import INVERSE
-from minisd.sticker.world.shapes import THINGS
+from minisd.sticker.world.palette import BACKGROUNDS
+from minisd.sticker.world.scene import INVERSE_RELATION
 from minisd.tokenizer import Tokenizer
-from minisd.training.trainer import Recipe, train
+from minisd.training.trainer import Recipe, TrainingRun, train
 
-ANCHOR = 30.0  # on the mean square between states of variance 1: it stays at a thirtieth, and a UNet hardly notices
-# What is asked about a caption and the answers there are; None: it does not say. Of two things the first is the left or
-# upper one or the one behind, however the caption turns it; without a relation it is the one named first.
-OF_A_THING: dict[str, list[object]] = {
-    "shape": [None, *THINGS],
-    "colour": [None, *COLOURS],
-    "size": [None, *NAMED_SIZES],
-    "position": [None, *POSITION_WORDS],
-    "style": [None, *NAMED_STYLES],
-}
-ORDERED = ("left of", "above", "behind")  # the other relations are these, turned round
-QUESTIONS: dict[str, list[object]] = {
+TEXT_WIDTH = 128
+REFERENCE_WEIGHT = 30.0  # of the mean square distance between states of variance 1; it stays near 1/30
+# Questions with their possible answers; None: the caption does not mention it. Of two objects the first is the left,
+# the upper or the rear one, in any wording; without a relation it is the one named first.
+Questions = Mapping[str, list[object]]
+ATTRIBUTE_QUESTIONS: Questions = {name: [None, *values] for name, values in ATTRIBUTES.items()}
+CANONICAL_RELATIONS = ("left of", "above", "behind")  # the other relations are their inverses
+CAPTION_QUESTIONS: Questions = {
     "number": [1, *NUMBERS.values()],
-    "relation": [None, *ORDERED],
+    "relation": [None, *CANONICAL_RELATIONS],
     "background": [None, *BACKGROUNDS],
-    **{f"first {name}": answers for name, answers in OF_A_THING.items()},
-    **{f"second {name}": answers for name, answers in OF_A_THING.items()},
+    **{f"first {name}": answers for name, answers in ATTRIBUTE_QUESTIONS.items()},
+    **{f"second {name}": answers for name, answers in ATTRIBUTE_QUESTIONS.items()},
 }
-OF_A_NOUN = ("shape", "colour", "size", "style")
+OBJECT_QUESTIONS: Questions = {name: ATTRIBUTE_QUESTIONS[name] for name in ("shape", "colour", "size", "style")}
 
 
-class Anchor(NamedTuple):
-    """The text encoder that a UNet has learned to listen to, and which tokens it knows, bool (vocabulary,)."""
+class FrozenReference(NamedTuple):
+    """The text encoder that an existing UNet was trained with, and the tokens that it knows, bool (vocabulary,)."""
 
     text_encoder: CLIPTextTransformer
-    known: Tensor
+    known_tokens: Tensor
 
     def distance(self, states: Tensor, ids: Tensor) -> Tensor:
-        """Mean square between its states of token ids (B, L) and others (B, L, width).  -> scalar.
+        """Mean square distance of its states for token ids (B, L) to others (B, L, width).  -> scalar.
 
-        Texts with a word that it does not know are free.
+        Texts with an unknown token do not count.
         """
-        familiar = self.known[ids].all(1)
-        moved = (states[familiar] - self.text_encoder(ids[familiar])).float().square()
+        known = self.known_tokens[ids].all(1)
+        moved = (states[known] - self.text_encoder(ids[known])).float().square()
         return moved.sum() / states.numel()
 
 
-class Reading(NamedTuple):
-    """Captions and what they say: ids (B, SHORT), answers (B, questions); for each of N nouns its row and its token
-    (N, 2) and its attributes (N, 4). All int64.
+class ProbeBatch(NamedTuple):
+    """Captions with the right answers, all int64.
+
+    ids (B, CAPTION_TOKENS); answers (B, caption questions); for each of N nouns its row and token (N, 2), and the
+    answers (N, object questions).
     """
 
     ids: Tensor
     answers: Tensor
-    at: Tensor
-    attributes: Tensor
+    nouns: Tensor
+    noun_answers: Tensor
 
 
-def answers(wanted: Expectation) -> list[int]:
-    """The right answer to each question, as its place in the list of answers."""
-    things, relation = wanted.things, wanted.relation
-    if relation is not None and relation not in ORDERED:
-        things, relation = things[::-1], INVERSE[relation]
-    said: dict[str, object] = {"number": len(things), "relation": relation, "background": wanted.background}
-    pair = things if len(set(things)) > 1 or relation is not None else things[:1]  # of several alike, one is enough
-    for which, thing in zip(("first", "second"), pair, strict=False):
-        said |= {f"{which} {name}": getattr(thing, name) for name in OF_A_THING}
-    return [possible.index(said.get(question)) for question, possible in QUESTIONS.items()]
+def caption_answers(content: Expectation) -> list[int]:
+    """The right answer to each caption question, as an index into the possible answers."""
+    objects, relation = content.objects, content.relation
+    if relation is not None and relation not in CANONICAL_RELATIONS:
+        objects, relation = objects[::-1], INVERSE_RELATION[relation]
+    right: dict[str, object] = {"number": len(objects), "relation": relation, "background": content.background}
+    several = len(set(objects)) == 1 and relation is None
+    for which, obj in zip(("first", "second"), objects[:1] if several else objects, strict=False):
+        right |= {f"{which} {name}": getattr(obj, name) for name in ATTRIBUTE_QUESTIONS}
+    return [possible.index(right.get(question)) for question, possible in CAPTION_QUESTIONS.items()]
 
 
-class Reader(nn.Module):
-    """A text encoder and the linear layers that answer from its states at the end token and at the nouns."""
+def object_answers(obj: ObjectExpectation) -> list[int]:
+    """The right answer to each object question, as an index into the possible answers."""
+    return [possible.index(getattr(obj, name)) for name, possible in OBJECT_QUESTIONS.items()]
+
+
+def probe_layer(width: int, questions: Questions) -> nn.Linear:
+    """A linear layer with one logit for each possible answer."""
+    return nn.Linear(width, sum(map(len, questions.values())))
+
+
+def answer_losses(logits: Tensor, questions: Questions, answers: Tensor) -> Tensor:
+    """The cross-entropy of each question (Q,), from the logits of a probe layer and the answers (B, Q)."""
+    parts = split_by_question(logits, questions)
+    return torch.stack([F.cross_entropy(each, right) for each, right in zip(parts, answers.T, strict=True)])
+
+
+def split_by_question(logits: Tensor, questions: Questions) -> tuple[Tensor, ...]:
+    """The logits (B, answers) of each question."""
+    return logits.float().split([len(possible) for possible in questions.values()], dim=1)
+
+
+class CaptionProbe(nn.Module):
+    """A text encoder with linear layers that answer questions from its states at the end token and at the nouns."""
 
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
         self.text_encoder = CLIPTextTransformer(config)
-        self.answer = nn.Linear(config.width, sum(map(len, QUESTIONS.values())))
-        self.of_noun = nn.Linear(config.width, sum(len(OF_A_THING[name]) for name in OF_A_NOUN))
+        self.caption_layer = probe_layer(config.width, CAPTION_QUESTIONS)
+        self.noun_layer = probe_layer(config.width, OBJECT_QUESTIONS)
         nn.init.normal_(self.text_encoder.token_embedding.weight, std=0.2)
         nn.init.normal_(self.text_encoder.position_embedding.weight, std=0.1)
 
-    def forward(self, ids: Tensor) -> list[Tensor]:
-        """Token ids (B, L) -> for each question the logits of its answers, (B, answers)."""
-        return self.read(self.text_encoder(ids), ids)
+    def forward(self, ids: Tensor) -> Tensor:
+        """Token ids (B, L) -> the logits of the caption questions."""
+        return self.caption_layer(self.text_encoder.pool(self.text_encoder(ids), ids))
 
-    def read(self, states: Tensor, ids: Tensor) -> list[Tensor]:
-        """The same from the text states (B, L, width)."""
-        at_end = self.text_encoder.pool(states, ids)
-        return list(self.answer(at_end).float().split([len(possible) for possible in QUESTIONS.values()], dim=1))
-
-    def loss(self, reading: Reading, anchor: Anchor | None = None) -> Tensor:
+    def loss(self, batch: ProbeBatch, reference: FrozenReference | None = None) -> Tensor:
         """Cross-entropy, summed over the questions.  -> scalar.
 
-        anchor: whose states those of the text encoder must stay close to.
+        reference: a text encoder whose states must be approximately kept.
         """
-        states = self.text_encoder(reading.ids)
-        at_noun = self.of_noun(states[reading.at[:, 0], reading.at[:, 1]]).float()
-        of_noun = at_noun.split([len(OF_A_THING[name]) for name in OF_A_NOUN], dim=1)
-        asked = [(logits, reading.answers[:, i]) for i, logits in enumerate(self.read(states, reading.ids))]
-        asked += [(logits, reading.attributes[:, i]) for i, logits in enumerate(of_noun)]
-        loss = torch.stack([F.cross_entropy(logits, right) for logits, right in asked]).sum()
-        return loss if anchor is None else loss + ANCHOR * anchor.distance(states, reading.ids)
+        states = self.text_encoder(batch.ids)
+        at_noun = self.noun_layer(states[batch.nouns[:, 0], batch.nouns[:, 1]])
+        at_end = self.caption_layer(self.text_encoder.pool(states, batch.ids))
+        of_captions = answer_losses(at_end, CAPTION_QUESTIONS, batch.answers)
+        of_nouns = answer_losses(at_noun, OBJECT_QUESTIONS, batch.noun_answers)
+        loss = torch.cat([of_captions, of_nouns]).sum()
+        return loss if reference is None else loss + REFERENCE_WEIGHT * reference.distance(states, batch.ids)
 
 
-def read_captions(tokenizer: Tokenizer, count: int, generator: torch.Generator) -> Reading:
-    """Captions of the lessons and what they say."""
-    captions, right, at, attributes = [], [], [], []
-    for row in range(count):
-        wanted = mention(sample_lesson(generator), generator)
-        captions.append(text := describe(wanted, generator))
-        right.append(answers(expectation(text)))
-        for thing, places in zip(wanted.things, noun_places(text, wanted), strict=False):
-            if places:
-                at.append((row, places[-1] + 1))  # after the start token
-                attributes.append([OF_A_THING[name].index(getattr(thing, name)) for name in OF_A_NOUN])
-    ids = tokenizer(captions)[:, :SHORT]
-    return Reading(ids, torch.tensor(right), torch.tensor(at), torch.tensor(attributes))
+def text_config(vocab_size: int) -> CLIPTextConfig:
+    """The sizes of the text encoder."""
+    return CLIPTextConfig(vocab_size, width=TEXT_WIDTH, layers=4, heads=4, mlp_width=4 * TEXT_WIDTH)
 
 
-@torch.no_grad()
-def reading_accuracy(reader: Reader, tokenizer: Tokenizer, count: int = 1000, seed: int = UNSEEN) -> dict[str, float]:
-    """The share of right answers to each question over fresh captions: the gate before the UNet starts."""
-    reading = read_captions(tokenizer, count, torch.Generator().manual_seed(seed))
-    return {
-        question: (logits.argmax(1) == reading.answers[:, i]).float().mean().item()
-        for i, (question, logits) in enumerate(zip(QUESTIONS, reader(reading.ids), strict=True))
-    }
-
-
-def new_reader(config: CLIPTextConfig, seed: int = 0) -> Reader:
-    """A fresh reader."""
+def new_caption_probe(config: CLIPTextConfig, seed: int = 0) -> CaptionProbe:
+    """An untrained text encoder with its probes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Reader(config)
+        return CaptionProbe(config)
+
+
+def sample_probe_batch(tokenizer: Tokenizer, count: int, generator: torch.Generator) -> ProbeBatch:
+    """Captions of training scenes with the right answers.
+
+    The caption's content is parsed from its words: a template may leave out a part of what was selected.
+    """
+    captions, answers, nouns, noun_answers = [], [], [], []
+    for row in range(count):
+        content = select_content(sample_training_scene(generator), generator)
+        captions.append(text := write_caption(content, generator))
+        answers.append(caption_answers(parse_caption(text)))
+        for obj, indices in zip(content.objects, noun_indices(text, content), strict=False):
+            if indices:
+                nouns.append((row, indices[-1] + 1))  # after the start token
+                noun_answers.append(object_answers(obj))
+    ids = tokenizer(captions)[:, :CAPTION_TOKENS]
+    return ProbeBatch(ids, torch.tensor(answers), torch.tensor(nouns), torch.tensor(noun_answers))
 
 
 @torch.no_grad()
-def adopt(encoder: CLIPTextTransformer, tokenizer: Tokenizer, start: CLIPTextTransformer, known: Tokenizer) -> Anchor:
-    """Give a text encoder the weights of another one, which knows other words or has fewer layers.
+def probe_accuracy(
+    probe: CaptionProbe, tokenizer: Tokenizer, count: int = 1000, seed: int = FIRST_TEST_SEED
+) -> dict[str, float]:
+    """The share of right answers to each caption question, for test captions."""
+    batch = sample_probe_batch(tokenizer, count, torch.Generator().manual_seed(seed))
+    answers = zip(split_by_question(probe(batch.ids), CAPTION_QUESTIONS), batch.answers.T, strict=True)
+    shares = [(logits.argmax(1) == right).float().mean().item() for logits, right in answers]
+    return dict(zip(CAPTION_QUESTIONS, shares, strict=True))
 
-    Embeddings are copied by token. Layers that the other one lacks change nothing before they are trained. Returns
-    what the other one hears.
+
+@torch.no_grad()
+def transfer_weights(
+    encoder: CLIPTextTransformer, tokenizer: Tokenizer, start: CLIPTextTransformer, known: Tokenizer
+) -> FrozenReference:
+    """Copy the weights of another text encoder, which may have another vocabulary or fewer layers.
+
+    Embeddings are copied by token. Additional layers are initialised so that they change nothing. Returns the result as
+    the reference for further training.
     """
     pairs = [(i, known.token_to_id(token)) for token, i in tokenizer.vocab.items()]
     here, there = zip(*((i, j) for i, j in pairs if j is not None), strict=True)
     embeddings = encoder.token_embedding.weight.clone()
     embeddings[list(here)] = start.token_embedding.weight[list(there)]
-    kept = encoder.state_dict() | start.state_dict() | {"token_embedding.weight": embeddings}
-    encoder.load_state_dict(kept)
+    encoder.load_state_dict(encoder.state_dict() | start.state_dict() | {"token_embedding.weight": embeddings})
     for layer in encoder.layers[start.config.layers :]:
         for name, weight in layer.named_parameters():
-            if name.startswith(("attention.out", "contract")):  # what is added to the layer's input
+            if name.startswith(("attention.out", "contract")):  # the outputs of both residual branches
                 nn.init.zeros_(weight)
-    heard = torch.zeros(len(embeddings), dtype=torch.bool)
-    heard[list(here)] = True
-    return Anchor(deepcopy(encoder).requires_grad_(False), heard)
+    known_tokens = torch.zeros(len(embeddings), dtype=torch.bool)
+    known_tokens[list(here)] = True
+    return FrozenReference(deepcopy(encoder).requires_grad_(False), known_tokens)
 
 
-def train_reader(
-    reader: Reader,
+def train_text_encoder(
+    probe: CaptionProbe,
     tokenizer: Tokenizer,
-    minutes: float,
-    path: Path,
-    report: Callable[[str], None],
+    run: TrainingRun,
     batch: int = 128,
-    steps: int | None = None,
-    anchor: Anchor | None = None,
-) -> Reader:
-    """Train a text encoder to read, or continue the run at `path`, for `minutes` or `steps` in all.
+    reference: FrozenReference | None = None,
+) -> CaptionProbe:
+    """Train a text encoder with its probes.
 
-    anchor: the text encoder that a UNet has learned to listen to, so that it still understands. Returns the moving
-    average.
+    reference: the text encoder of an existing UNet, whose states are approximately kept. Returns the moving average.
     """
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
-        return reader.loss(read_captions(tokenizer, batch, generator), anchor)
+        return probe.loss(sample_probe_batch(tokenizer, batch, generator), reference)
 
-    average = train(reader, loss, Recipe(minutes, steps, learning_rate=1e-3, warmup_steps=50), path, report)
-    worst = min(reading_accuracy(average, tokenizer).items(), key=lambda item: item[1])
-    report(f"reads captions: {worst[1]:.1%} right answers about the {worst[0]}, the hardest question")
+    average = train(probe, loss, Recipe(learning_rate=1e-3, warmup_steps=50), run)
+    question, accuracy = min(probe_accuracy(average, tokenizer).items(), key=lambda item: item[1])
+    run.report(f"caption probe: {accuracy:.1%} right answers to the hardest question, {question}")
     return average

@@ -1,1 +1,1 @@
-"""Sticker World: a small world of coloured things, drawn, described and checked exactly."""
+"""Sticker World: scenes of a few coloured objects, with a renderer, a caption grammar and an exact checker."""

@@ -1,11 +1,11 @@
-"""The colours of Sticker World, and how far apart they look (CIE Lab, CIEDE2000)."""
+"""The colours of Sticker World, and their perceptual distance (CIE Lab, CIEDE2000)."""
 
 import math
 
 import torch
 from torch import Tensor
 
-# Pairwise CIEDE2000 >= 20, and >= 25 to every background: no two are near misses of each other.
+# Pairwise CIEDE2000 >= 20, and >= 25 to every background, so that no two are confused.
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (220, 30, 35),
     "orange": (250, 130, 0),
@@ -26,12 +26,12 @@ PALETTE = COLOURS | BACKGROUNDS
 
 
 def rgb(names: list[str], device: torch.device | str = "cpu") -> Tensor:
-    """Named colours as (N, 3) sRGB in [-1, 1], the range of every picture here."""
+    """Named colours as sRGB (N, 3) in [-1, 1], the range of all images here."""
     return torch.tensor([PALETTE[name] for name in names], dtype=torch.float32, device=device) / 127.5 - 1
 
 
 def lab(pixels: Tensor) -> Tensor:
-    """CIE L*a*b* (D65) of sRGB in [-1, 1]; the last axis is the colour.  (..., 3) -> (..., 3).
+    """CIE L*a*b* (D65) of sRGB in [-1, 1].  (..., 3) -> (..., 3).
 
     Source: IEC 61966-2-1 for sRGB, CIE 15 for Lab.
     """
@@ -53,7 +53,7 @@ def lab(pixels: Tensor) -> Tensor:
 def delta_e(first: Tensor, second: Tensor) -> Tensor:
     """CIEDE2000 difference of two Lab colours, (..., 3) and (..., 3) broadcast -> (...).
 
-    About 1 is just visible; above 20 nobody confuses the two. Source: Sharma, Wu, Dalal 2005, eq. 2 to 22.
+    A difference of 1 is just visible, two colours above 20 are never confused. Sharma, Wu, Dalal 2005, eq. 2 to 22.
     """
     (l1, a1, b1), (l2, a2, b2) = first.unbind(-1), second.unbind(-1)
     c7 = ((torch.hypot(a1, b1) + torch.hypot(a2, b2)) / 2) ** 7

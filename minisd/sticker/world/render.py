@@ -1,4 +1,4 @@
-"""From scenes to pictures: anti-aliased, batched, on any device."""
+"""Render scenes: anti-aliased, in batches, on any device."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,41 +10,41 @@ from torch import Tensor
 from minisd.errors import InputError
 from minisd.sticker.world.palette import COLOURS, rgb
 from minisd.sticker.world.scene import Scene
-from minisd.sticker.world.shapes import THINGS, sdf
-from minisd.sticker.world.styles import DROP, STYLES, bordered, painted, shaded
+from minisd.sticker.world.shapes import SHAPES, sdf
+from minisd.sticker.world.styles import SHADOW_OFFSET, STYLES, border_coverage, paint_coverage, shadow_opacity
 
-_CHUNK = 32  # scenes at a time: what is drawn at once stays in the processor's cache
+_CHUNK = 32  # scenes at a time: the intermediate tensors fit the processor's cache
 
 
 class Layers(NamedTuple):
-    """How much of each pixel each thing paints, each (B, K, size, size) in [0, 1], whatever is in front of it.
+    """The coverage of each pixel by each object, regardless of objects in front: each (B, K, size, size) in [0, 1].
 
-    Flat things and outlines have no border and no shadow.
+    Flat and outlined objects have no border and no shadow.
     """
 
     paint: Tensor
-    border: Tensor  # a sticker's white border, with what is inside
+    border: Tensor  # a sticker's white border; includes the area inside
     shadow: Tensor
 
 
-def layers(scenes: Sequence[Scene], size: int = 64, device: torch.device | str = "cpu") -> Layers:
-    """All that is drawn of each thing.
+def draw_layers(scenes: Sequence[Scene], size: int = 64, device: torch.device | str = "cpu") -> Layers:
+    """Draw paint, border and shadow of each object.
 
     Coverage is 0.5 - distance to the edge in pixels, clamped: exact for straight edges along the grid.
     """
-    most = max((len(scene.things) for scene in scenes), default=0)
+    most = max((len(scene.objects) for scene in scenes), default=0)
     drawn = Layers(*(torch.zeros(len(scenes), most, size, size, device=device) for _ in Layers._fields))
     for start in range(0, len(scenes), _CHUNK):
-        _draw(scenes[start : start + _CHUNK], Layers(*(each[start : start + _CHUNK] for each in drawn)))
+        _fill(scenes[start : start + _CHUNK], Layers(*(each[start : start + _CHUNK] for each in drawn)))
     return drawn
 
 
-def _draw(scenes: Sequence[Scene], drawn: Layers) -> None:
-    """Fill in the layers, one call of the distance function for all things of a shape and style."""
+def _fill(scenes: Sequence[Scene], drawn: Layers) -> None:
+    """Fill the layers in place, with one call of the distance function for all objects of a shape and style."""
     groups = defaultdict(list)
     for b, scene in enumerate(scenes):
-        for k, thing in enumerate(scene.things):
-            groups[thing.shape, thing.style].append((b, k, thing.x, thing.y, thing.radius))
+        for k, obj in enumerate(scene.objects):
+            groups[obj.shape, obj.style].append((b, k, obj.x, obj.y, obj.radius))
     size, device = drawn.paint.shape[-1], drawn.paint.device
     centres = (torch.arange(size, device=device) + 0.5) / size  # of the pixels
     for (shape, style), rows in groups.items():
@@ -52,68 +52,71 @@ def _draw(scenes: Sequence[Scene], drawn: Layers) -> None:
         b, k = numbers[:, :2].long().T
         x, y, radius = numbers[:, 2:].T[:, :, None, None]
 
-        def distance(moved: float, shape: str = shape, x: Tensor = x, y: Tensor = y, radius: Tensor = radius) -> Tensor:
-            across = (centres - moved - x) / radius
-            down = (centres[:, None] - moved - y) / radius
+        def distance(
+            offset: float, shape: str = shape, x: Tensor = x, y: Tensor = y, radius: Tensor = radius
+        ) -> Tensor:
+            across = (centres - offset - x) / radius
+            down = (centres[:, None] - offset - y) / radius
             return sdf(shape, *torch.broadcast_tensors(across, down)) * (radius * size)  # in pixels
 
-        drawn.paint[b, k] = painted(distance(0), style, size)
+        drawn.paint[b, k] = paint_coverage(distance(0), style, size)
         if style == "sticker":
-            drawn.border[b, k] = bordered(distance(0), size)
-            drawn.shadow[b, k] = shaded(distance(DROP), size)
+            drawn.border[b, k] = border_coverage(distance(0), size)
+            drawn.shadow[b, k] = shadow_opacity(distance(SHADOW_OFFSET), size)
 
 
 def masks(scenes: Sequence[Scene], size: int = 64, device: torch.device | str = "cpu") -> Tensor:
-    """How much of each pixel shows each thing: (B, K, size, size) in [0, 1], K things in the fullest scene.
+    """The visible part of each object in each pixel: (B, K, size, size) in [0, 1], K the largest number of objects.
 
-    What a thing in front hides is not the hidden one's; a border belongs to its sticker, a shadow to nobody.
+    An object in front removes what it hides from the mask of the one behind. A border belongs to its sticker; a shadow
+    belongs to no object.
     """
-    paint, border, _ = layers(scenes, size, device)
-    seen = torch.maximum(paint, border)
-    for k in range(seen.shape[1] - 1):
-        seen[:, k] *= (1 - seen[:, k + 1 :]).prod(1)
-    return seen
+    paint, border, _ = draw_layers(scenes, size, device)
+    visible = torch.maximum(paint, border)
+    for k in range(visible.shape[1] - 1):
+        visible[:, k] *= (1 - visible[:, k + 1 :]).prod(1)
+    return visible
 
 
 def render(scenes: Sequence[Scene], size: int = 64, device: torch.device | str = "cpu") -> Tensor:
-    """Draw scenes.  -> float32 (B, 3, size, size), sRGB in [-1, 1].
+    """Render scenes.  -> float32 (B, 3, size, size), sRGB in [-1, 1].
 
-    Raises InputError without scenes, for a size below 8 pixels, and for what is not of this world.
+    Raises InputError without scenes, for a size below 8 pixels, and for an unknown shape, colour or style.
     """
     if not scenes or size < 8:
-        raise InputError(f"render got {len(scenes)} scenes at {size} pixels; give at least one scene and 8 pixels")
-    for thing in (thing for scene in scenes for thing in scene.things):
-        for name, known in (("shape", THINGS), ("colour", COLOURS), ("style", STYLES)):
-            if getattr(thing, name) not in known:
-                raise InputError(f"there is no {name} {getattr(thing, name)!r}; use one of {', '.join(known)}")
-    pictures = rgb([scene.background for scene in scenes], device)[:, :, None, None].repeat(1, 1, size, size)
-    white, black = torch.ones_like(pictures), -torch.ones_like(pictures)
-    drawn = layers(scenes, size, device)
+        raise InputError(f"render got {len(scenes)} scenes at {size} pixels; give at least one scene and 8 pixels.")
+    for obj in (obj for scene in scenes for obj in scene.objects):
+        for name, known in (("shape", SHAPES), ("colour", COLOURS), ("style", STYLES)):
+            if getattr(obj, name) not in known:
+                raise InputError(f"there is no {name} {getattr(obj, name)!r}; use one of {', '.join(known)}.")
+    pixels = rgb([scene.background for scene in scenes], device)[:, :, None, None].repeat(1, 1, size, size)
+    white, black = torch.ones_like(pixels), -torch.ones_like(pixels)
+    drawn = draw_layers(scenes, size, device)
     for k, (paint, border, shadow) in enumerate(zip(*(each.unbind(1) for each in drawn), strict=True)):
-        if any(thing.style == "sticker" for scene in scenes for thing in scene.things[k : k + 1]):
-            pictures = torch.lerp(pictures, black, shadow[:, None])
-            pictures = torch.lerp(pictures, white, border[:, None])
-        # a scene with fewer things has an empty mask here, whatever the colour
-        names = [scene.things[k].colour if k < len(scene.things) else scene.background for scene in scenes]
-        pictures = torch.lerp(pictures, rgb(names, device)[:, :, None, None], paint[:, None])
-    return pictures
+        if any(obj.style == "sticker" for scene in scenes for obj in scene.objects[k : k + 1]):
+            pixels = torch.lerp(pixels, black, shadow[:, None])
+            pixels = torch.lerp(pixels, white, border[:, None])
+        # a scene with fewer objects has an empty mask here, so any colour will do
+        names = [scene.objects[k].colour if k < len(scene.objects) else scene.background for scene in scenes]
+        pixels = torch.lerp(pixels, rgb(names, device)[:, :, None, None], paint[:, None])
+    return pixels
 
 
 def depth(scenes: Sequence[Scene], size: int = 64, device: torch.device | str = "cpu") -> Tensor:
-    """How near everything is, (B, 1, size, size): the background 0, things 0.5 at the edge to 1 in their middle.
+    """Depth maps (B, 1, size, size), larger is nearer: 0 for the background, 0.5 at an object's edge, 1 in its centre.
 
-    A thing that another one hides in part is at half of that, so that all of it is behind the other.
+    The values of a partly hidden object are halved, so that all of it is behind the other one.
     """
     near = torch.zeros(len(scenes), 1, size, size, device=device)
     centres = (torch.arange(size, device=device) + 0.5) / size
-    paint, border, _ = layers(scenes, size, device)
+    paint, border, _ = draw_layers(scenes, size, device)
     for b, cover in enumerate(torch.maximum(paint, border)):
-        things = scenes[b].things
-        for k, (thing, own) in enumerate(zip(things, cover, strict=False)):
+        objects = scenes[b].objects
+        for k, (obj, own) in enumerate(zip(objects, cover, strict=False)):
             across, down = torch.broadcast_tensors(
-                (centres - thing.x) / thing.radius, (centres[:, None] - thing.y) / thing.radius
+                (centres - obj.x) / obj.radius, (centres[:, None] - obj.y) / obj.radius
             )
-            height = (-2 * sdf(thing.shape, across, down)).clamp(0, 1)
-            behind = scenes[b].overlapping and k < len(things) - 1
+            height = (-2 * sdf(obj.shape, across, down)).clamp(0, 1)
+            behind = scenes[b].overlapping and k < len(objects) - 1
             near[b, 0] = near[b, 0] * (1 - own) + own * (0.5 + 0.5 * height) * (0.5 if behind else 1)
     return near

@@ -1,7 +1,7 @@
-"""The things of Sticker World as signed distance functions: negative inside, positive outside.
+"""The shapes of Sticker World as signed distance functions: negative inside, positive outside.
 
-Each is drawn around the origin with y downwards; `sdf` brings them to one convention: the centroid at the
-origin and the area of the unit disc, so that `radius` means the same amount of paint for every thing.
+Each function draws around the origin with y downwards. `sdf` normalises them: the centroid is at the origin and the
+area is that of the unit disc, so that `radius` means the same painted area for every shape.
 """
 
 import math
@@ -24,17 +24,17 @@ def ring(x: Tensor, y: Tensor) -> Tensor:
 
 
 def square(x: Tensor, y: Tensor) -> Tensor:
-    """Sides of length 2."""
+    """A square with sides of length 2."""
     return _box(x, y, 1, 1)
 
 
 def triangle(x: Tensor, y: Tensor) -> Tensor:
-    """Three equal sides, one tip up: a star so blunt that its valleys lie on straight sides."""
+    """An equilateral triangle, one tip up: a star of three points whose valleys are on straight sides."""
     return _star(x, y, points=3, valley=0.5)
 
 
 def star(x: Tensor, y: Tensor) -> Tensor:
-    """Five points, one up."""
+    """A star of five points, one up."""
     return _star(x, y, points=5, valley=0.5)
 
 
@@ -47,12 +47,12 @@ def heart(x: Tensor, y: Tensor) -> Tensor:
 
 
 def cross(x: Tensor, y: Tensor) -> Tensor:
-    """Two bars of a third of their length, upright: a union of two rectangles."""
+    """Two bars a third as wide as long: a union of two rectangles."""
     return torch.minimum(_box(x, y, 1, 1 / 3), _box(x, y, 1 / 3, 1))
 
 
 def diamond(x: Tensor, y: Tensor) -> Tensor:
-    """A rhombus on its tip, half as tall again as wide."""
+    """A rhombus on its tip, 1.5 times as tall as wide."""
     return _polygon(x, y, [(0, -1.2), (0.8, 0), (0, 1.2), (-0.8, 0)])
 
 
@@ -87,20 +87,13 @@ def _star(x: Tensor, y: Tensor, points: int, valley: float) -> Tensor:
     return outside * torch.hypot(dx - t * ex, across - t * ey)
 
 
-THINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "circle": circle,
-    "square": square,
-    "triangle": triangle,
-    "star": star,
-    "heart": heart,
-    "ring": ring,
-    "cross": cross,
-    "diamond": diamond,
+SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    shape.__name__: shape for shape in (circle, square, triangle, star, heart, ring, cross, diamond)
 }
 
 
 class Extent(NamedTuple):
-    """How far a thing reaches from its centroid, in radii."""
+    """Distances from the centroid to the four sides."""
 
     left: float
     right: float
@@ -109,12 +102,12 @@ class Extent(NamedTuple):
 
 
 @cache
-def _frame(shape: str) -> tuple[float, float, float, Extent]:
-    """Centroid x and y, equivalent radius and extent of the shape as drawn, measured on a fine grid."""
+def _measure(shape: str) -> tuple[float, float, float, Extent]:
+    """Centroid x and y, equivalent radius and extent of a shape before normalisation, measured on a fine grid."""
     step = 1 / 256
     axis = torch.arange(-2 + step / 2, 2, step)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    cover = (0.5 - THINGS[shape](x, y) / step).clamp(0, 1)
+    cover = (0.5 - SHAPES[shape](x, y) / step).clamp(0, 1)
     area = cover.double().sum()
     cx, cy = float((cover * x).double().sum() / area), float((cover * y).double().sum() / area)
     radius = math.sqrt(float(area) * step * step / math.pi)
@@ -125,11 +118,11 @@ def _frame(shape: str) -> tuple[float, float, float, Extent]:
 
 
 def extent(shape: str) -> Extent:
-    """How far the shape reaches from its centroid in each direction, for radius 1."""
-    return _frame(shape)[3]
+    """The extent of a shape of radius 1."""
+    return _measure(shape)[3]
 
 
 def sdf(shape: str, x: Tensor, y: Tensor) -> Tensor:
     """Signed distance to the shape with its centroid at the origin and the area of the unit disc."""
-    cx, cy, radius, _ = _frame(shape)
-    return THINGS[shape](x * radius + cx, y * radius + cy) / radius
+    cx, cy, radius, _ = _measure(shape)
+    return SHAPES[shape](x * radius + cx, y * radius + cy) / radius

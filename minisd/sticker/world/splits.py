@@ -1,12 +1,12 @@
-"""What training never shows, so that composing can be told from remembering; fixed here for good.
+"""Combinations held out of training, to measure whether a model composes what it has learned. The lists never change.
 
-Everything held out contains a shape or a colour that came late into the world, so that no model shipped so far has seen
-it. Each part is seen in other company: only the combination is new.
+Each held-out combination contains a shape or a colour that was added to the world late, so that no released model has
+seen it. Training shows each part in other combinations.
 """
 
-from minisd.sticker.world.scene import INVERSE, Scene
+from minisd.sticker.world.scene import INVERSE_RELATION, Scene
 
-PAIRS = {  # (shape, colour): one in eight, each shape once, each colour at most twice
+HELD_OUT_PAIRS = {  # (shape, colour): one in eight, each shape once, each colour at most twice
     ("circle", "cyan"),
     ("square", "pink"),
     ("triangle", "cyan"),
@@ -16,7 +16,7 @@ PAIRS = {  # (shape, colour): one in eight, each shape once, each colour at most
     ("cross", "green"),
     ("diamond", "yellow"),
 }
-TRIPLES = {  # (shape, relation, shape): one in sixteen, and each the other way round, too
+HELD_OUT_TRIPLES = {  # (shape, relation, shape): one in sixteen; the inverse of each is held out, too
     ("heart", "left of", "ring"),
     ("ring", "left of", "cross"),
     ("cross", "left of", "diamond"),
@@ -26,16 +26,17 @@ TRIPLES = {  # (shape, relation, shape): one in sixteen, and each the other way 
     ("cross", "above", "circle"),
     ("diamond", "above", "square"),
 }
-COUNTS = {(4, "star"), (4, "ring")}
+HELD_OUT_COUNTS = {(4, "star"), (4, "ring")}
 
 
 def held_out(scene: Scene) -> bool:
-    """Whether a scene has a pair, a triple or a number of things that training must not see."""
-    if any((thing.shape, thing.colour) in PAIRS for thing in scene.things):
+    """Whether a scene contains a held-out pair, triple or count."""
+    if any((obj.shape, obj.colour) in HELD_OUT_PAIRS for obj in scene.objects):
         return True
     if scene.alike:
-        return (len(scene.things), scene.things[0].shape) in COUNTS
+        return (len(scene.objects), scene.objects[0].shape) in HELD_OUT_COUNTS
     if scene.relation is None:
         return False
-    first, second = (thing.shape for thing in scene.things)
-    return (first, scene.relation, second) in TRIPLES or (second, INVERSE[scene.relation], first) in TRIPLES
+    first, second = (obj.shape for obj in scene.objects)
+    triples = {(first, scene.relation, second), (second, INVERSE_RELATION[scene.relation], first)}
+    return not triples.isdisjoint(HELD_OUT_TRIPLES)

@@ -1,4 +1,4 @@
-"""The experiments with painters whose answer is known, and what their plots say."""
+"""The experiments with painters whose results are known, and the titles of their plots."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from support.painter import Asked, Painter, as_asked, in_other_colours
+from support.painter import Painter, Request, as_requested, in_other_colours
 
 from minisd.errors import OutputError
 from minisd.pipeline import StableDiffusion
@@ -18,64 +18,62 @@ from minisd.sticker.world.palette import COLOURS
 from minisd.sticker.world.scene import Scene
 
 
-def hard_of_hearing(asked: Asked) -> Scene:
-    """Listens from guidance 3 on, and then knows only green where nothing else is said."""
-    scene = (as_asked if asked.scale >= 3 else in_other_colours)(asked)
-    if asked.prompt == "a circle" and asked.scale >= 3:
-        return replace(scene, things=(replace(scene.things[0], colour="green"),))
+def needs_guidance(request: Request) -> Scene:
+    """Right from guidance 3 on, and then always green if the prompt leaves the colour open."""
+    scene = (as_requested if request.scale >= 3 else in_other_colours)(request)
+    if request.prompt == "a circle" and request.scale >= 3:
+        return replace(scene, objects=(replace(scene.objects[0], colour="green"),))
     return scene
 
 
-def slow(asked: Asked) -> Scene:
-    """Right from eight steps on; with LMS from four."""
-    needed = 4 if isinstance(asked.scheduler, LMS) else 8
-    return (as_asked if asked.steps >= needed else in_other_colours)(asked)
+def slow(request: Request) -> Scene:
+    """Right from eight steps on, with LMS from four."""
+    needed = 4 if isinstance(request.scheduler, LMS) else 8
+    return (as_requested if request.steps >= needed else in_other_colours)(request)
 
 
-def obedient(asked: Asked) -> Scene:
-    """Draws yellow circles, purple stars where yellow is unwelcome."""
-    scene = as_asked(
-        Asked(prompt="a purple star" if asked.negative == "yellow" else "a yellow circle", seed=asked.seed)
-    )
-    return scene
+def avoids_yellow(request: Request) -> Scene:
+    """Draws yellow circles, or purple stars if yellow is the negative prompt."""
+    prompt = "a purple star" if request.negative == "yellow" else "a yellow circle"
+    return as_requested(Request(prompt=prompt, seed=request.seed))
 
 
 def test_guidance_sweep(tmp_path: Path) -> None:
-    sd: StableDiffusion = Painter(hard_of_hearing)  # type: ignore[assignment]
-    data = figures.guidance_sweep(sd, 6, seed=0, scales=(0, 1, 3))
+    sd: StableDiffusion = Painter(needs_guidance)  # type: ignore[assignment]
+    data = figures.measure_guidance_sweep(sd, 6, seed=0, scales=(0, 1, 3))
     assert [each["rate"] for each in data["exact"]] == [0, 0, 1]
     assert data["exact"][2]["low"] < 1
     assert data["entropy"][2] == {"bits": 0, "error": 0}
     assert 1 < data["entropy"][0]["bits"] < math.log2(7)
     assert (data["count"], data["seed"], data["steps"]) == (6, 0, 50)
     figure = figures.plot_guidance_sweep(json.loads(json.dumps(data)), tmp_path / "a.png")
-    assert "Guidance 3 draws two things best: 100 % exact, 0 % at 0" in figure.get_suptitle()
+    assert "Two objects are best at guidance 3: 100 % exact, 0 % at 0" in figure.get_suptitle()
     assert_plotted(tmp_path / "a.png", figure)
 
 
 def test_sampler_comparison(tmp_path: Path) -> None:
     painter = Painter(slow)
     before = painter.scheduler
-    data = figures.sampler_comparison(painter, 2, seed=0, steps=(2, 4, 8))  # type: ignore[arg-type]
+    data = figures.measure_sampler_comparison(painter, 2, seed=0, steps=(2, 4, 8))  # type: ignore[arg-type]
     assert painter.scheduler is before
     assert list(data["samplers"]) == ["DDIM", "DDPM", "PNDM", "LMS", "DPMSolverMultistep", "UniPC"]
     assert [each["rate"] for each in data["samplers"]["DDIM"]] == [0, 0, 1]
     assert [each["rate"] for each in data["samplers"]["LMS"]] == [0, 1, 1]
     figure = figures.plot_sampler_comparison(json.loads(json.dumps(data)), tmp_path / "a.png")
-    assert figure.get_suptitle().startswith("LMS with 4 steps draws 100 % exactly")
+    assert figure.get_suptitle().startswith("LMS with 4 steps gives 100 % exact images")
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == list(data["samplers"])
     assert_plotted(tmp_path / "a.png", figure)
 
 
 def test_negative_prompts(tmp_path: Path) -> None:
-    data = figures.negative_prompts(Painter(obedient), 2, seed=0)  # type: ignore[arg-type]
+    data = figures.measure_negative_prompts(Painter(avoids_yellow), 2, seed=0)  # type: ignore[arg-type]
     yellow = list(COLOURS).index("yellow")
     assert [each["rate"] for each in data["without"]] == [float(k == yellow) for k in range(8)]
     assert [each["rate"] for each in data["with"]] == [0] * 8
     assert [each["rate"] for each in data["circle without"]] == [1] * 8
     assert [each["rate"] for each in data["circle with"]] == [float(k != yellow) for k in range(8)]
     figure = figures.plot_negative_prompts(json.loads(json.dumps(data)), tmp_path / "a.png")
-    assert "from 12 % to 0 % on average,\n88 % of the pictures show a circle" in figure.get_suptitle()
+    assert "from 12 % to 0 % on average,\n88 % of the images show a circle" in figure.get_suptitle()
     assert_plotted(tmp_path / "a.png", figure)
     with pytest.raises(OutputError, match="exists already"):
         figures.plot_negative_prompts(data, tmp_path / "a.png")
@@ -89,9 +87,9 @@ def assert_plotted(path: Path, figure: figures.Figure) -> None:
         assert any(container.has_yerr for container in axes.containers)
 
 
-@pytest.mark.parametrize("sampler", [sampler for sampler in Scheduler.samplers().values() if sampler is not LCM])
+@pytest.mark.parametrize("sampler", [sampler for sampler in Scheduler.samplers.values() if sampler is not LCM])
 def test_every_sampler_can_start_from_pure_noise(sampler: type[Scheduler]) -> None:
-    """On the schedule of the comparison, with the exact v of normally distributed data: 200 steps end in that."""
+    """With the exact v of normally distributed data, 200 steps on the schedule of the comparison end in that data."""
     mean, std = 0.7, 0.5
     scheduler = sampler.in_place_of(Painter().scheduler)
     assert scheduler.schedule.alpha_bar(999) == 0

@@ -1,62 +1,68 @@
-"""The suites: readable, satisfiable, about what they say, and only the held-out ones hold what is held out."""
-
-from collections import Counter
+"""The suites: prompts can be parsed and met, test the right skills, and only held-out suites are held out."""
 
 import pytest
 import torch
 
 from minisd.errors import InputError
-from minisd.sticker.evaluation.metrics import asks
-from minisd.sticker.evaluation.prompt_suites import LARGEST_SEED, PARAPHRASE, SUITES, Example, examples, suites, word
-from minisd.sticker.training.dataset import UNSEEN
-from minisd.sticker.world.captions import WORDS, Expectation, expectation
+from minisd.sticker.evaluation.judging import tested_skills
+from minisd.sticker.evaluation.prompt_suites import (
+    LARGEST_SEED,
+    PARAPHRASE,
+    SUITES,
+    Example,
+    sample_prompts,
+    suite_examples,
+    write_prompt,
+)
+from minisd.sticker.training.dataset import FIRST_TEST_SEED
+from minisd.sticker.world.captions import WORDS, Expectation, parse_caption
 from minisd.sticker.world.checker.check import check
 from minisd.sticker.world.nouns import STYLE_VOCABULARY
 from minisd.sticker.world.render import render
-from minisd.sticker.world.sampling import CROWDS, scene_from_seed
-from minisd.sticker.world.scene import INVERSE
-from minisd.sticker.world.splits import COUNTS, PAIRS, TRIPLES, held_out
+from minisd.sticker.world.sampling import COUNTS_BY_SIZE, scene_from_seed
+from minisd.sticker.world.scene import INVERSE_RELATION
+from minisd.sticker.world.splits import HELD_OUT_COUNTS, HELD_OUT_PAIRS, HELD_OUT_TRIPLES, held_out
 
 COUNT = 60
-DRAWN = {name: examples(name, COUNT, seed=0) for name in SUITES}
-WANTED = {name: [expectation(example.prompt) for example in drawn] for name, drawn in DRAWN.items()}
+EXAMPLES = {name: suite_examples(name, COUNT, seed=0) for name in SUITES}
+EXPECTED = {name: [parse_caption(example.prompt) for example in examples] for name, examples in EXAMPLES.items()}
 
 
-def novelties(wanted: Expectation) -> set[str]:
-    """What of a prompt is held out, by its words alone."""
-    things = wanted.things
-    found = {"pairs" for thing in things if (thing.shape, thing.colour) in PAIRS}
-    if wanted.relation is not None:
-        first, second = (thing.shape for thing in things)
-        triples = {(first, wanted.relation, second), (second, INVERSE[wanted.relation], first)}
-        found |= {"triples"} if triples & TRIPLES else set()
-    elif len(set(things)) == 1 and (len(things), things[0].shape) in COUNTS:
+def held_out_parts(expected: Expectation) -> set[str]:
+    """What is held out in a prompt, by its words alone."""
+    objects = expected.objects
+    found = {"pairs" for obj in objects if (obj.shape, obj.colour) in HELD_OUT_PAIRS}
+    if expected.relation is not None:
+        first, second = (obj.shape for obj in objects)
+        triples = {(first, expected.relation, second), (second, INVERSE_RELATION[expected.relation], first)}
+        found |= {"triples"} if triples & HELD_OUT_TRIPLES else set()
+    elif len(set(objects)) == 1 and (len(objects), objects[0].shape) in HELD_OUT_COUNTS:
         found |= {"counts"}
     return found
 
 
 @pytest.mark.parametrize("name", SUITES)
 def test_a_scene_of_every_prompt_is_exact(name: str) -> None:
-    drawn = DRAWN[name][:12]
-    pictures = render([example.scene for example in drawn])
-    assert all(check(picture, example.prompt).exact for picture, example in zip(pictures, drawn, strict=True))
+    examples = EXAMPLES[name][:12]
+    pictures = render([example.scene for example in examples])
+    assert all(check(picture, example.prompt).exact for picture, example in zip(pictures, examples, strict=True))
 
 
 @pytest.mark.parametrize("name", SUITES)
-def test_only_held_out_suites_have_what_is_held_out(name: str) -> None:
+def test_only_held_out_suites_have_held_out_parts(name: str) -> None:
     kind = name.removeprefix("held-out ")
-    for example, wanted in zip(DRAWN[name], WANTED[name], strict=True):
+    for example, expected in zip(EXAMPLES[name], EXPECTED[name], strict=True):
         if kind in ("pairs", "triples", "counts"):
-            assert kind in novelties(wanted)
-            assert kind == "pairs" or novelties(wanted) == {kind}  # a new pair may be in new company, too
+            assert kind in held_out_parts(expected)
+            assert kind == "pairs" or held_out_parts(expected) == {kind}
             assert held_out(example.scene)
         else:
-            assert not novelties(wanted)
+            assert not held_out_parts(expected)
             assert not held_out(example.scene)
 
 
 @pytest.mark.parametrize(
-    ("name", "things", "always", "sometimes"),
+    ("name", "objects", "always", "sometimes"),
     [
         ("single", {1}, "object", ""),
         ("two", {2}, "object relation", ""),
@@ -75,65 +81,65 @@ def test_only_held_out_suites_have_what_is_held_out(name: str) -> None:
         ("in front", {2}, "object relation", ""),
     ],
 )
-def test_what_each_suite_asks_for(name: str, things: set[int], always: str, sometimes: str) -> None:
-    asked = [asks(wanted) for wanted in WANTED[name]]
+def test_the_skills_that_each_suite_tests(name: str, objects: set[int], always: str, sometimes: str) -> None:
+    asked = [tested_skills(expected) for expected in EXPECTED[name]]
     base = {"exact", "count"} | (set() if name == "partial" else {"colour", "shape"})
     assert set.intersection(*asked) == base | set(always.split())
     assert set.union(*asked) == base | {*always.split(), *sometimes.split()}
-    assert {len(wanted.things) for wanted in WANTED[name]} == things
+    assert {len(expected.objects) for expected in EXPECTED[name]} == objects
 
 
-def test_particulars() -> None:
-    for wanted in WANTED["binding"]:
-        first, second = wanted.things
+def test_details_of_the_suites() -> None:
+    for expected in EXPECTED["binding"]:
+        first, second = expected.objects
         assert (first.shape == second.shape) != (first.colour == second.colour)
-    for wanted in WANTED["partial"]:
-        assert any(thing.shape is None or thing.colour is None for thing in wanted.things)
-    assert all(thing.size and thing.shape and thing.colour for wanted in WANTED["full"] for thing in wanted.things)
-    assert all(thing.position for wanted in WANTED["position"] for thing in wanted.things)
-    assert all(example.prompt.startswith("there is ") for example in DRAWN["held-out template"])
-    assert all(" with " in example.prompt for example in DRAWN["held-out template"])
+    for expected in EXPECTED["partial"]:
+        assert any(obj.shape is None or obj.colour is None for obj in expected.objects)
+    assert all(obj.size and obj.shape and obj.colour for expected in EXPECTED["full"] for obj in expected.objects)
+    assert all(obj.position for expected in EXPECTED["position"] for obj in expected.objects)
+    assert all(example.prompt.startswith("there is ") for example in EXAMPLES["held-out template"])
+    assert all(" with " in example.prompt for example in EXAMPLES["held-out template"])
     assert PARAPHRASE == "there is {b} with {a} {rel} it"
-    for example in DRAWN["count"]:
-        assert len(example.scene.things) in CROWDS[example.scene.things[0].size]
-    assert set(Counter(wanted.background for wanted in WANTED["background"])) == {"white", "black", "gray", "beige"}
-    assert all(any(thing.style for thing in wanted.things) for wanted in WANTED["style"])
-    assert {wanted.relation for wanted in WANTED["in front"]} == {"in front of", "behind"}
-    assert all(len({example.prompt for example in DRAWN[name]}) > 5 for name in SUITES)
+    for example in EXAMPLES["count"]:
+        assert len(example.scene.objects) in COUNTS_BY_SIZE[example.scene.objects[0].size]
+    assert {expected.background for expected in EXPECTED["background"]} == {"white", "black", "gray", "beige"}
+    assert all(any(obj.style for obj in expected.objects) for expected in EXPECTED["style"])
+    assert {expected.relation for expected in EXPECTED["in front"]} == {"in front of", "behind"}
+    assert all(len({example.prompt for example in EXAMPLES[name]}) > 5 for name in SUITES)
 
 
-def test_words_say_what_is_chosen_and_nothing_else() -> None:
+def test_prompts_mention_what_is_chosen_and_nothing_else() -> None:
     rng = torch.Generator().manual_seed(0)
-    scene = next(s for s in map(scene_from_seed, range(100)) if len(s.things) == 1 and s.things[0].size == "small")
-    thing = scene.things[0]
-    assert expectation(word(scene, "size", rng)).things[0].colour is None
-    assert thing.colour in word(scene, "shape colour", rng)
-    assert "background" not in word(scene, "shape", rng)
-    assert word(scene, "background", rng).endswith(f"on a {scene.background} background")
+    scene = next(s for s in map(scene_from_seed, range(100)) if len(s.objects) == 1 and s.objects[0].size == "small")
+    obj = scene.objects[0]
+    assert parse_caption(write_prompt(scene, "size", rng)).objects[0].colour is None
+    assert obj.colour in write_prompt(scene, "shape colour", rng)
+    assert "background" not in write_prompt(scene, "shape", rng)
+    assert write_prompt(scene, "background", rng).endswith(f"on a {scene.background} background")
 
 
 def test_a_seed_is_a_set_of_prompts() -> None:
-    assert suites(5, seed=3) == suites(5, seed=3)
-    other, usual = suites(5, seed=4), suites(5, seed=3)
+    assert sample_prompts(5, seed=3) == sample_prompts(5, seed=3)
+    other, usual = sample_prompts(5, seed=4), sample_prompts(5, seed=3)
     assert all(other[name] != usual[name] for name in SUITES)
-    assert usual["single"] == [example.prompt for example in examples("single", 9, seed=3)[:5]]
-    assert isinstance(DRAWN["two"][0], Example)
-    assert DRAWN["two"][0].scene != DRAWN["binding"][0].scene
+    assert usual["single"] == [example.prompt for example in suite_examples("single", 9, seed=3)[:5]]
+    assert isinstance(EXAMPLES["two"][0], Example)
+    assert EXAMPLES["two"][0].scene != EXAMPLES["binding"][0].scene
 
 
-def test_no_seed_is_one_of_training() -> None:
-    assert UNSEEN == 10**6
-    assert UNSEEN + 100 * LARGEST_SEED + len(SUITES) < 2**32  # PyTorch forgets what is above
+def test_no_seed_equals_a_seed_of_training() -> None:
+    assert FIRST_TEST_SEED == 10**6
+    assert FIRST_TEST_SEED + 100 * LARGEST_SEED + len(SUITES) < 2**32  # PyTorch ignores higher bits
     assert len(SUITES) <= 100
     with pytest.raises(InputError, match="seed is"):
-        examples("single", 1, LARGEST_SEED + 1)
+        suite_examples("single", 1, LARGEST_SEED + 1)
     with pytest.raises(InputError, match="no suite 'nonsense', expected one of single"):
-        examples("nonsense", 1, 0)
+        suite_examples("nonsense", 1, 0)
 
 
-def test_a_model_is_asked_only_for_what_it_was_taught() -> None:
+def test_prompts_use_only_words_that_the_model_knows() -> None:
     words = "a an red blue orange circle star to the left right of above below under over is there picture with and it"
-    asked = suites(12, seed=0, words=words)
+    asked = sample_prompts(12, seed=0, words=words)
     assert all(len(asked[name]) == 12 for name in ("single", "two", "binding", "held-out template"))
     assert {word for prompts in asked.values() for prompt in prompts for word in prompt.split()} <= set(words.split())
     assert [name for name, prompts in asked.items() if not prompts] == [
@@ -142,9 +148,9 @@ def test_a_model_is_asked_only_for_what_it_was_taught() -> None:
     ]  # fmt: skip
 
 
-def test_styles_and_what_is_in_front_are_not_asked_of_a_model_without_the_words() -> None:
+def test_styles_and_overlaps_are_left_out_for_a_model_without_the_words() -> None:
     before = " ".join(word for word in WORDS if word not in {*STYLE_VOCABULARY, "front", "behind"})
-    asked, taught = (suites(2, seed=0, words=words) for words in (before, " ".join(WORDS)))
+    asked, taught = (sample_prompts(2, seed=0, words=words) for words in (before, " ".join(WORDS)))
     assert not asked["style"]
     assert not asked["in front"]
     assert all(taught.values())

@@ -1,4 +1,4 @@
-"""Colours: the conversion and the distance against published numbers, and the gates of the palette."""
+"""Colours: conversion and distance against published numbers, and the distances within the palette."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_lab_of_primaries():
     assert torch.allclose(lab(pixels), expected, atol=0.02)
 
 
-def test_no_two_colours_are_near_misses():
+def test_all_colours_are_far_apart():
     colours, grounds = lab(rgb(list(COLOURS))), lab(rgb(list(BACKGROUNDS)))
     between = delta_e(colours[:, None], colours) + 1000 * torch.eye(len(COLOURS))
     assert float(between.min()) >= 20

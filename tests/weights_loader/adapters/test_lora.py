@@ -43,11 +43,10 @@ from minisd.adapters import Lora, LowRank
 from minisd.errors import FileFormatError, InputError, MinisdError, MismatchError, NumericalError
 from minisd.models import CLIPTextTransformer, UNet
 from minisd.pipeline import StableDiffusion
-from minisd.pipeline.conditioning import TextPart
+from minisd.pipeline.conditioning import TokenizerAndEncoder
 from weights_loader import official_configs
 from weights_loader.adapters.lora_file import plan
-from weights_loader.adapters.lora_names import cloneofsimo_unet, spellings
-from weights_loader.adapters.parts import networks
+from weights_loader.adapters.lora_names import cloneofsimo_unet, networks, spellings
 from weights_loader.names import diffusers as diffusers_names
 
 diffusers = pytest.importorskip("diffusers")
@@ -219,7 +218,7 @@ def sdxl() -> tuple[dict[str, nn.Module], SimpleNamespace]:
         "text_encoder_2": oracle_text("sd2", projection=40),
     }
     texts = {name: text_like(encoder) for name, encoder in theirs.items() if name != "unet"}
-    parts = [TextPart(None, encoder) for encoder in texts.values()]
+    parts = [TokenizerAndEncoder(None, encoder) for encoder in texts.values()]
     return theirs, SimpleNamespace(unet=unet_like(theirs["unet"]), **texts, text_parts=parts, is_xl=True)
 
 
@@ -284,7 +283,7 @@ def test_the_refiner_has_the_second_text_encoder_alone(tmp_path: Path, write: Ca
     assert same(bits(sd), before)
     alone = save({f"lora_te_text_model_encoder_layers_0_self_attn_q_proj.lora_{half}.weight": noise(768, 768)
                   for half in HALVES}, tmp_path / "alone.safetensors")  # fmt: skip
-    refuse(sd, alone, MismatchError, "LoRA for SD 1.x .*768.*the model is for models with text vectors of 128")
+    refuse(sd, alone, MismatchError, "LoRA for SD 1.x .*768.*expected one for models with text vectors of 128")
 
 
 def test_the_reference_loads_the_same(sd1: Saved, tmp_path: Path) -> None:
@@ -572,12 +571,12 @@ def test_scales(ours: StableDiffusion, tmp_path: Path, scale: Any) -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ({"lora_unet_nobody.lora_down.weight": noise(1, 2)}, "1 keys belong to no layer.*'lora_unet_nobody"),
-        ({f"{STEM}.lora_down.bias": noise(2)}, "1 keys belong to no layer.*lora_down.bias'"),
-        ({"bundle_emb.x": noise(2)}, "1 keys belong to no layer.*'bundle_emb.x'"),
-        ({STEM.replace("to_q", "to_k") + ".lora_up.weight": noise(64, 2)}, "1 keys lack their partner: .*to_k"),
-        ({STEM.replace("to_q", "to_k") + ".alpha": torch.tensor(1.0)}, "1 keys lack their partner: .*to_k.alpha"),
-        ({f"unet.{BLOCK}.attn1.to_q.lora_A.weight": noise(2, 64)}, "1 keys name a layer again"),
+        ({"lora_unet_nobody.lora_down.weight": noise(1, 2)}, "1 keys fit no layer.*'lora_unet_nobody"),
+        ({f"{STEM}.lora_down.bias": noise(2)}, "1 keys fit no layer.*lora_down.bias'"),
+        ({"bundle_emb.x": noise(2)}, "1 keys fit no layer.*'bundle_emb.x'"),
+        ({STEM.replace("to_q", "to_k") + ".lora_up.weight": noise(64, 2)}, "1 keys lack their counterpart: .*to_k"),
+        ({STEM.replace("to_q", "to_k") + ".alpha": torch.tensor(1.0)}, "1 keys lack their counterpart: .*to_k.alpha"),
+        ({f"unet.{BLOCK}.attn1.to_q.lora_A.weight": noise(2, 64)}, "1 keys repeat a layer"),
         ({f"{STEM}.hada_w1_a": noise(2, 2)}, "LoHa .*hada_w1_a.*expected a LoRA"),
         ({f"{STEM}.lokr_w1": noise(2, 2)}, "LoKr"),
         ({f"{STEM}.dora_scale": noise(2, 2)}, "DoRA"),
@@ -602,7 +601,7 @@ def test_files_that_are_no_lora_of_this_model(
 
 def test_many_unknown_keys_are_ten_and_dots(ours: StableDiffusion, tmp_path: Path) -> None:
     tensors = pair() | {f"lora_unet_x{i}.lora_up.weight": noise(1, 1) for i in range(30)}
-    text = refuse(ours, save(tensors, tmp_path / "a.safetensors"), MismatchError, "30 keys belong to no layer")
+    text = refuse(ours, save(tensors, tmp_path / "a.safetensors"), MismatchError, "30 keys fit no layer")
     assert text.count("lora_unet_x") == 10
 
 
@@ -640,7 +639,7 @@ def test_other_families_are_named(ours: StableDiffusion, tmp_path: Path) -> None
     ):  # fmt: skip
         path = save({**pair(), **tensors}, tmp_path / "a.safetensors")
         refuse(
-            ours, path, MismatchError, f"is a LoRA {family}.*the model is for models with text vectors of 64.*nothing"
+            ours, path, MismatchError, f"is a LoRA {family}.*expected one for models with text vectors of 64.*nothing"
         )
 
 
@@ -652,7 +651,7 @@ def test_official_lists_on_another_family(shared_data: Path) -> None:
         shapes, made_for = read_adapter(shared_data, name), "SDXL" if "sdxl" in name else "SD 1.x"
         for family, parts in models.items():
             if family != made_for:
-                with pytest.raises(MismatchError, match=f"is a LoRA for {made_for} .* the model is for {family} "):
+                with pytest.raises(MismatchError, match=f"is a LoRA for {made_for} .* expected one for {family} "):
                     plan(shapes, {}, parts, Path(name))
 
 
@@ -660,7 +659,7 @@ def test_other_files(ours: StableDiffusion, tmp_path: Path) -> None:
     word = save({"<cat>": noise(64)}, tmp_path / "word.safetensors")
     refuse(ours, word, MismatchError, "textual-inversion embedding.*load_embedding or --embedding")
     model = save({"conv_in.weight": noise(2, 2)}, tmp_path / "model.safetensors")
-    refuse(ours, model, MismatchError, "no LoRA that minisd knows: it holds 'conv_in.weight'")
+    refuse(ours, model, MismatchError, "is in no known format, expected a LoRA; it holds 'conv_in.weight'")
     refuse(ours, tmp_path / "nothing", InputError, "no such file")
 
 
@@ -669,8 +668,8 @@ def test_settings_of_peft_that_are_refused(sd1: Saved, tmp_path: Path) -> None:
     sd = weights_loader.load(sd1.folder)
     for i, (settings, message) in enumerate(
         [
-            ({"use_dora": True}, "adapter_config.json says that the adapter is DoRA"),
-            ({"peft_type": "LOHA"}, "the adapter is 'LOHA'"),
+            ({"use_dora": True}, "adapter_config.json describes a DoRA adapter"),
+            ({"peft_type": "LOHA"}, "describes a 'LOHA' adapter"),
             ({"lora_alpha": "4"}, "alpha is '4'"),
             ({"lora_alpha": True}, "alpha is True"),
             ({"lora_alpha": 4, "alpha_pattern": {"(a+)+b": 4}}, "alpha_pattern"),
@@ -695,9 +694,9 @@ def test_words_beside_a_lora_are_told_of(sd1: Saved, tmp_path: Path) -> None:
     words = {"<s1>": noise(64), "<s2>": noise(64)}
     path = write_cloneofsimo(draw(oracles(sd1), is_cloneofsimo), tmp_path / "a.safetensors", words)
     sd = weights_loader.load(sd1.folder)
-    with pytest.warns(UserWarning, match="also holds the words <s1>, <s2>, which load_embedding adds"):
+    with pytest.warns(UserWarning, match="also holds the words <s1>, <s2>; load_embedding adds them"):
         weights_loader.load_lora(sd, path)
-    with pytest.warns(UserWarning, match="also holds a LoRA, which load_lora"):
+    with pytest.warns(UserWarning, match="also holds a LoRA; load_lora"):
         assert weights_loader.load_embedding(sd, path) == ["<s1>", "<s2>"]
 
 

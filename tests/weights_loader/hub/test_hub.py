@@ -419,7 +419,7 @@ def test_known_names_ask_living_homes_in_order(hub: LocalHub, tmp_path: Path) ->
     fallback, moved = run(hub, tmp_path / "a", "sd15", old)["results"]
     assert f"models--{second.replace('/', '--')}" in fallback["folder"]
     assert moved["folder"] == fallback["folder"]
-    assert "gone from the hub" in moved["warnings"][0]
+    assert "removed from the hub" in moved["warnings"][0]
     assert not any(repo == old for _, repo, *_ in hub.log)  # a freed id may have been taken over
     hub.repos[new] = model()
     (first,) = run(hub, tmp_path / "b", "sd15")["results"]
@@ -447,7 +447,7 @@ def test_what_the_system_says() -> None:
     """Faults that root does not meet, or that the disk will not give on demand."""
     from weights_loader.hub.errors import translate
 
-    for code, word in ((errno.ENOSPC, "free some"), (errno.EACCES, "HF_HOME"), (errno.EROFS, "HF_HOME")):
+    for code, word in ((errno.ENOSPC, "make room"), (errno.EACCES, "HF_HOME"), (errno.EROFS, "HF_HOME")):
         error = translate(OSError(code, "by the system"), "me/model", "unet/config.json")
         assert type(error) is OutputError
         assert word in str(error)

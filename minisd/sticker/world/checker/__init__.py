@@ -1,1 +1,1 @@
-"""Check an image of Sticker World exactly: find the objects in its pixels, and compare them with a scene."""
+"""An exact checker: detects the objects in an image of Sticker World and compares them with a scene or a caption."""

@@ -1,4 +1,4 @@
-"""Of two things that touch: are they beside each other, or is one in front of the other?"""
+"""Tell whether two objects that touch are beside each other or one is in front of the other."""
 
 import math
 from dataclasses import replace
@@ -6,80 +6,87 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from minisd.sticker.world.checker.fitting import Fit, draw, fit, radius_of
-from minisd.sticker.world.checker.recognise import Found, identify, paint_of, size_of, surest
-from minisd.sticker.world.checker.regions import MIN_AREA, MIXTURE, cover, dilate, erode, unlike
-from minisd.sticker.world.shapes import THINGS
+from minisd.sticker.world.checker.fitting import Fit, draw_coverage, equivalent_radius, fit_shapes
+from minisd.sticker.world.checker.recognise import Detection, best_fit, identify, region_colour, size_name
+from minisd.sticker.world.checker.regions import (
+    MAX_MIXTURE_DISTANCE,
+    MIN_AREA,
+    dilate,
+    erode,
+    mixture_distance,
+    paint_fraction,
+)
+from minisd.sticker.world.shapes import SHAPES
 
-TOUCHING = 0.03  # share of the smaller thing that the other hides; below, the two are beside each other
-TOWARDS = (0, 0.25)  # shares of the way to the thing in front, where a fit of the other begins
-LEAD = 0.015  # of the best fit of what is hidden: less of its contour shows
-UNLIKE = 0.8  # distance in RGB of [-1, 1] from how a pixel should be, beyond what blur does
+MIN_OVERLAP = 0.03  # hidden share of the smaller object; below it the two are beside each other
+STARTS = (0, 0.25)  # shares of the way to the front object at which fits of the rear object start
+MIN_LEAD = 0.015  # of the best fit of the rear object: less of its contour is visible
+MAX_ERROR = 0.8  # distance in RGB of [-1, 1] between a pixel and its explanation, beyond the effect of blur
 
 
-def told_apart(pixels: Tensor, ground: Tensor, parts: list[Tensor]) -> list[Found]:
-    """The things that parts (N, N) of one region of pixels (N, N, 3) show.
+def separate_objects(pixels: Tensor, background: Tensor, parts: list[Tensor]) -> list[Detection]:
+    """The objects shown by parts (N, N) of one region of pixels (N, N, 3).
 
-    Each is plain at first. If there are two colours, either could be in front: the thing in front is whole, and what is
-    left of the other must fit around it. The order counts whose drawing is closer to the picture, and explains it: blur
-    leaves lines where the two meet, which are no third thing.
+    Each part is identified alone first. If there are two colours, both orders are tried: the front object is complete,
+    and the rest of the rear object must fit around it. The order counts whose drawing is closer to the image, and it
+    explains the whole region: blur leaves lines between the two objects, which are no third object.
     """
-    plain = [(part, found) for part in parts if (found := identify(pixels, ground, part)) is not None]
+    plain = [(part, found) for part in parts if (found := identify(pixels, background, part)) is not None]
     pieces: dict[str, Tensor] = {}
-    for part, found in plain:  # what is behind may show on both sides
+    for part, found in plain:  # the rear object may be visible on both sides of the front object
         if found.colour is not None:
             pieces[found.colour] = pieces.get(found.colour, part) | part
     if len(pieces) > 1:
         first, second = sorted(pieces.values(), key=lambda piece: -int(piece.sum()))[:2]
         around = dilate(torch.stack(parts).any(0), 2)
-        orders = [_layered(pixels, ground, *order, around) for order in ((first, second), (second, first))]
+        orders = [_explain(pixels, background, *order, around) for order in ((first, second), (second, first))]
         closest = min((order for order in orders if order is not None), key=lambda order: order[0], default=None)
         if closest is not None:
-            whole, other = closest[1]
-            if other.hidden * other.area >= TOUCHING * min(other.area, whole.area):
-                return [whole, other]
+            front, rear = closest[1]
+            if rear.hidden * rear.area >= MIN_OVERLAP * min(rear.area, front.area):
+                return [front, rear]
     return [found for _, found in plain]
 
 
-def _layered(
-    pixels: Tensor, ground: Tensor, front: Tensor, behind: Tensor, around: Tensor
-) -> tuple[float, tuple[Found, Found]] | None:
-    """How far the picture, in the mask `around`, is from one thing in front of the other, and the two things.
+def _explain(
+    pixels: Tensor, background: Tensor, front: Tensor, behind: Tensor, around: Tensor
+) -> tuple[float, tuple[Detection, Detection]] | None:
+    """Explain the image as one object in front of another: the mean error in the mask `around`, and the two objects.
 
-    None if the first is no thing of ours, or if there is more than the two.
+    None if the front object is not recognised, or if there is more than the two objects.
     """
-    paint, other, near = paint_of(pixels, front), paint_of(pixels, behind), dilate(front, 2)
-    off, off_other = unlike(pixels, ground, paint), unlike(pixels, ground, other)
-    covered = cover(pixels, ground, paint)
-    covered = torch.where(dilate(behind, 2), torch.minimum(covered, cover(pixels, other, paint)), covered)  # the seam
-    covered = covered * (near & ((off <= off_other) | (off_other > MIXTURE)))  # without the faint edge of the other
-    first = identify(pixels, ground, front, covered)
+    paint, rear_paint, near = region_colour(pixels, front), region_colour(pixels, behind), dilate(front, 2)
+    error, rear_error = (mixture_distance(pixels, background, each) for each in (paint, rear_paint))
+    coverage = paint_fraction(pixels, background, paint)
+    seam = torch.minimum(coverage, paint_fraction(pixels, rear_paint, paint))
+    coverage = torch.where(dilate(behind, 2), seam, coverage)
+    coverage = coverage * (near & ((error <= rear_error) | (rear_error > MAX_MIXTURE_DISTANCE)))
+    first = identify(pixels, background, front, coverage)
     if first is None or first.shape is None:
         return None
-    size, names = front.shape[0], list(THINGS)
-    whole = draw([first.shape], first.style, _row(first), size)[0, 0]
-    visible = cover(pixels, ground, other) * (dilate(behind, 2) & (off_other <= off))
-    second = identify(pixels, ground, behind)
+    size, names = front.shape[0], list(SHAPES)
+    row = torch.tensor([[[first.x, first.y, equivalent_radius(first.area)]]])
+    whole = draw_coverage([first.shape], first.style, row, size)[0, 0]
+    visible = paint_fraction(pixels, background, rear_paint) * (dilate(behind, 2) & (rear_error <= error))
+    second = identify(pixels, background, behind)
     if second is None:
         return None
-    radius, seam, tries = radius_of(second.area * 1.2), dilate(whole > 0, 2), []
-    for share in TOWARDS:  # what is hidden of it lies that way
+    radius, hidden_area, attempts = equivalent_radius(second.area * 1.2), dilate(whole > 0, 2), []
+    for share in STARTS:  # the hidden part is in the direction of the front object
         x, y = second.x + share * (first.x - second.x), second.y + share * (first.y - second.y)
-        tries.append(fit(visible, names, "flat", [Fit(x, y, radius, 0)] * len(names), seam))
-    best, sure = surest([max(some, key=lambda each: each.iou) for some in zip(*tries, strict=True)], LEAD)
-    places = [each[best] for each in tries]
-    drawings = draw([names[best]], "flat", torch.tensor([[place[:3] for place in places]]), size)[0]
-    pictures = torch.lerp(torch.lerp(ground, other, drawings[..., None]), paint, whole[..., None])
-    wrong = (pictures - pixels).norm(dim=-1) * around
+        attempts.append(fit_shapes(visible, names, "flat", [Fit(x, y, radius, 0)] * len(names), hidden_area))
+    best_of_each = [max(some, key=lambda each: each.iou) for some in zip(*attempts, strict=True)]
+    best, certain = best_fit(best_of_each, MIN_LEAD)
+    places = [each[best] for each in attempts]
+    drawings = draw_coverage([names[best]], "flat", torch.tensor([[place[:3] for place in places]]), size)[0]
+    explained = torch.lerp(torch.lerp(background, rear_paint, drawings[..., None]), paint, whole[..., None])
+    wrong = (explained - pixels).norm(dim=-1) * around
     k = int(wrong.sum((1, 2)).argmin())
-    if erode(wrong[k] > UNLIKE).sum() >= MIN_AREA / 4 * around.numel():
+    if erode(wrong[k] > MAX_ERROR).sum() >= MIN_AREA / 4 * around.numel():
         return None
     x, y, radius, iou = places[k]
-    second = replace(second, shape=names[best] if sure else None, size=size_of(radius), x=x, y=y, iou=iou)
+    shape = names[best] if certain else None
     hidden = float((drawings[k] * whole).sum() / drawings[k].sum().clamp(min=1e-6))
-    second = replace(second, area=math.pi * radius**2, hidden=hidden)
+    area = math.pi * radius**2
+    second = replace(second, shape=shape, size=size_name(radius), x=x, y=y, iou=iou, area=area, hidden=hidden)
     return float(wrong[k][around].mean()), (first, second)
-
-
-def _row(found: Found) -> Tensor:
-    return torch.tensor([[[found.x, found.y, radius_of(found.area)]]])

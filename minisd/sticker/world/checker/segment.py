@@ -1,67 +1,76 @@
-"""What is in a picture: palette segmentation, connected components, analysis by synthesis; nothing learned."""
+"""Detect the objects in an image by palette segmentation, connected components and analysis by synthesis."""
 
 import torch
 from torch import Tensor
 
-from minisd.sticker.world.checker.layering import told_apart
-from minisd.sticker.world.checker.recognise import Found, identify, name_of
-from minisd.sticker.world.checker.regions import MIN_AREA, MIXTURE, core, dilate, erode, regions, unlike
+from minisd.sticker.world.checker.layering import separate_objects
+from minisd.sticker.world.checker.recognise import Detection, colour_name, identify
+from minisd.sticker.world.checker.regions import (
+    MAX_MIXTURE_DISTANCE,
+    MIN_AREA,
+    connected_regions,
+    core,
+    dilate,
+    erode,
+    mixture_distance,
+)
 from minisd.sticker.world.checker.stickers import (
-    are_there,
-    cover_by_hue,
-    in_style,
+    contains_stickers,
+    coverage_by_hue,
     is_white,
-    local_ground,
-    strangers,
-    trim_of,
+    local_background,
+    neutral_foreground,
+    recognise_sticker,
+    unexplained_objects,
 )
 from minisd.sticker.world.palette import BACKGROUNDS, COLOURS, PALETTE_LAB, delta_e, lab
 
-FOREGROUND = 12.0  # CIEDE2000 to the background, above which a pixel belongs to something
+FOREGROUND = 12.0  # CIEDE2000 to the background, above which a pixel belongs to an object
 
 
-def find(image: Tensor) -> tuple[list[Found], str | None]:
-    """All objects of a picture, (3, N, N) in [-1, 1], and its background (None: not one of ours)."""
+def detect_objects(image: Tensor) -> tuple[list[Detection], str | None]:
+    """All objects of an image (3, N, N) in [-1, 1], and the name of its background (None if it has none)."""
     pixels = image.detach().float().cpu().clamp(-1, 1).permute(1, 2, 0)
     rim = max(1, pixels.shape[0] // 32)
     frame = torch.ones(pixels.shape[:2], dtype=torch.bool)
     frame[rim:-rim, rim:-rim] = False
-    ground = pixels[frame].median(0).values
-    foreground = delta_e(lab(pixels), lab(ground)) > FOREGROUND
-    trim = trim_of(pixels, ground, foreground)
-    if are_there(pixels, ground, trim, foreground):
-        found = _with_stickers(pixels, ground, foreground, trim)
+    background = pixels[frame].median(0).values
+    foreground = delta_e(lab(pixels), lab(background)) > FOREGROUND
+    neutral = neutral_foreground(pixels, background, foreground)
+    if contains_stickers(pixels, background, neutral, foreground):
+        found = _detect_with_stickers(pixels, background, foreground, neutral)
     else:
-        shown = regions(foreground)
-        found = [thing for own in shown for thing in told_apart(pixels, ground, _split(pixels, ground, own))]
-    return found, name_of(ground, list(BACKGROUNDS))
+        regions = connected_regions(foreground)
+        parts = [_split_by_colour(pixels, background, region) for region in regions]
+        found = [obj for each in parts for obj in separate_objects(pixels, background, each)]
+    return found, colour_name(background, list(BACKGROUNDS))
 
 
-def _with_stickers(pixels: Tensor, ground: Tensor, foreground: Tensor, trim: Tensor) -> list[Found]:
-    """The things of a picture in which some have border and shadow."""
-    found, explained = [], torch.zeros_like(trim)
-    for region in regions(foreground & ~trim):
-        on = local_ground(pixels, ground, region)
-        for part in _split(pixels, on, region):
-            covered = cover_by_hue(pixels, part) if is_white(on) else None  # a shadow may be near
-            thing = identify(pixels, on, part, covered)
-            if thing is not None:
-                thing, around = in_style(pixels, ground, thing, part)
-                found.append(thing)
-                explained |= around | dilate(part, 2)
-    return [*found, *strangers(trim, explained)]
+def _detect_with_stickers(pixels: Tensor, background: Tensor, foreground: Tensor, neutral: Tensor) -> list[Detection]:
+    """The objects of an image in which some have a border and a shadow."""
+    found, explained = [], torch.zeros_like(neutral)
+    for region in connected_regions(foreground & ~neutral):
+        around = local_background(pixels, background, region)
+        for part in _split_by_colour(pixels, around, region):
+            coverage = coverage_by_hue(pixels, part) if is_white(around) else None  # a shadow may be near
+            obj = identify(pixels, around, part, coverage)
+            if obj is not None:
+                obj, trim = recognise_sticker(pixels, background, obj, part)
+                found.append(obj)
+                explained |= trim | dilate(part, 2)
+    return [*found, *unexplained_objects(neutral, explained)]
 
 
-def _split(pixels: Tensor, ground: Tensor, own: Tensor) -> list[Tensor]:
-    """A region in parts of one paint each: what no mixture of paint and ground explains is another thing."""
-    inner = pixels[core(own)]
+def _split_by_colour(pixels: Tensor, background: Tensor, region: Tensor) -> list[Tensor]:
+    """Split a region into parts of one paint each; pixels that are no mixture of paint and background are split off."""
+    inner = pixels[core(region)]
     name = delta_e(lab(inner)[:, None], PALETTE_LAB[: len(COLOURS)]).argmin(1)
     paint = inner[name == name.mode().values].median(0).values
-    other = erode(own & (unlike(pixels, ground, paint) > MIXTURE))
-    if other.sum() < MIN_AREA / 4 * own.numel():
-        return [own]
-    other = dilate(other) & own
-    if (own & ~other).sum() < MIN_AREA * own.numel():  # noise: nothing is of one paint
-        return [own]
-    rest = [part for region in regions(other) for part in _split(pixels, ground, region)]
-    return regions(own & ~other) + rest
+    other = erode(region & (mixture_distance(pixels, background, paint) > MAX_MIXTURE_DISTANCE))
+    if other.sum() < MIN_AREA / 4 * region.numel():
+        return [region]
+    other = dilate(other) & region
+    if (region & ~other).sum() < MIN_AREA * region.numel():  # noise without a dominant paint
+        return [region]
+    rest = [part for each in connected_regions(other) for part in _split_by_colour(pixels, background, each)]
+    return connected_regions(region & ~other) + rest

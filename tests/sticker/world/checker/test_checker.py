@@ -1,4 +1,4 @@
-"""The checker is exact: all right on our own pictures, soft and noisy ones too, never on a wrong caption."""
+"""The checker is exact: right on all rendered images, also blurred and noisy ones, and never for a wrong caption."""
 
 from dataclasses import replace
 from functools import cache
@@ -11,58 +11,58 @@ from scipy import ndimage
 from torch import Tensor
 
 from minisd.errors import InputError
-from minisd.sticker.world.captions import Expectation, caption, expectation, expectation_of
+from minisd.sticker.world.captions import Expectation, expectation_of, parse_caption, sample_caption
 from minisd.sticker.world.checker.check import check, judge
-from minisd.sticker.world.checker.recognise import Found
+from minisd.sticker.world.checker.recognise import Detection
 from minisd.sticker.world.checker.regions import components
-from minisd.sticker.world.checker.segment import find
+from minisd.sticker.world.checker.segment import detect_objects
 from minisd.sticker.world.palette import BACKGROUNDS, COLOURS
 from minisd.sticker.world.render import render
 from minisd.sticker.world.sampling import scene_from_seed
-from minisd.sticker.world.scene import RELATIONS, SIZES, Scene, Thing
-from minisd.sticker.world.shapes import THINGS
+from minisd.sticker.world.scene import RELATIONS, SIZES, Object, Scene
+from minisd.sticker.world.shapes import SHAPES
 
 SCENES = [scene_from_seed(seed) for seed in range(1000)]
 SCENES += [scene_from_seed(seed, two=0, several=1) for seed in range(100)]
 
 
 @cache
-def findings() -> list[tuple[tuple[Found, ...], str | None]]:
-    return [(tuple(found), background) for found, background in map(find, render(SCENES))]
+def detections() -> list[tuple[tuple[Detection, ...], str | None]]:
+    return [(tuple(found), background) for found, background in map(detect_objects, render(SCENES))]
 
 
 def counterfactuals(scene: Scene) -> list[Expectation]:
-    """Everything that the scene is not, one change away."""
+    """All untrue expectations one change away from the scene."""
     whole = expectation_of(scene)
     changed = [replace(whole, background=name) for name in BACKGROUNDS if name != scene.background]
     changed += [replace(whole, relation=name) for name in RELATIONS if scene.relation not in (None, name)]
-    changed += [replace(whole, things=(*whole.things, whole.things[0]))]
-    if len(whole.things) > 2:
-        changed += [replace(whole, things=whole.things[:-1])]
-    for i, thing in enumerate(whole.things):
-        others = [replace(thing, shape=name) for name in THINGS if name != thing.shape]
-        others += [replace(thing, colour=name) for name in COLOURS if name != thing.colour]
-        others += [replace(thing, size=name) for name in SIZES if name != thing.size]
-        changed += [replace(whole, things=(*whole.things[:i], o, *whole.things[i + 1 :])) for o in others]
-    if len(whole.things) == 2:
-        changed.append(replace(whole, things=whole.things[:1], relation=None))
-        a, b = whole.things
-        if a.colour != b.colour:  # the binding: both colours, both shapes, the wrong way round
-            changed.append(replace(whole, things=(replace(a, colour=b.colour), replace(b, colour=a.colour))))
+    changed += [replace(whole, objects=(*whole.objects, whole.objects[0]))]
+    if len(whole.objects) > 2:
+        changed += [replace(whole, objects=whole.objects[:-1])]
+    for i, obj in enumerate(whole.objects):
+        others = [replace(obj, shape=name) for name in SHAPES if name != obj.shape]
+        others += [replace(obj, colour=name) for name in COLOURS if name != obj.colour]
+        others += [replace(obj, size=name) for name in SIZES if name != obj.size]
+        changed += [replace(whole, objects=(*whole.objects[:i], o, *whole.objects[i + 1 :])) for o in others]
+    if len(whole.objects) == 2:
+        changed.append(replace(whole, objects=whole.objects[:1], relation=None))
+        a, b = whole.objects
+        if a.colour != b.colour:  # wrong binding: the colours are exchanged
+            changed.append(replace(whole, objects=(replace(a, colour=b.colour), replace(b, colour=a.colour))))
     return changed
 
 
-def test_all_of_our_own_pictures_are_exact():
+def test_all_rendered_images_are_exact():
     generator = torch.Generator().manual_seed(0)
-    for scene, (found, background) in zip(SCENES, findings(), strict=True):
+    for scene, (found, background) in zip(SCENES, detections(), strict=True):
         assert judge(found, background, expectation_of(scene)).exact, scene
-        words = caption(scene, generator)
-        assert judge(found, background, expectation(words)).exact, words
+        words = sample_caption(scene, generator)
+        assert judge(found, background, parse_caption(words)).exact, words
 
 
 def test_no_counterfactual_is_exact():
     tried = 0
-    for scene, (found, background) in zip(SCENES, findings(), strict=True):
+    for scene, (found, background) in zip(SCENES, detections(), strict=True):
         for wrong in counterfactuals(scene):
             tried += 1
             assert not judge(found, background, wrong).exact, (scene, wrong)
@@ -70,30 +70,30 @@ def test_no_counterfactual_is_exact():
 
 
 def test_centres_and_areas_are_measured_to_a_twentieth_of_a_pixel():
-    for scene, (found, _) in zip(SCENES, findings(), strict=True):
-        for thing in scene.things:
-            nearest = min(found, key=lambda f: abs(f.x - thing.x) + abs(f.y - thing.y))
-            assert nearest.x == pytest.approx(thing.x, abs=0.1 / 64)
-            assert nearest.y == pytest.approx(thing.y, abs=0.1 / 64)
-            assert (nearest.area / torch.pi) ** 0.5 == pytest.approx(thing.radius, abs=0.2 / 64)
+    for scene, (found, _) in zip(SCENES, detections(), strict=True):
+        for obj in scene.objects:
+            nearest = min(found, key=lambda f: abs(f.x - obj.x) + abs(f.y - obj.y))
+            assert nearest.x == pytest.approx(obj.x, abs=0.1 / 64)
+            assert nearest.y == pytest.approx(obj.y, abs=0.1 / 64)
+            assert (nearest.area / torch.pi) ** 0.5 == pytest.approx(obj.radius, abs=0.2 / 64)
 
 
-def soft(pictures: Tensor, sigma: float) -> Tensor:
-    return torch.from_numpy(ndimage.gaussian_filter(pictures.numpy(), (0, 0, sigma, sigma), mode="nearest"))
+def soft(images: Tensor, sigma: float) -> Tensor:
+    return torch.from_numpy(ndimage.gaussian_filter(images.numpy(), (0, 0, sigma, sigma), mode="nearest"))
 
 
 @pytest.mark.parametrize(("size", "sigma", "noise"), [(64, 0.7, 0), (64, 1.0, 0.04), (64, 0, 0.06), (128, 1.5, 0.04)])
 def test_stable_under_blur_and_noise(size, sigma, noise):
     scenes = SCENES[: 200 if size == 64 else 50]
-    pictures = soft(render(scenes, size), sigma)
-    pictures = pictures + noise * torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
-    for scene, picture in zip(scenes, pictures, strict=True):
+    images = soft(render(scenes, size), sigma)
+    images = images + noise * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    for scene, picture in zip(scenes, images, strict=True):
         assert check(picture, scene).exact, scene
 
 
-def test_verdict_says_what_is_wrong():
+def test_the_verdict_names_what_is_wrong():
     scene = Scene(
-        (Thing("circle", "red", "medium", 0.4, 0.25, 0.13), Thing("square", "blue", "medium", 0.5, 0.7, 0.13))
+        (Object("circle", "red", "medium", 0.4, 0.25, 0.13), Object("square", "blue", "medium", 0.5, 0.7, 0.13))
     )
     picture = render([scene])[0]
     assert check(picture, "a red circle above a blue square").exact
@@ -115,21 +115,21 @@ def test_verdict_says_what_is_wrong():
             assert {name for name in names if not getattr(verdict, name)} == expected, prompt
 
 
-def test_touching_things_are_told_apart_and_strangers_are_not_named():
+def test_touching_objects_are_separated_and_unknown_objects_have_no_name():
     touching = Scene(
-        (Thing("square", "red", "large", 0.34, 0.5, 0.18), Thing("square", "blue", "large", 0.66, 0.5, 0.18))
+        (Object("square", "red", "large", 0.34, 0.5, 0.18), Object("square", "blue", "large", 0.66, 0.5, 0.18))
     )
     assert check(render([touching])[0], "a red square left of a blue square").exact
     picture = render([Scene(())])[0]
     assert check(picture, "a red circle").found == ()
     picture[:, 20:28, 5:60] = torch.tensor([-0.2, -0.6, -1.0])[:, None, None]  # a long brown bar
-    (stranger,), background = find(picture)
-    assert (stranger.shape, stranger.colour, background) == (None, None, "white")
+    (unknown,), background = detect_objects(picture)
+    assert (unknown.shape, unknown.colour, background) == (None, None, "white")
     assert not check(picture, "a shape").count
 
 
 @pytest.mark.parametrize("sigma", [0, 1, 2, 4])
-def test_noise_is_nothing(sigma):
+def test_noise_is_never_exact(sigma):
     noise = soft(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(sigma)), sigma)[0]
     noise = noise / noise.std()
     assert not check(noise, "a red circle").exact
@@ -156,7 +156,7 @@ def test_components_against_scipy():
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 64), (3, 64, 32), (3, 8, 8), (1, 3, 64, 64)])
-def test_wrong_pictures_are_errors(shape):
+def test_wrong_shapes_are_errors(shape):
     with pytest.raises(InputError, match="shape"):
         check(torch.zeros(shape), "a red circle")
 

@@ -1,4 +1,4 @@
-"""The checker knows styles and what is in front of what: all right on our own pictures, never on a wrong caption."""
+"""Styles and overlaps: the checker is right on all rendered images, and never for a wrong caption."""
 
 from dataclasses import replace
 from functools import cache
@@ -7,51 +7,53 @@ import pytest
 import torch
 from scipy import ndimage
 
-from minisd.sticker.world.captions import Expectation, caption, expectation, expectation_of
+from minisd.sticker.world.captions import Expectation, expectation_of, parse_caption, sample_caption
 from minisd.sticker.world.checker.check import check, judge
-from minisd.sticker.world.checker.recognise import Found
-from minisd.sticker.world.checker.segment import find
+from minisd.sticker.world.checker.recognise import Detection
+from minisd.sticker.world.checker.segment import detect_objects
 from minisd.sticker.world.palette import BACKGROUNDS, COLOURS, rgb
-from minisd.sticker.world.render import layers, masks, render
+from minisd.sticker.world.render import draw_layers, masks, render
 from minisd.sticker.world.sampling import scene_from_seed
-from minisd.sticker.world.scene import INVERSE, LAYERS, RELATIONS, SIZES, Scene, Thing
-from minisd.sticker.world.shapes import THINGS
+from minisd.sticker.world.scene import DEPTH_RELATIONS, INVERSE_RELATION, RELATIONS, SIZES, Object, Scene
+from minisd.sticker.world.shapes import SHAPES
 from minisd.sticker.world.styles import STYLES, styles_for
 
 SCENES = [scene_from_seed(seed, two=0.6, several=0.15, styled=0.6, overlapping=0.4) for seed in range(300)]
 
 
 @cache
-def findings() -> list[tuple[tuple[Found, ...], str | None]]:
-    return [(tuple(found), background) for found, background in map(find, render(SCENES))]
+def detections() -> list[tuple[tuple[Detection, ...], str | None]]:
+    return [(tuple(found), background) for found, background in map(detect_objects, render(SCENES))]
 
 
 def counterfactuals(scene: Scene) -> list[Expectation]:
-    """Everything about styles and overlaps that the scene is not, and what else a hidden thing might be taken for."""
+    """Untrue expectations about styles, overlaps and the attributes of a partly hidden object."""
     whole = expectation_of(scene)
-    changed = [replace(whole, relation=name) for name in (*RELATIONS, *LAYERS) if scene.relation not in (None, name)]
-    changed += [replace(whole, things=whole.things[::-1])] if scene.relation else []  # the other way round
+    changed = [
+        replace(whole, relation=name) for name in (*RELATIONS, *DEPTH_RELATIONS) if scene.relation not in (None, name)
+    ]
+    changed += [replace(whole, objects=whole.objects[::-1])] if scene.relation else []  # exchanged
     changed += [replace(whole, background=name) for name in BACKGROUNDS if name != scene.background]
-    for i, thing in enumerate(whole.things):
-        others = [replace(thing, style=name) for name in STYLES if name != thing.style]
-        others += [replace(thing, shape=name) for name in THINGS if name != thing.shape]
-        others += [replace(thing, colour=name) for name in COLOURS if name != thing.colour]
-        others += [replace(thing, size=name) for name in SIZES if name != thing.size]
-        changed += [replace(whole, things=(*whole.things[:i], o, *whole.things[i + 1 :])) for o in others]
+    for i, obj in enumerate(whole.objects):
+        others = [replace(obj, style=name) for name in STYLES if name != obj.style]
+        others += [replace(obj, shape=name) for name in SHAPES if name != obj.shape]
+        others += [replace(obj, colour=name) for name in COLOURS if name != obj.colour]
+        others += [replace(obj, size=name) for name in SIZES if name != obj.size]
+        changed += [replace(whole, objects=(*whole.objects[:i], o, *whole.objects[i + 1 :])) for o in others]
     return changed
 
 
-def test_all_of_our_own_pictures_are_exact() -> None:
+def test_all_rendered_images_are_exact() -> None:
     generator = torch.Generator().manual_seed(0)
-    for scene, (found, background) in zip(SCENES, findings(), strict=True):
+    for scene, (found, background) in zip(SCENES, detections(), strict=True):
         assert judge(found, background, expectation_of(scene)).exact, scene
-        words = caption(scene, generator)
-        assert judge(found, background, expectation(words)).exact, words
+        words = sample_caption(scene, generator)
+        assert judge(found, background, parse_caption(words)).exact, words
 
 
 def test_no_counterfactual_is_exact() -> None:
     tried = 0
-    for scene, (found, background) in zip(SCENES, findings(), strict=True):
+    for scene, (found, background) in zip(SCENES, detections(), strict=True):
         for wrong in counterfactuals(scene):
             tried += 1
             assert not judge(found, background, wrong).exact, (scene, wrong)
@@ -61,30 +63,30 @@ def test_no_counterfactual_is_exact() -> None:
 @pytest.mark.parametrize(("size", "sigma", "noise"), [(64, 0.7, 0), (64, 1.0, 0.04), (64, 0, 0.06), (128, 1.5, 0.04)])
 def test_stable_under_blur_and_noise(size: int, sigma: float, noise: float) -> None:
     scenes = SCENES[: 60 if size == 64 else 20]
-    pictures = torch.from_numpy(ndimage.gaussian_filter(render(scenes, size).numpy(), (0, 0, sigma, sigma)))
-    pictures = pictures + noise * torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
-    for scene, picture in zip(scenes, pictures, strict=True):
+    images = torch.from_numpy(ndimage.gaussian_filter(render(scenes, size).numpy(), (0, 0, sigma, sigma)))
+    images = images + noise * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    for scene, picture in zip(scenes, images, strict=True):
         assert check(picture, scene).exact, scene
 
 
 @pytest.mark.parametrize("background", BACKGROUNDS)
 def test_every_shape_in_every_style(background: str) -> None:
     for size, (low, high) in SIZES.items():
-        kinds = [(shape, style) for shape in THINGS for style in ("flat", *styles_for(shape, size))]
-        things = [Thing(shape, "blue", size, 0.45, 0.48, (low + high) / 2, style) for shape, style in kinds]
-        for thing, picture in zip(things, render([Scene((thing,), background) for thing in things]), strict=True):
-            (found,), ground = find(picture)
-            assert (found.shape, found.style, found.size, ground) == (thing.shape, thing.style, size, background)
+        kinds = [(shape, style) for shape in SHAPES for style in ("flat", *styles_for(shape, size))]
+        objects = [Object(shape, "blue", size, 0.45, 0.48, (low + high) / 2, style) for shape, style in kinds]
+        for obj, picture in zip(objects, render([Scene((obj,), background) for obj in objects]), strict=True):
+            (found,), ground = detect_objects(picture)
+            assert (found.shape, found.style, found.size, ground) == (obj.shape, obj.style, size, background)
 
 
-def test_verdict_says_what_is_wrong() -> None:
-    behind, front = Thing("square", "blue", "large", 0.4, 0.5, 0.2), Thing("circle", "red", "large", 0.62, 0.5, 0.19)
+def test_the_verdict_names_what_is_wrong() -> None:
+    behind, front = Object("square", "blue", "large", 0.4, 0.5, 0.2), Object("circle", "red", "large", 0.62, 0.5, 0.19)
     layered = render([Scene((behind, front), "gray", overlapping=True)])[0]
-    star = render([Scene((Thing("star", "red", "large", 0.5, 0.5, 0.19, "outline"),))])[0]
+    star = render([Scene((Object("star", "red", "large", 0.5, 0.5, 0.19, "outline"),))])[0]
     assert check(layered, "a red circle in front of a blue square").exact
     assert check(layered, "a blue square behind a red circle").exact
     assert check(star, "an outlined red star").exact
-    assert check(star, "a red star").exact  # the style is left open
+    assert check(star, "a red star").exact  # the style is open
     wrong = {
         "a blue square in front of a red circle": {"relation"},
         "a blue square left of a red circle": {"relation"},
@@ -103,9 +105,9 @@ LEVELS = {"white": -1.0, "gray": 1.0, "beige": 1.0, "black": 1.0}
 
 @pytest.mark.parametrize(("background", "level"), LEVELS.items())
 @pytest.mark.parametrize("style", ["flat", "sticker"])
-def test_whatever_is_neutral_and_of_no_sticker_is_a_stranger(style: str, background: str, level: float) -> None:
+def test_a_neutral_region_outside_of_stickers_is_an_unknown_object(style: str, background: str, level: float) -> None:
     """A block, a frame, a line."""
-    plain = render([Scene((Thing("circle", "red", "medium", 0.3, 0.3, 0.13, style),), background)])[0]
+    plain = render([Scene((Object("circle", "red", "medium", 0.3, 0.3, 0.13, style),), background)])[0]
     assert check(plain, "a red circle").exact
     block, frame, line = plain.clone(), plain.clone(), plain.clone()
     block[:, 40:50, 40:50] = level
@@ -119,19 +121,19 @@ def test_whatever_is_neutral_and_of_no_sticker_is_a_stranger(style: str, backgro
 
 
 @pytest.mark.parametrize(("background", "level"), LEVELS.items())
-def test_a_neutral_square_behind_a_thing_is_a_stranger(background: str, level: float) -> None:
+def test_a_neutral_square_behind_an_object_is_an_unknown_object(background: str, level: float) -> None:
     picture = render([Scene((), background)])[0]
     picture[:, 7:32, 7:32] = level
-    cover = masks([Scene((Thing("circle", "red", "medium", 0.3, 0.3, 0.18),))])[0, 0]
+    cover = masks([Scene((Object("circle", "red", "medium", 0.3, 0.3, 0.18),))])[0, 0]
     picture = torch.lerp(picture, rgb(["red"])[0, :, None, None].expand_as(picture), cover)
     assert not check(picture, "a red circle").exact
 
 
 @pytest.mark.parametrize("background", ["gray", "beige"])
-def test_half_of_a_stickers_trim_makes_no_sticker_and_nothing_flat(background: str) -> None:
+def test_an_object_with_a_border_or_a_shadow_alone_is_neither_a_sticker_nor_flat(background: str) -> None:
     """A border without a shadow, a shadow without a border, and one on the wrong side."""
-    scene = Scene((Thing("star", "red", "large", 0.5, 0.5, 0.19, "sticker"),))
-    paint, border, shadow = (each[0] for each in layers([scene]))
+    scene = Scene((Object("star", "red", "large", 0.5, 0.5, 0.19, "sticker"),))
+    paint, border, shadow = (each[0] for each in draw_layers([scene]))
     ground, red = (rgb([name])[0, :, None, None].expand(3, 64, 64) for name in (background, "red"))
 
     def drawn(lit: torch.Tensor, dark: torch.Tensor) -> torch.Tensor:
@@ -144,11 +146,11 @@ def test_half_of_a_stickers_trim_makes_no_sticker_and_nothing_flat(background: s
     assert check(drawn(border, shadow), "a red star sticker").exact
 
 
-def test_a_third_thing_does_not_hide_what_overlaps() -> None:
-    behind, front = Thing("square", "blue", "large", 0.3, 0.3, 0.18), Thing("circle", "red", "large", 0.5, 0.36, 0.18)
-    third = Thing("star", "green", "small", 0.82, 0.84, 0.09)
+def test_a_third_object_does_not_prevent_the_recognition_of_an_overlap() -> None:
+    behind, front = Object("square", "blue", "large", 0.3, 0.3, 0.18), Object("circle", "red", "large", 0.5, 0.36, 0.18)
+    third = Object("star", "green", "small", 0.82, 0.84, 0.09)
     picture = render([Scene((behind, front, third), overlapping=True)])[0]
-    found, _ = find(picture)
+    found, _ = detect_objects(picture)
     assert {(each.shape, each.colour, each.hidden > 0.1) for each in found} == {
         ("square", "blue", True), ("circle", "red", False), ("star", "green", False),
     }  # fmt: skip
@@ -158,12 +160,12 @@ def test_a_third_thing_does_not_hide_what_overlaps() -> None:
     assert not verdict.count
 
 
-def test_what_hides_a_little_is_neither_beside_nor_in_front() -> None:
+def test_an_object_that_hides_very_little_is_neither_beside_nor_in_front() -> None:
     for apart, expected in ((0.27, "in front of"), (0.32, None), (0.40, "right of")):
         centres = {"blue": 0.3, "red": 0.3 + apart}
-        things = tuple(Thing("circle", colour, "large", x, 0.5, 0.18) for colour, x in centres.items())
-        picture = render([Scene(things, overlapping=True)])[0]
-        for relation in (*RELATIONS, *LAYERS):
+        objects = tuple(Object("circle", colour, "large", x, 0.5, 0.18) for colour, x in centres.items())
+        picture = render([Scene(objects, overlapping=True)])[0]
+        for relation in (*RELATIONS, *DEPTH_RELATIONS):
             verdict = check(picture, f"a red circle {relation} a blue circle")
             assert verdict.relation == (relation == expected), (apart, relation)
 
@@ -175,5 +177,5 @@ def test_other_sizes(size: int) -> None:
         assert check(picture, scene).exact, scene
 
 
-def test_front_and_behind_are_each_others_inverse() -> None:
-    assert all(INVERSE[INVERSE[name]] == name for name in (*RELATIONS, *LAYERS))
+def test_in_front_of_and_behind_are_inverse() -> None:
+    assert all(INVERSE_RELATION[INVERSE_RELATION[name]] == name for name in (*RELATIONS, *DEPTH_RELATIONS))

@@ -1,0 +1,37 @@
+from minisd import configs as configs
+from minisd import errors as errors
+from minisd import images as images
+from minisd import models as models
+from minisd import schedulers as schedulers
+from minisd import tokenizer as tokenizer
+from minisd.configs import CLIPImageConfig as CLIPImageConfig
+from minisd.configs import CLIPTextConfig as CLIPTextConfig
+from minisd.configs import UNetConfig as UNetConfig
+from minisd.configs import VAEConfig as VAEConfig
+from minisd.errors import InputError as InputError
+from minisd.errors import MinisdError as MinisdError
+from minisd.interpret.attention_maps import overlay as overlay
+from minisd.interpret.attention_maps import record_attention as record_attention
+from minisd.interpret.film import Film as Film
+from minisd.interpret.inversion import invert as invert
+from minisd.models import CLIP as CLIP
+from minisd.models import VAE as VAE
+from minisd.models import CLIPTextTransformer as CLIPTextTransformer
+from minisd.models import UNet as UNet
+from minisd.pipeline import DenoisingStep as DenoisingStep
+from minisd.pipeline import StableDiffusion as StableDiffusion
+from minisd.pipeline.loss_guidance import Guide as Guide
+from minisd.schedulers import DDIM as DDIM
+from minisd.schedulers import DDPM as DDPM
+from minisd.schedulers import LCM as LCM
+from minisd.schedulers import LMS as LMS
+from minisd.schedulers import PNDM as PNDM
+from minisd.schedulers import Euler as Euler
+from minisd.schedulers import EulerAncestral as EulerAncestral
+from minisd.schedulers import Heun as Heun
+from minisd.schedulers import NoiseSchedule as NoiseSchedule
+from minisd.schedulers import UniPC as UniPC
+from minisd.schedulers.dpm_solver import DPMSolverMultistep as DPMSolverMultistep
+from minisd.tokenizer import Tokenizer as Tokenizer
+
+__version__: str

@@ -1,0 +1,69 @@
+"""Image files: reading them whole, naming them, and writing them completely or not at all."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageOps, PngImagePlugin
+
+from minisd._internal import atomic_files
+from minisd.errors import InputError, OutputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Read an image file, rotated as its EXIF data says. Raises InputError for a missing, broken or cut file."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path}; check its name.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
+        raise InputError(
+            f"{path} cannot be read as an image ({error}), expected a complete PNG, JPEG or WebP file."
+        ) from error
+
+
+def check_target(path: str | Path, overwrite: bool = False) -> Path:
+    """The path, if an image can be written to it. Raises OutputError, before any work is done."""
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise OutputError(f"{path} has the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}.")
+    atomic_files.check_target(path, overwrite)
+    return path
+
+
+def free_name(folder: Path, stem: str, suffix: str = ".png") -> Path:
+    """The first of stem.png, stem-2.png, ... that does not exist yet."""
+    path, n = folder / f"{stem}{suffix}", 2
+    while path.exists() or path.is_symlink():
+        path, n = folder / f"{stem}-{n}{suffix}", n + 1
+    return path
+
+
+def save(
+    image: Image.Image,
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    settings: Mapping[str, object] | None = None,
+    frames: Sequence[Image.Image] = (),
+    milliseconds: int = 120,
+) -> Path:
+    """Write an image; `settings` become text in a PNG file, `frames` are the other frames of a GIF file.
+
+    Raises OutputError as `check_target` does, and if the disk is full; an existing file is then unchanged.
+    """
+    path = check_target(path, overwrite)
+    options: dict[str, object] = {}
+    if path.suffix.lower() == ".png" and settings:
+        info = PngImagePlugin.PngInfo()
+        for key, value in settings.items():
+            info.add_itxt(key, str(value))
+        options["pnginfo"] = info
+    if frames:
+        options |= {"save_all": True, "append_images": list(frames), "duration": milliseconds, "loop": 0}
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    atomic_files.write_atomically(path, lambda file: image.save(file, format=kind, **options), overwrite)
+    return path

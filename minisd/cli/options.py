@@ -1,0 +1,246 @@
+"""The options of every command; importing them loads no PyTorch, so that `--help` answers at once.
+
+A function adds the options of the command whose module has its name; its docstring is the command's help. The lists of
+names below repeat those of the library; tests/cli/test_options.py compares them.
+"""
+
+from argparse import SUPPRESS
+from pathlib import Path
+
+from minisd.cli.parser import Parser, real, whole
+
+DTYPES = ("float32", "bfloat16", "float16")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+SAMPLERS = ("ddim", "ddpm", "dpm++", "dpm++sde", "euler", "euler-a", "heun", "lcm", "lms", "pndm", "unipc")
+FAMILIES = ("sd15", "sd21", "sdxl")
+ROWS = ("load", "text", "unet", "vae", "encode")
+VERIFIED = ("v1-1", "v1-2", "v1-3", "v1-4", "v1-5", "v2-base", "v2", "v2-1-base", "v2-1")
+STAGES = ("vae", "text", "unet", "clip")
+TASKS = ("inpainting", "depth", "upscaling")
+ADAPTERS = ("embedding", "lora")
+FIGURES = ("convergence", "guidance_sweep", "sampler_comparison", "negative_prompts")
+SUITES = (
+    "single", "two", "binding", "position", "size", "background", "count", "partial", "full", "held-out pairs",
+    "held-out triples", "held-out counts", "held-out template", "style", "in front",
+)  # fmt: skip
+
+DEVICE = "cpu, cuda or mps (default: the fastest of this machine)"
+TOKENIZER = "folder of the vocabulary, for a single file that has none beside it"
+VARIANT = "weight files to read where a folder or repository has several kinds, such as fp16"
+OFFLINE = "never connect to the hub; read its cache"
+
+
+def generate(parser: Parser) -> None:
+    """Draw images from a prompt with Stable Diffusion, or run a command."""
+    parser.usage = '%(prog)s "prompt" [options]\n       %(prog)s command [options]'
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:{width}}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    parser.add_argument_group("commands (minisd COMMAND --help lists the options of a command)", "\n".join(lines))
+
+    what = parser.add_argument_group("what to draw")
+    what.add_argument("prompt", help="description of the image; @FILE reads it from a file, - from standard input")
+    what.add_argument("--negative", default="", metavar="PROMPT", help="negative prompt: what the image must not show")
+    what.add_argument("--count", type=whole, default=1, metavar="N", help="number of images")
+    what.add_argument("--seed", type=whole, metavar="N", help="seed of the first image (default: random, and printed)")
+    what.add_argument(
+        "--best-of", type=whole, default=1, metavar="N", help="candidates for each image; CLIP keeps the best"
+    )
+    what.add_argument("--clip", metavar="MODEL", help="CLIP for --best-of: name or folder (default: the model's)")
+    what.add_argument("--height", type=whole, metavar="PIXELS", help="height of the image (default: the model's)")
+    what.add_argument("--width", type=whole, metavar="PIXELS", help="width of the image (default: the model's)")
+    what.add_argument("--strict-prompt", action="store_true", help="refuse a prompt that is too long for the model")
+
+    how = parser.add_argument_group("how to draw it")
+    how.add_argument("--steps", type=whole, metavar="N", help="denoising steps (default: the model's)")
+    how.add_argument("--guidance", type=real, metavar="SCALE", help="guidance scale, 1 for none (default: the model's)")
+    how.add_argument(
+        "--sampler", choices=SAMPLERS, metavar="NAME", help=f"{', '.join(SAMPLERS)} (default: the model's)"
+    )
+    how.add_argument("--karras", action="store_true", help="noise levels of Karras et al. 2022 for the sampler")
+    how.add_argument("--eta", type=real, default=0.0, metavar="X", help="noise that DDIM adds at each step, 0..1")
+    how.add_argument("--device", metavar="NAME", help=DEVICE)
+    how.add_argument("--dtype", choices=DTYPES, default="float32", metavar="NAME", help=", ".join(DTYPES))
+
+    begin = parser.add_argument_group("begin with an image")
+    begin.add_argument("--image", type=Path, metavar="FILE", help="image to change")
+    begin.add_argument(
+        "--strength", type=real, metavar="X", help="how much of --image to change, 0..1 (default: 0.8; 1 with --mask)"
+    )
+    begin.add_argument("--mask", type=Path, metavar="FILE", help="mask for --image: white where it is redrawn")
+    begin.add_argument("--depth", type=Path, metavar="FILE", help="depth map, near is white (needs a depth model)")
+    begin.add_argument("--upscale", type=Path, metavar="FILE", help="small image to enlarge (needs an upscaler)")
+    begin.add_argument("--noise-level", type=whole, metavar="N", help="noise level of the small image of --upscale")
+
+    model = parser.add_argument_group("model and adapters")
+    model.add_argument("--model", default="sticker", help="name, hub id, folder or file")
+    model.add_argument(
+        "--lora", action="append", default=[], metavar="FILE[:SCALE]", help="merge a LoRA; may be repeated"
+    )
+    model.add_argument(
+        "--embedding", action="append", default=[], metavar="FILE[:TOKEN]", help="add a learned token; may be repeated"
+    )
+    model.add_argument("--refiner", metavar="MODEL", help="model for the last steps, such as sdxl-refiner")
+    model.add_argument(
+        "--handover", type=real, default=0.8, metavar="X", help="share of the noise levels before --refiner, 0..1"
+    )
+    model.add_argument("--variant", metavar="NAME", help=VARIANT)
+    model.add_argument("--tokenizer", type=Path, metavar="FOLDER", help=TOKENIZER)
+    model.add_argument(
+        "--prediction-type", choices=PREDICTION_TYPES, metavar="NAME",
+        help=f"what the UNet of a single file predicts: {', '.join(PREDICTION_TYPES)}",
+    )  # fmt: skip
+    model.add_argument("--offline", action="store_true", default=None, help=OFFLINE)
+
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="PNG, JPEG or WebP (default: a name from the prompt)"
+    )
+    output.add_argument("--overwrite", action="store_true", help="replace existing files")
+    output.add_argument("--scale", type=whole, default=1, metavar="N", help="enlarge each pixel to N x N pixels")
+    output.add_argument("--film", type=Path, metavar="FILE", help="also save the steps: a strip (.png) or a .gif")
+    output.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def inspect(parser: Parser) -> None:
+    """Show layout, family, components and dtypes of a folder or file."""
+    parser.add_argument_group("model").add_argument("source", help="file, folder, known name or hub id in the cache")
+
+
+def convert(parser: Parser) -> None:
+    """Convert a model folder (diffusers) to a single file (ldm), or back."""
+    model = parser.add_argument_group("model")
+    model.add_argument("source", help="name, hub id, folder or file")
+    model.add_argument("target", type=Path, help="new folder, or a file that ends in .safetensors")
+    how = parser.add_argument_group("how to read and write it")
+    how.add_argument("--dtype", choices=DTYPES, metavar="NAME", help="convert the weights, too: " + ", ".join(DTYPES))
+    how.add_argument(
+        "--prediction-type", choices=PREDICTION_TYPES, metavar="NAME",
+        help=f"what the UNet of an SD 2.x file predicts: {', '.join(PREDICTION_TYPES)}",
+    )  # fmt: skip
+    how.add_argument("--tokenizer", type=Path, metavar="FOLDER", help=TOKENIZER)
+    how.add_argument("--overwrite", action="store_true", help="replace an existing target")
+
+
+def verify(parser: Parser) -> None:
+    """Check official weights (SD 1.x, 2.x, XL) against published numbers.
+
+    The exit code is 0 if no check fails.
+    """
+    model = parser.add_argument_group("model")
+    model.add_argument("model", help="name, hub id, folder or file")
+    model.add_argument(
+        "--as", dest="known_as", choices=VERIFIED, metavar="NAME",
+        help=f"which model it is, where its name does not tell: {', '.join(VERIFIED)}",
+    )  # fmt: skip
+    model.add_argument("--variant", metavar="NAME", help=VARIANT)
+    model.add_argument("--tokenizer", type=Path, metavar="FOLDER", help=TOKENIZER)
+    model.add_argument("--offline", action="store_true", default=None, help=OFFLINE)
+    checks = parser.add_argument_group("checks")
+    checks.add_argument("--quick", action="store_true", help="only the checks that need no denoising")
+    checks.add_argument("--golden", type=Path, metavar="PNG", help="ddsat_c9_1.png, the otter, to compare with")
+    checks.add_argument("--picture", type=Path, metavar="PNG", help="ddsat_c15_0.png, to encode and decode")
+    checks.add_argument("--device", metavar="NAME", help=DEVICE)
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", type=Path, metavar="FILE", help="also write the results to a new file")
+    output.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def bench(parser: Parser) -> None:
+    """Compare speed, memory and accuracy with diffusers on this machine.
+
+    Both sides get the same weights and inputs, in one run.
+    """
+    what = parser.add_argument_group("what to measure")
+    what.add_argument("--family", choices=FAMILIES, default="sd15", metavar="NAME", help=", ".join(FAMILIES))
+    what.add_argument("--size", type=whole, default=512, metavar="PIXELS", help="side of the image")
+    what.add_argument("--tiny", action="store_true", help="a self-test: tiny networks, 64 pixels")
+    what.add_argument("--rows", default="load,text,unet,vae", metavar="A,B", help=f"some of {','.join(ROWS)}")
+    how = parser.add_argument_group("how to measure it")
+    how.add_argument("--device", metavar="A,B", help="cpu, cuda or both (default: all of these that are available)")
+    how.add_argument("--dtype", metavar="A,B", help="such as float32,bfloat16 (default: the usual ones of the device)")
+    how.add_argument("--repeats", type=whole, default=5, metavar="N", help="measurements of each side, in turn")
+    how.add_argument("--threads", type=whole, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    how.add_argument("--channels-last", action="store_true", help="also use this memory format for diffusers")
+    files = parser.add_argument_group("files")
+    files.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the random weights here, or use them again")
+    files.add_argument("--json", type=Path, metavar="FILE", help="also write all measurements")
+    files.add_argument("--overwrite", action="store_true", help="replace the file of --json")
+
+
+def train(parser: Parser) -> None:
+    """Train the embedded model, an adapter, or a variant for another task.
+
+    The stages vae, text, unet and clip train the embedded model from scratch; "all" trains them in this order. FOLDER
+    keeps one file for each stage: an interrupted stage continues from it, and a later stage reads the earlier ones
+    from there, else from --start-from. The stage "variant" adapts the UNet of --start-from to another task; "embedding"
+    and "lora" teach it a new token or a style from --pictures.
+
+    `torchrun --nproc-per-node 2 -m minisd train ...` trains in two processes.
+    """
+    stages = ["all", *STAGES, "variant", *ADAPTERS]
+    what = parser.add_argument_group("what to train")
+    what.add_argument("stage", choices=stages, metavar="stage", help=", ".join(stages))
+    what.add_argument("folder", type=Path, help="keeps the runs, to continue them; the model is FOLDER/model")
+    what.add_argument("--start-from", metavar="MODEL", help="train this model further, instead of a new one")
+    what.add_argument("--keep-latents", action="store_true", help="train only the autoencoder; its latents stay")
+    budget = parser.add_argument_group("how long")
+    budget.add_argument("--minutes", type=real, default=240.0, metavar="X", help="for the stage, or for all of them")
+    budget.add_argument(
+        "--steps", type=whole, metavar="N", help="steps of each stage, instead of minutes: repeatable on the CPU"
+    )
+    variants = parser.add_argument_group("variants and adapters")
+    variants.add_argument("--task", choices=TASKS, metavar="NAME", help=f"task of a variant: {', '.join(TASKS)}")
+    variants.add_argument("--pictures", type=Path, metavar="FOLDER", help="images X.png with captions X.txt")
+    variants.add_argument("--prompt", default="", help="caption of the images that have no .txt file")
+    variants.add_argument("--token", help="new token of an embedding, such as '<candy>'; the captions contain it")
+    variants.add_argument("--like", metavar="WORD", help="known word whose embedding the new token starts from")
+    variants.add_argument("--rank", type=whole, default=4, metavar="N", help="rank of a LoRA")
+    machine = parser.add_argument_group("data and machine")
+    machine.add_argument(
+        "--pool", type=whole, default=24_000, metavar="N", help="scenes for the UNet or the variant, in each process"
+    )
+    machine.add_argument("--device", metavar="NAME", help=f"where to train the UNet; the rest uses the CPU: {DEVICE}")
+    machine.add_argument("--compile", action="store_true", help="compile the UNet: needs a C++ compiler and 2 minutes")
+    machine.add_argument("--threads", type=whole, metavar="N", help="CPU threads (default: PyTorch's choice)")
+
+
+def evaluate(parser: Parser) -> None:
+    """Measure how often the embedded model draws what prompts describe.
+
+    An exact checker reads the images of several suites of prompts. The autoencoder is measured, too.
+    """
+    what = parser.add_argument_group("what to measure")
+    what.add_argument("--model", default="sticker", help="name, folder or file")
+    what.add_argument("--suites", metavar="A,B", help=f"some of {', '.join(SUITES)} (default: all)")
+    what.add_argument("--count", type=whole, default=96, metavar="N", help="prompts of each suite")
+    what.add_argument("--seed", type=whole, default=0, metavar="N", help="seed of the first image and of the prompts")
+    what.add_argument("--steps", type=whole, metavar="N", help="denoising steps (default: the model's)")
+    more = parser.add_argument_group("also measure")
+    more.add_argument("--pointing", action="store_true", help="whether the heat map of a noun is hottest on its object")
+    more.add_argument("--clip", action="store_true", help="the model's CLIP, and distances between sets of images")
+    more.add_argument("--inversion", action="store_true", help="DDIM inversion, there and back")
+    more.add_argument("--figures", type=Path, metavar="FOLDER", help=f"curves, with plots: {', '.join(FIGURES)}")
+    instead = parser.add_argument_group("do this instead, with the model sticker")
+    instead.add_argument("--tasks", type=Path, metavar="JSON", help="measure its variants and adapters")
+    instead.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw the images of the README")
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", type=Path, metavar="FILE", help="also write the rates")
+    output.add_argument("--sheet", type=Path, metavar="PNG", help="also save images of the held-out suites")
+    output.add_argument("--overwrite", action="store_true", help="replace existing files")
+
+
+def common(parser: Parser) -> None:
+    """The options that every command has."""
+    other = parser.add_argument_group("other")
+    other.add_argument("-h", "--help", action="help", help="show this help")
+    other.add_argument("--debug", action="store_true", default=SUPPRESS, help="show the traceback of an error")
+
+
+COMMANDS = {
+    "inspect": inspect,
+    "convert": convert,
+    "verify": verify,
+    "bench": bench,
+    "train": train,
+    "eval": evaluate,
+}

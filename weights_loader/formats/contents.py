@@ -1,0 +1,37 @@
+"""What the reader of a file format returns, and how error messages quote values of a file."""
+
+import re
+import reprlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from minisd.errors import FileFormatError
+
+MAX_NAME = 1000  # characters
+
+
+@dataclass
+class Contents:
+    """The tensors of a file, mapped but not read, its metadata, and one sentence for each entry that is not loaded."""
+
+    tensors: dict[str, torch.Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+
+
+def check_name(name: str, path: Path) -> None:
+    """Refuse tensor names that are empty, too long, or contain control characters or lone surrogates."""
+    if not 0 < len(name) <= MAX_NAME or re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", name):
+        raise FileFormatError(
+            f"{path}: the tensor name {shown(name)} has {len(name):,} characters; expected 1 to {MAX_NAME:,} "
+            "without control characters."
+        )
+
+
+def shown(value: object) -> str:
+    """A value of a file for an error message: escaped, and cut to at most 80 characters."""
+    if isinstance(value, str):
+        return ascii(value if len(value) <= 60 else value[:60] + "…")
+    return ascii(reprlib.repr(value)[:80])[1:-1]
