@@ -27,13 +27,3 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("the folder of official facts (shared/data) is not here")
     return path
-
-
-# LEAD-FREEZE (temporary, the lead removes it)
-if os.environ.get("MINISD_LEAD") is None:
-    pytest.exit(
-        "MESSAGE FROM THE LEAD (10:28): test runs are frozen, the machine is overloaded and the session ends soon. Do not run "
-        "pytest any more. Finish the edit that you are in within a few minutes, so that the tree imports and mypy passes, then "
-        "write your final report (with what is untested). The lead runs the whole suite now and fixes what fails.",
-        returncode=3,
-    )

@@ -54,7 +54,9 @@ def load(
     check_dtype(dtype)
     device = check_device(device)
     if source in EMBEDDED_VARIANTS:
-        return _embedded_variant(load(EMBEDDED, device=device, dtype=dtype), EMBEDDED_VARIANTS[str(source)])
+        sd = _embedded_variant(load(EMBEDDED, device=device, dtype=dtype), EMBEDDED_VARIANTS[str(source)])
+        sd.source = str(source)
+        return sd
     notices: list[str] = []
     try:
         path = locate(source, notices, revision=revision, variant=variant, offline=offline, progress=progress)
@@ -68,6 +70,7 @@ def load(
             file = open_weights(path)
             sd = load_single_file(file, device, dtype, prediction_type, tokenizer, offline=offline, progress=progress)
             notices += [f"{path.name}: {notice}" for notice in file.notices]
+        sd.source = str(source)
         return sd
     finally:
         for notice in notices:

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 00 · Quick start: a picture from words
+# # 00 · Quick start: an image from words
 #
 # **You will** draw images from a prompt, watch one come out of noise step by step, and see what the three knobs do that
 # every Stable Diffusion program has: seed, steps and guidance.

@@ -216,7 +216,7 @@ numbers = {
     "weight2": torch.randn(16, 1, generator=dice),
     "bias2": torch.randn(1, generator=dice),
 }
-inputs, wanted = torch.randn(8, 3, generator=dice), torch.randn(8, 1, generator=dice)
+inputs, targets = torch.randn(8, 3, generator=dice), torch.randn(8, 1, generator=dice)
 
 
 def two_layers(x, y, weight1, bias1, weight2, bias2):
@@ -226,9 +226,9 @@ def two_layers(x, y, weight1, bias1, weight2, bias2):
 
 
 ours = {name: Node(value) for name, value in numbers.items()}
-two_layers(Node(inputs), Node(wanted), **ours).backward()
+two_layers(Node(inputs), Node(targets), **ours).backward()
 theirs = {name: value.clone().requires_grad_() for name, value in numbers.items()}
-two_layers(inputs, wanted, **theirs).backward()
+two_layers(inputs, targets, **theirs).backward()
 for name, value in numbers.items():
     apart = float((ours[name].grad - theirs[name].grad).abs().max())
     print(f"{name}: gradient {tuple(value.shape)!s:8} differs by at most {apart:.0e}")
@@ -298,12 +298,12 @@ def train(network, rate, steps, keep=()):
     """-> the loss at each step, and the network's curve at the steps to keep."""
     losses, curves = [], {}
     for step in range(steps + 1):
-        said = network(Node(points))
-        d = said - Node(seen)
+        output = network(Node(points))
+        d = output - Node(seen)
         loss = (d * d).mean()
         losses.append(loss.data.item())
         if step in keep:
-            curves[step] = said.data
+            curves[step] = output.data
         for _, node in network.parameters():
             node.grad = torch.zeros_like(node.data)
         loss.backward()
@@ -315,9 +315,9 @@ def train(network, rate, steps, keep=()):
 network = Network(32, torch.Generator().manual_seed(1))
 losses, curves = train(network, rate=0.02, steps=6000, keep=(0, 20, 500, 6000))
 figure, panels = lesson.axes(1, 4, width=2.3, height=2.2)
-for panel, (step, said) in zip(panels, curves.items(), strict=True):
+for panel, (step, output) in zip(panels, curves.items(), strict=True):
     panel.plot(points, seen, ".", markersize=3, color="gray")
-    panel.plot(points, said, linewidth=2)
+    panel.plot(points, output, linewidth=2)
     panel.set(title=f"step {step}, loss {losses[step]:.3f}", ylim=(-2.2, 2.2))
     panel.title.set_fontsize(9)
 lesson.show(

@@ -421,8 +421,8 @@ def res_block(block, x, time, eps=None, timed=True, skip=True, groups=None):
     h = silu(group_norm(x, groups, block.norm1.weight, block.norm1.bias, eps))
     h = conv2d(h, block.conv1.weight, block.conv1.bias, padding=1)
     if timed:
-        told = silu(time) @ block.time.weight.T + block.time.bias  # (B, channels)
-        h = h + told[:, :, None, None]
+        shift = silu(time) @ block.time.weight.T + block.time.bias  # (B, channels)
+        h = h + shift[:, :, None, None]
     h = silu(group_norm(h, groups, block.norm2.weight, block.norm2.bias, eps))
     h = conv2d(h, block.conv2.weight, block.conv2.bias, padding=1)
     return h + conv2d(x, block.skip.weight, block.skip.bias) if skip else h

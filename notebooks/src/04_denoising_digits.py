@@ -333,8 +333,8 @@ print(f"sevens: {int((read(by_chance) == 7).sum())} of 100")
 
 # %%
 torch.manual_seed(0)
-told = Denoiser()
-losses["with label"] = train(told, 480, labelled=True)
+with_label = Denoiser()
+losses["with label"] = train(with_label, 480, labelled=True)
 
 figure, panel = lesson.axes(width=6, height=2.6)
 for (name, curve), style in zip(losses.items(), ("--", "-"), strict=True):
@@ -352,7 +352,7 @@ lesson.claim(
 )
 
 # %%
-sevens, way = draw(told, torch.full((20,), 7), 20, seed=2)
+sevens, way = draw(with_label, torch.full((20,), 7), 20, seed=2)
 steps = [0, 3, 6, 9, 12, 15, 19]
 lesson.pictures(
     [way[k][part][0, 0].clamp(-1, 1) for part in (0, 1) for k in steps],
@@ -370,7 +370,7 @@ lesson.claim("most of the twenty are sevens", (read(sevens) == 7).float().mean()
 
 # %%
 asked = torch.arange(100) % 10
-drawn, _ = draw(told, asked, 100, seed=3)
+drawn, _ = draw(with_label, asked, 100, seed=3)
 lesson.pictures(
     [sheet(drawn)],
     alt="Ten rows of the digits 0 to 9 in order, drawn by the network, in many styles.",
@@ -381,7 +381,7 @@ scores = {
     "without label": float((read(by_chance) == asked).float().mean()),
     "one-hot": float((read(drawn) == asked).float().mean()),
 }
-kept, _ = draw(told, asked, 100, seed=3, fresh=False)
+kept, _ = draw(with_label, asked, 100, seed=3, fresh=False)
 print(f"with the noise that the network found, instead of new noise: {float((read(kept) == asked).float().mean()):.0%}")
 for name, score in scores.items():
     print(f"{name:14} {score:.0%} are what was asked")
@@ -397,7 +397,7 @@ lesson.claim("without label it is near one in ten", scores["without label"] < 0.
 # **Predict, then run**: what is the product of a one-hot vector and a matrix?
 
 # %%
-table = told.describe.weight.detach().T  # (levels + 10, 64)
+table = with_label.describe.weight.detach().T  # (levels + 10, 64)
 one_hot = F.one_hot(torch.tensor([levels + 7]), levels + 10).float()
 lesson.claim("it is one row of the matrix", torch.equal(one_hot @ table, table[levels + 7 : levels + 8]))
 
@@ -441,7 +441,7 @@ def with_tables(network):
     return made
 
 
-embedded = with_tables(told)
+embedded = with_tables(with_label)
 drawn_by_table, _ = draw(embedded, asked, 100, seed=3)
 scores["embedding"] = float((read(drawn_by_table) == asked).float().mean())
 lesson.claim("with a table it draws the same images", torch.allclose(drawn, drawn_by_table, atol=1e-2))

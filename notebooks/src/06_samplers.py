@@ -169,10 +169,10 @@ def rank(x, sigma):
 
 def exact(x, sigma, after):
     """Where the path through x at noise level sigma is at level `after`: the same rank, found by halving."""
-    wanted, low, high = rank(x, sigma), torch.full_like(x, -1e3), torch.full_like(x, 1e3)
+    target_rank, low, high = rank(x, sigma), torch.full_like(x, -1e3), torch.full_like(x, 1e3)
     for _ in range(80):
         middle = (low + high) / 2
-        below = rank(middle, after) < wanted
+        below = rank(middle, after) < target_rank
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return (low + high) / 2
 

@@ -32,8 +32,8 @@ x = torch.randn(1, 4, config.sample_size, config.sample_size, generator=torch.Ge
 t = torch.tensor(600)
 
 with torch.no_grad():
-    wanted = unet(x, t, text)
-print("latents", tuple(x.shape), " timestep", int(t), " states", tuple(text.shape), " ->", tuple(wanted.shape))
+    expected = unet(x, t, text)
+print("latents", tuple(x.shape), " timestep", int(t), " states", tuple(text.shape), " ->", tuple(expected.shape))
 print("channels of the levels:", config.channels, " parameters:", f"{sum(p.numel() for p in unet.parameters()):,}")
 
 # %% [markdown]
@@ -266,7 +266,7 @@ for when in (1, 300, 600, 999):
     apart = float((forward(x, torch.tensor(when), text) - theirs).abs().max())
     print(f"t = {when:3}: largest difference {apart:.1e}, of values up to {float(theirs.abs().max()):.1f}")
     assert apart < 1e-4
-apart = (forward(x, t, text) - wanted).square().mean().sqrt() / wanted.square().mean().sqrt()
+apart = (forward(x, t, text) - expected).square().mean().sqrt() / expected.square().mean().sqrt()
 lesson.claim("our forward pass is sd.unet, to 1e-5 of its size", apart < 1e-5)
 wide = torch.randn(1, 4, 18, 26, generator=torch.Generator().manual_seed(1))
 with torch.no_grad():
@@ -279,11 +279,11 @@ with torch.no_grad():
 # %%
 def draw(net, prompt=prompt, seed=3, steps=20, scale=3.0):
     """Text to image with any function in the UNet's place; notebooks 08 and 14 explain the loop."""
-    told = sd.encode_prompt(["", prompt])
+    states = sd.encode_prompt(["", prompt])
     grid = sd.scheduler.grid(steps)
     x = torch.randn(1, 4, config.sample_size, config.sample_size, generator=torch.Generator().manual_seed(seed))
     for i, t in enumerate(grid.timesteps):
-        uncond, cond = net(torch.cat([x, x]), t, told).chunk(2)
+        uncond, cond = net(torch.cat([x, x]), t, states).chunk(2)
         x = sd.scheduler.step(grid, i, x, uncond + scale * (cond - uncond)).x_prev
     return to_pil(sd.decode(x))[0]
 

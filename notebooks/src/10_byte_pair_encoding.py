@@ -236,14 +236,14 @@ lesson.claim("77 positions", len(ids) == tokenizer.max_length == 77)
 # %%
 import warnings
 
-with warnings.catch_warnings(record=True) as heard:
+with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     coded = tokenizer.encode(["a red circle " * 25 + "above a blue square"])
 print("pieces that fit:", int(coded.attention_mask.sum()) - 2)
 print("lost:", coded.dropped)
-print("warning:", heard[0].message)
+print("warning:", caught[0].message)
 lesson.claim("75 pieces fit", int(coded.attention_mask.sum()) - 2 == 75)
-lesson.claim("the end is cut off, and the warning says what was lost", "above a blue square" in str(heard[0].message))
+lesson.claim("the end is cut off, and the warning says what was lost", "above a blue square" in str(caught[0].message))
 
 # %% [markdown]
 # <details><summary>Answer</summary>

@@ -52,7 +52,7 @@ def draw_fact():
             return first, second, bool(chance(2))
 
 
-def say(fact):
+def caption_of(fact):
     first, second = (("an " if thing[0] == "orange" else "a ") + " ".join(thing) for thing in fact[:2])
     return f"{first} {'above' if fact[2] else 'left of'} {second}"
 
@@ -78,7 +78,7 @@ LENGTH = 10  # start, at most eight words, end
 def make_set(count):
     """Facts, their images, the ids of a caption for each, and of the same with the colours swapped."""
     facts = [draw_fact() for _ in range(count)]
-    true, false = [say(fact) for fact in facts], [say(swap_colours(fact)) for fact in facts]
+    true, false = [caption_of(fact) for fact in facts], [caption_of(swap_colours(fact)) for fact in facts]
     pixels = render([scene(fact) for fact in facts], size=32)
     return facts, pixels, tokenizer(true)[:, :LENGTH], tokenizer(false)[:, :LENGTH], true
 
@@ -345,7 +345,7 @@ def sentences(kind, name, count=40):
     for _ in range(count):
         (colour, shape), second, vertical = draw_fact()
         first = (name, shape) if kind == "colour" else (colour, name)
-        out.append(say((first, second, vertical)))
+        out.append(caption_of((first, second, vertical)))
     return out
 
 
@@ -378,14 +378,14 @@ lesson.claim("colours are seen in at least 60 %, without a classifier", right["c
 
 # %%
 @torch.no_grad()
-def hears_order(clip):
+def tells_order(clip):
     """How often an image is closer to its caption than to the one with the colours swapped."""
     images = embed_images(clip, test_pixels)
     true, swapped = ((images * embed_texts(clip, each)).sum(1) for each in (test_ids, test_swapped_ids))
     return float((true > swapped).float().mean())
 
 
-ordinary = hears_order(clip)
+ordinary = tells_order(clip)
 print(f"the true caption is closer in {ordinary:.0%}; by chance in 50 %")
 
 
@@ -428,8 +428,8 @@ for model, with_swapped in ((longer, False), (clip, True)):
 
 series = {
     "ordinary batches": (found, ordinary),
-    "more of them": (retrieval(longer), hears_order(longer)),
-    "hard negatives": (retrieval(clip), hears_order(clip)),
+    "more of them": (retrieval(longer), tells_order(longer)),
+    "hard negatives": (retrieval(clip), tells_order(clip)),
 }
 figure, panel = lesson.axes(width=6.2, height=2.8)
 for k, (name, values) in enumerate(series.items()):

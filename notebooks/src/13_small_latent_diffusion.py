@@ -145,11 +145,11 @@ def velocity(clean, noise, t):
 def diffusion_loss(unet, rows):
     """The loss on some images, for fresh noise."""
     clean = x0[rows]
-    said = torch.where(torch.rand(len(rows), generator=dice) < EMPTY_CAPTIONS, 0, 1 + captions[rows])
+    caption_rows = torch.where(torch.rand(len(rows), generator=dice) < EMPTY_CAPTIONS, 0, 1 + captions[rows])
     t = ((torch.arange(len(rows)) + torch.rand(len(rows), generator=dice)) / len(rows) * 1000).long()
     noise = torch.randn(clean.shape, generator=dice)
     v, noisy = velocity(clean, noise, t)
-    return (unet(noisy, t, states[said]) - v).square().mean()
+    return (unet(noisy, t, states[caption_rows]) - v).square().mean()
 
 
 t = torch.tensor([10, 500, 990])

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 15 · The latents callback: watching a picture come out of noise
+# # 15 · The latents callback: watching an image come out of noise
 #
 # **You will** run the callback of the fast.ai lesson unchanged, on a pipeline that you have put together from its
 # components; make a filmstrip and an animation of the latents beside what the UNet predicts; and know the traps: when a

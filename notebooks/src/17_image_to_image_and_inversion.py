@@ -144,16 +144,16 @@ def words(shape, colour, below):
     return f"{article} {colour} {shape} above {'an' if below.colour == 'orange' else 'a'} {below.colour} {below.shape}"
 
 
-before, wanted, old_prompts, new_prompts = [], [], [], []
+before, recoloured, old_prompts, new_prompts = [], [], [], []
 for k, (shape, colour, new_colour, shape_below, colour_below) in enumerate(SCENES):
     upper = Object(shape, colour, "medium", x=0.4 + 0.02 * k, y=0.28, radius=0.13)
     lower = Object(shape_below, colour_below, "medium", x=0.6 - 0.03 * k, y=0.72, radius=0.13)
     before.append(Scene((upper, lower)))
-    wanted.append(Scene((replace(upper, colour=new_colour), lower)))
+    recoloured.append(Scene((replace(upper, colour=new_colour), lower)))
     old_prompts.append(words(shape, colour, lower))
     new_prompts.append(words(shape, new_colour, lower))
 print(old_prompts[0], "->", new_prompts[0])
-start, goal = render(before), render(wanted)
+start, goal = render(before), render(recoloured)
 
 
 def follows(images):

@@ -47,7 +47,7 @@ for sd in (plain, inpainting, depth_model, upscaler):
 
 
 # %%
-def heard(sd, prompt, **arguments):
+def first_layer_input(sd, prompt, **arguments):
     """What the first layer reads at the first call of a run of the library."""
     caught = []
     handle = sd.unet.conv_in.register_forward_pre_hook(lambda module, args: caught.append(args[0].clone()))
@@ -56,7 +56,7 @@ def heard(sd, prompt, **arguments):
     return caught[0]
 
 
-print("plain:", tuple(heard(plain, "a red circle", seed=0).shape), "= (images, channels, rows, columns)")
+print("plain:", tuple(first_layer_input(plain, "a red circle", seed=0).shape), "= (images, channels, rows, columns)")
 
 # %% [markdown]
 # ## Inpainting: nine channels
@@ -131,7 +131,7 @@ def inpainting_input(pixels, mask, seed):
 
 
 mine = inpainting_input(before[:1], hidden[:1], seed=3)
-theirs = heard(inpainting, prompts[0], image=before[:1], mask_image=hidden[:1], seed=3)
+theirs = first_layer_input(inpainting, prompts[0], image=before[:1], mask_image=hidden[:1], seed=3)
 lesson.claim("nine channels", mine.shape[1] == 9)
 lesson.claim("our input is the library's", torch.allclose(mine, theirs, atol=1e-5))
 lesson.pictures(
@@ -305,7 +305,7 @@ def depth_input(near, seed):
     return torch.cat([noise, 2 * (small - low) / (high - low) - 1], dim=1)
 
 
-theirs = heard(depth_model, recoloured[0], depth_map=near[:1], seed=3)
+theirs = first_layer_input(depth_model, recoloured[0], depth_map=near[:1], seed=3)
 lesson.claim("our five channels are the library's", torch.allclose(depth_input(near[:1], 3), theirs, atol=1e-5))
 
 # %% [markdown]
@@ -319,8 +319,8 @@ free = plain(recoloured, seed=0, **run).images
 
 def overlap(images):
     """Intersection over union of what is not white with where the objects should be, one for each image."""
-    found, wanted = (images - 1).abs().amax(1) > 0.5, masks(pairs).amax(1) > 0.5
-    return (found & wanted).sum((1, 2)) / (found | wanted).sum((1, 2))
+    found, expected = (images - 1).abs().amax(1) > 0.5, masks(pairs).amax(1) > 0.5
+    return (found & expected).sum((1, 2)) / (found | expected).sum((1, 2))
 
 
 print(f"overlap with the map: {float(overlap(drawn).mean()):.2f}; without a map {float(overlap(free).mean()):.2f}")
@@ -367,7 +367,7 @@ named = [
     "a green star left of an orange heart",
     "a purple ring above a cyan triangle",
 ]
-theirs = heard(upscaler, named[0], image=small[:1], noise_level=10, seed=3)
+theirs = first_layer_input(upscaler, named[0], image=small[:1], noise_level=10, seed=3)
 lesson.claim(
     "our seven channels are the library's", torch.allclose(upscaling_input(small[:1], 10, 3), theirs, atol=1e-5)
 )

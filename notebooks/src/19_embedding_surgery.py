@@ -276,14 +276,14 @@ lesson.claim("proper noise does at least as well as the quietest", right_at[1] >
 
 
 # %%
-def said(text):
+def states_of(text):
     return sd.encode_prompt([text])
 
 
-answer = said("a red circle") - said("a red shape") + said("a blue shape")
+answer = states_of("a red circle") - states_of("a red shape") + states_of("a blue shape")
 words = slice(0, 5)  # start, three words, end
 for colour in ("red", "yellow", "green", "cyan", "blue", "purple", "pink"):
-    apart = float((answer - said(f"a {colour} circle"))[:, words].norm())
+    apart = float((answer - states_of(f"a {colour} circle"))[:, words].norm())
     print(f"from the states of 'a {colour} circle': {apart:4.1f}")
 
 images = draw(answer, dice(5, 6))
@@ -319,14 +319,14 @@ def score(states, text):
 
 
 lesson.claim("the two have the same words", sorted(long.split()) == sorted(other.split()))
-same = torch.isclose(said(long), said("a red circle above a blue star"), atol=1e-5).all(dim=2)[0]
+same = torch.isclose(states_of(long), states_of("a red circle above a blue star"), atol=1e-5).all(dim=2)[0]
 print(f"with another last word, the first {int(same.int().cumprod(0).sum())} states stay as they are")
 lesson.claim("a state knows only what comes before it", bool(same[:7].all()) and not same[7])
 
 no_places = encoder.transform(table[sd.tokenizer(long)]).detach()
 results = {
-    "as it is": score(said(long), long),
-    "the other order": score(said(other), long),
+    "as it is": score(states_of(long), long),
+    "the other order": score(states_of(other), long),
     "places left out": score(no_places, long),
 }
 for name, count in results.items():
@@ -351,7 +351,7 @@ lesson.claim("the order counts", results["the other order"] < results["as it is"
 
 # %%
 count = len(long.split()) + 2
-empty, full = said(""), said(long)
+empty, full = states_of(""), states_of(long)
 words_only, padding_only = full.clone(), empty.clone()
 words_only[:, count:] = empty[:, count:]
 padding_only[:, count:] = full[:, count:]

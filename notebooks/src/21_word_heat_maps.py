@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 21 · Word heat maps: where the picture looks at a word
+# # 21 · Word heat maps: where the image looks at a word
 #
 # **You will** compute cross-attention by hand, record it in a running model without changing a bit of the image, make
 # heat maps of words, and check with an exact judge whether they point at the right object.

@@ -55,7 +55,7 @@ def test_clip_and_distances(
     assert choice["any"]["rate"] >= choice["chosen"]["rate"]
     assert 0 <= choice["auc"] <= 1
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("hard negatives", "chosen of 4", "image to text", "Frechet", "10 pictures"))
+    assert all(word in printed for word in ("hard negatives", "chosen of 4", "image to text", "Frechet", "10 images"))
 
 
 def test_suites_with_unknown_words_are_skipped(

@@ -81,7 +81,7 @@ def test_best_of_needs_a_clip_and_no_film(tmp_path: Path, capsys: pytest.Capture
     assert main(["a", "--best-of", "0", "-o", target]) == 2
     assert "best-of is 0" in capsys.readouterr().err
     assert main(["a", "--best-of", "2", "--clip", str(tmp_path / "none"), "-o", target]) == 2
-    assert "is no folder here" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -463,3 +463,19 @@ def test_steps_of_pndm_are_one_more_call() -> None:
     sd = small_pipeline()
     steps: Iterator[DenoisingStep] = sd.denoise("a cat", seed=1, num_inference_steps=4, **SIZE)
     assert len(list(steps)) == 5
+
+
+def test_printing_a_pipeline_says_what_it_is(sd1: StableDiffusion) -> None:
+    lines = repr(sd1).splitlines()
+    assert [line.split()[0] for line in lines] == ["StableDiffusion,", "task", "parts", "sampler", "runs", "source"]
+    count = sum(p.numel() for p in sd1.unet.parameters())
+    assert f"UNet {count:,}" in lines[2]
+    assert "PNDM, epsilon" in lines[3]
+    assert "float32 on cpu" in lines[4]
+    assert "built from components" in lines[5]
+
+
+def test_a_misspelt_argument_is_refused(sd1: StableDiffusion) -> None:
+    for call in (sd1, sd1.denoise):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'num_steps'"):
+            call("a cat", num_steps=3)

@@ -28,7 +28,7 @@ class LocalHub:
     def __init__(self) -> None:
         self.repos: dict[str, dict[str, bytes]] = {}
         self.faults: dict[tuple[str, str, str], list[Fault]] = {}  # (repo, method, file)
-        self.announced_size: dict[str, int] = {}  # file: what the listing says in place of its size
+        self.announced_size: dict[str, int] = {}  # file: its size in the listing, if not the real one
         self.log: list[tuple[str, str, str, str]] = []  # (method, repo, file, Range)
         self.leaving = threading.Event()
         hub = self

@@ -1,4 +1,4 @@
-"""Models saved by the reference, ways to damage them, and what it means to be the same model."""
+"""Models saved by the reference, helpers to damage them, and comparisons of models and images."""
 
 import json
 import shutil
@@ -68,7 +68,7 @@ def assert_same_picture(sd: StableDiffusion, oracle: Any, size: tuple[int, int] 
     assert got.shape == expected.shape
     assert np.abs(got - expected).max() <= LATENTS * np.abs(expected).max()
     got, expected = (run(each, x, **arguments) for run, each in ((picture_of_ours, sd), (picture_of_oracle, oracle)))
-    assert expected.std() > 0.05  # a grey picture would prove nothing
+    assert expected.std() > 0.05  # a grey image would prove nothing
     assert np.abs(got - expected).max() < PICTURE
 
 

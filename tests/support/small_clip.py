@@ -83,6 +83,5 @@ def clip_like(oracle: Any) -> CLIP:
         lambda: CLIP(text, image),
         lambda parameters: names.tensor_sources(text, image, parameters),
         InMemory(oracle.state_dict()),
-        lambda name: False,
         "oracle",
     )

@@ -107,7 +107,7 @@ def test_half_precision(saved: Path, tmp_path: Path) -> None:
 
 
 def test_constants_of_old_files(saved: Path, tmp_path: Path) -> None:
-    """openai/clip-vit-large-patch14 counts its positions in both halves, and says its sizes twice."""
+    """openai/clip-vit-large-patch14 stores position ids in both encoders, and its sizes twice."""
     folder = copy(saved, tmp_path / "m")
     more = {f"{half}_model.embeddings.position_ids": torch.arange(5)[None] for half in ("text", "vision")}
     edit(folder / WEIGHTS, lambda tensors: tensors | more)
@@ -127,7 +127,7 @@ def test_constants_of_old_files(saved: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", [4, 5])
 def test_normalisation(saved: Path, tmp_path: Path, version: int) -> None:
-    """OpenAI's unless the folder says something else, in the file of either version of transformers."""
+    """OpenAI's values, unless the folder has others in the file of either version of transformers."""
     clip, _ = weights_loader.load_clip(saved)
     default = transformers.CLIPImageProcessor()
     assert clip.image_encoder.config.mean == tuple(default.image_mean)

@@ -39,7 +39,7 @@ SINGLE_FILES = {
     "sd_x4_upscaler.single_file": "sd_x4_upscaler",
 }
 MODELS = (*dict.fromkeys(SINGLE_FILES.values()), "sdxl_base", "sdxl_inpaint", "sdxl_refiner")
-# What no shape tells, and what of it a single file is given otherwise: by its name, or not at all.
+# What shapes do not show; for single files it comes from the file's name, or is unknown.
 UNSEEN_IN_UNETS = ("sample_size", "upcast_attention")
 UNSEEN_IN_AUTOENCODERS = ("sample_size",)
 
@@ -64,7 +64,7 @@ def test_shapes_of_a_single_file_tell_its_config(shared_data: Path, name: str, m
     official = official_configs.unet_config(read(shared_data, model, "unet"))
     only_cross = tuple(
         only and depth > 0 for only, depth in zip(official.only_cross_attention, official.depths, strict=True)
-    )  # the upscaler's file says so of its first level too, which has no attention
+    )  # the upscaler's config sets it for the first level, too, which has no attention
     official = replace(official, only_cross_attention=only_cross)
     assert unet == replace(official, **{key: getattr(unet, key) for key in UNSEEN_IN_UNETS})
     vae = detect.vae_config(part(shapes, ldm.VAE))

@@ -1,4 +1,4 @@
-"""Networks of official size, random weights: the reference's picture, one file, the memory to load them."""
+"""Networks of official size, random weights: the reference's image, one file, the memory for loading."""
 
 import gc
 import shutil
@@ -53,7 +53,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def write_oracle(folder: Path, family: str) -> np.ndarray:
-    """A full-size pipeline of the reference, saved; its picture of noise (1, 4, 16, 16)."""
+    """A full-size pipeline of the reference, saved; its image of noise (1, 4, 16, 16)."""
     facts = FAMILIES[family]
     torch.manual_seed(0)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(
@@ -138,7 +138,7 @@ print((peak["VmRSS"] - before["VmRSS"]) / size, (peak["RssAnon"] - before["RssAn
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_full_size(tmp_path: Path, family: str) -> None:
-    """Folder and single file give the reference's picture; loading needs the weights once and no more."""
+    """Folder and single file give the reference's image; loading takes the memory of the weights once."""
     folder, single = tmp_path / "model", tmp_path / "single.safetensors"
     try:
         expected = write_oracle(folder, family)
@@ -156,7 +156,7 @@ def test_full_size(tmp_path: Path, family: str) -> None:
         weights_loader.save(sd, single, layout="ldm", dtype=torch.bfloat16)
         tokenizer = sd.tokenizer
         shutil.rmtree(folder)
-        # bfloat16 halves the disk; the picture to equal is that of the rounded weights
+        # bfloat16 halves the disk space; the expected image is that of the rounded weights
         for network in (sd.unet, sd.vae, sd.text_encoder):
             with torch.no_grad():
                 for parameter in network.parameters():

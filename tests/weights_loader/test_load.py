@@ -1,4 +1,4 @@
-"""Model folders that the reference saved and we load, and the other way round: the same picture."""
+"""Model folders that the reference saved and minisd loads, and in reverse: the same image."""
 
 import subprocess
 import sys

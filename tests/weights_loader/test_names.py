@@ -173,7 +173,7 @@ def test_official_single_file(shared_data: Path, name: str) -> None:
 
 @pytest.mark.parametrize(("model", "size"), [("sdxl_base", 2515), ("sdxl_refiner", 1858)])
 def test_official_sdxl_single_file(shared_data: Path, model: str, size: int) -> None:
-    """Everything that its folder says is seen in the shapes, and every tensor has its source."""
+    """The shapes show all values of the folder's configs, and every tensor is a source."""
     shapes = manifest(shared_data, f"{model}.single_file")
     assert len(shapes) == size
     assert detect.layout(shapes, model) == "ldm"

@@ -235,7 +235,7 @@ def test_tensors_of_no_component_are_refused(sd1: Saved, tmp_path: Path) -> None
 
 
 def test_devices_and_dtypes(sd1: Saved) -> None:
-    """D1: what is not here is said with what is; nothing is read before."""
+    """D1: the message lists what is available; nothing is read before."""
     for device in ("gpu0", "cuda:99", "meta", 3.5, "cpu:x"):
         refusal(sd1.folder, DeviceError, "cpu", device=device)
     if not torch.cuda.is_available():
@@ -254,7 +254,7 @@ def test_inpainting_models_load_and_refuse_text_to_image(tmp_path: Path) -> None
 
 
 def test_channels_of_another_model(sd1: Saved, tmp_path: Path) -> None:
-    """F25, F26: the config says 9 channels, the weights are those of text to image."""
+    """F25, F26: the config has 9 channels, the weights are those of text to image."""
     folder = copy(sd1.folder, tmp_path / "m")
     edit_json(folder / "unet" / "config.json", in_channels=9)
     refusal(folder, MismatchError, "4 input channels.*9.*inpainting")

@@ -46,8 +46,8 @@ def test_single_file_as_published(saved: Saved, tmp_path: Path) -> None:
     assert_same_picture(sd, saved.oracle)
 
 
-def test_averages_are_left_out_with_a_word(sd1: Saved, tmp_path: Path) -> None:
-    """F27: the plain weights are loaded; how many averages were not is said."""
+def test_averages_are_reported_and_not_loaded(sd1: Saved, tmp_path: Path) -> None:
+    """F27: the plain weights are loaded; the warning has the number of averages."""
     path = single(sd1, tmp_path / "m.safetensors")
     count = len(weights_loader.load(sd1.folder).unet.state_dict())
     safetensors.torch.save_file(as_published(path, averages=True), tmp_path / "ema.safetensors")
@@ -78,8 +78,8 @@ def test_old_single_file_without_text_model(sd1: Saved, tmp_path: Path) -> None:
     assert_same_picture(weights_loader.load(tmp_path / "old.safetensors"), sd1.oracle)
 
 
-def test_single_file_of_sd2_must_say_what_it_predicts(tmp_path: Path) -> None:
-    """Tensors do not tell; a known name, or the argument, does."""
+def test_single_file_of_sd2_needs_a_prediction_type(tmp_path: Path) -> None:
+    """From a known file name, or the argument; the tensors do not show it."""
     saved = save_oracle(tmp_path, sd2=True, context=1024)
     tensors = as_published(single(saved, tmp_path / "mine.safetensors"))
     for name in ("mine", "v2-1_768-ema-pruned", "512-base-ema"):
@@ -100,7 +100,7 @@ def test_single_file_of_sd2_must_say_what_it_predicts(tmp_path: Path) -> None:
 
 
 def test_single_file_without_a_vocabulary(sd1: Saved, tmp_path: Path) -> None:
-    """The hub is offline in tests: the error says what to do; each way of giving one works."""
+    """The hub is offline in tests: the error names the ways to give a vocabulary, and each of them works."""
     path = single(sd1, tmp_path / "m.safetensors")
     vocabulary = shutil.move(tmp_path / "tokenizer", tmp_path / "elsewhere")
     with pytest.raises(MismatchError, match=r"vocab\.json and merges\.txt.*tokenizer="):

@@ -80,9 +80,9 @@ def test_revision_needs_a_hub(here: Path) -> None:
             resolve(source, revision="main")
 
 
-def test_known_names_lead_to_where_models_live_now() -> None:
-    gone = ("runwayml/", "stabilityai/stable-diffusion-2")  # never to be asked again
-    assert not any(repo.startswith(gone) for home in KNOWN.values() for repo in home.ids)
+def test_known_names_have_current_hub_ids() -> None:
+    gone = ("runwayml/", "stabilityai/stable-diffusion-2")  # former ids
+    assert not any(repo.startswith(gone) for known in KNOWN.values() for repo in known.ids)
     assert KNOWN["sd15"].former == ("runwayml/stable-diffusion-v1-5",)
     assert KNOWN["sd21"].former == ("stabilityai/stable-diffusion-2-1",)
     with (

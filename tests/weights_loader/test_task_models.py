@@ -36,7 +36,7 @@ def save_oracle(folder: Path, task: str) -> Path:
 
 
 def draw(sd: StableDiffusion) -> torch.Tensor:
-    """A picture by a model of any task."""
+    """An image by a model of any task."""
     given: dict[str, Any] = {"image": torch.linspace(-1, 1, 3 * 24 * 32).reshape(1, 3, 24, 32), "seed": 1}
     if sd.task == "inpainting":
         given["mask_image"] = torch.ones(24, 32)

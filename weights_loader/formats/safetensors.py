@@ -7,6 +7,7 @@ whose tensors begin at multiples of 64 bytes.
 
 import contextlib
 import json
+import mmap
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,7 @@ DTYPES = {
     torch.float64: "F64",
     torch.complex64: "C64",
 }
+TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 
 def read_safetensors(path: Path) -> Contents:
@@ -47,11 +49,30 @@ def read_safetensors(path: Path) -> Contents:
     Raises: FileFormatError (the header is damaged, or bytes follow the data), IntegrityError (incomplete).
     """
     try:
-        with safe_open(path, "pt") as file:
-            names = file.keys()
-            return Contents({name: file.get_tensor(name) for name in names}, file.metadata() or {})
+        with safe_open(path, "pt") as file:  # checks the header against the file
+            metadata = file.metadata() or {}
     except SafetensorError as error:
         raise _refusal(path, error) from None
+    with path.open("rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")
+        entries = json.loads(file.read(start - 8))
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    entries.pop("__metadata__", None)
+    return Contents({name: _view(mapped, start, name, entry, path) for name, entry in entries.items()}, metadata)
+
+
+def _view(mapped: mmap.mmap, start: int, name: str, entry: dict[str, Any], path: Path) -> torch.Tensor:
+    """A tensor as a view of the mapped file; many times faster than the library's get_tensor."""
+    dtype = TORCH_DTYPES.get(entry["dtype"])
+    if dtype is None:
+        raise FileFormatError(
+            f"{path}: {shown(name)} has the dtype {shown(entry['dtype'])}, expected {', '.join(TORCH_DTYPES)}."
+        )
+    begin, end = entry["data_offsets"]
+    if begin == end:
+        return torch.empty(entry["shape"], dtype=dtype)
+    count = (end - begin) // dtype.itemsize
+    return torch.frombuffer(mapped, dtype=dtype, count=count, offset=start + begin).view(entry["shape"])
 
 
 def _refusal(path: Path, error: SafetensorError) -> MinisdError:

@@ -71,7 +71,7 @@ def ids() -> Tensor:
 
 @torch.no_grad()
 def outputs(networks: dict[str, Any]) -> dict[str, Tensor]:
-    """What each network of ours or of the reference makes of the same input."""
+    """The output of each network, ours or the reference's, for the same input."""
     out = {}
     for name, network in networks.items():
         if name != "unet":
@@ -118,7 +118,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def assert_as_oracle(sd: Any, oracle: dict[str, nn.Module], changes: Changes, path: Path) -> None:
-    """Loaded at one scale, rescaled, removed: always as the reference, in the end the very bits."""
+    """Loaded at one scale, rescaled, removed: equal to the reference, and at the end the original bits."""
     before, plain = bits(sd), outputs(oracle)
     lora = weights_loader.load_lora(sd, path, SCALE)
     assert lora.layers == sum(map(len, changes.values()))
@@ -180,7 +180,7 @@ def test_folder_of_peft(sd1: Saved, tmp_path: Path, network: str, rs: bool) -> N
         return value * rank**0.5 if rs else value  # rsLoRA divides by the root of the rank
 
     changes = {network: {p: c._replace(alpha=alpha(p, len(c.down))) for p, c in drawn[network].items()}}
-    pattern = {"nobody": 9, special: 7, f"0.{special}": 8, f"1.{special}": 8}  # the first that fits counts
+    pattern = {"nobody": 9, special: 7, f"0.{special}": 8, f"1.{special}": 8}  # the first match is used
     folder = write_peft_folder(drawn, tmp_path / "f", lora_alpha=3, alpha_pattern=pattern, use_rslora=rs)
     assert_as_oracle(weights_loader.load(sd1.folder), oracles(sd1), changes, folder)
 
@@ -256,7 +256,7 @@ def test_two_text_encoders_and_a_deep_unet(sdxl: Any, tmp_path: Path, names: str
 
 @pytest.mark.parametrize("write", [write_kohya, write_peft])
 def test_the_refiner_has_the_second_text_encoder_alone(tmp_path: Path, write: Callable[[Changes, Path], Path]) -> None:
-    """Files call it the second, and a picture to refine comes out as the reference's."""
+    """It has the name of the second in files, and a refined image equals the reference's."""
     oracle = oracle_xl(tmp_path, "refiner")
     oracle.save_pretrained(tmp_path / "model")
     sd = weights_loader.load(tmp_path / "model")
@@ -419,7 +419,7 @@ def test_merged_in_inference_mode_the_weights_can_be_trained(sd1: Saved, tmp_pat
     assert sd.text_encoder.layers[0].attention.q.weight.grad is not None
 
 
-def test_networks_go_when_nobody_wants_them(sd1: Saved, tmp_path: Path) -> None:
+def test_networks_are_freed(sd1: Saved, tmp_path: Path) -> None:
     sd = weights_loader.load(sd1.folder)
     lora = weights_loader.load_lora(sd, three_loras(sd1, tmp_path)[0])
     unet = weakref.ref(sd.unet)
@@ -690,7 +690,7 @@ def test_numbers_that_mean_other_layers(sd1: Saved, tmp_path: Path) -> None:
     refuse(weights_loader.load(sd1.folder), path, MismatchError, "numbers the layers of .*ResnetBlock2D")
 
 
-def test_words_beside_a_lora_are_told_of(sd1: Saved, tmp_path: Path) -> None:
+def test_words_beside_a_lora_are_reported(sd1: Saved, tmp_path: Path) -> None:
     words = {"<s1>": noise(64), "<s2>": noise(64)}
     path = write_cloneofsimo(draw(oracles(sd1), is_cloneofsimo), tmp_path / "a.safetensors", words)
     sd = weights_loader.load(sd1.folder)
@@ -701,7 +701,7 @@ def test_words_beside_a_lora_are_told_of(sd1: Saved, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [write_peft, write_processors, write_kohya, write_diffusers, write_cloneofsimo])
-def test_loading_one_as_a_model_says_what_to_do(sd1: Saved, tmp_path: Path, write: Callable[..., Path]) -> None:
+def test_loading_one_as_a_model_names_load_lora(sd1: Saved, tmp_path: Path, write: Callable[..., Path]) -> None:
     path = write(draw(oracles(sd1), is_attention), tmp_path / "a.safetensors")
     with pytest.raises(MismatchError, match=r"is a LoRA, expected .* add it with weights_loader\.load_lora or --lora"):
         weights_loader.load(path)

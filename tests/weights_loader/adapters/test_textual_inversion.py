@@ -109,7 +109,7 @@ def test_every_format_as_the_reference(saved: Saved, tmp_path: Path, kind: str, 
         assert (sd.encode_prompt([prompt]) - states).abs().max() <= CLOSE * states.abs().max()
 
 
-def test_of_several_vectors_what_is_cut_off_is_told() -> None:
+def test_truncated_vectors_are_reported() -> None:
     tokenizer = small_tokenizer()
     first = tokenizer.add_token("<birb>", vectors=3)
     assert tokenizer.tokenize("a <birb>!") == ["a</w>", "<birb>", "<birb>_1", "<birb>_2", "!</w>"]
@@ -120,7 +120,7 @@ def test_of_several_vectors_what_is_cut_off_is_told() -> None:
 
 
 def test_words_are_named(tmp_path: Path) -> None:
-    """By the argument, else as the file says, else by the file."""
+    """By the argument, else by the file's content, else by its name."""
     sd = small_pipeline()
     path = a1111(tmp_path / "bad hands-5.pt", vectors(2))
     assert weights_loader.load_embedding(sd, path) == ["bad hands-5"]
@@ -347,7 +347,7 @@ def test_of_several_words_none_is_added_where_one_cannot_be(ours: StableDiffusio
         refuse(ours, tmp_path / "x.safetensors", InputError, message)
 
 
-def test_loading_one_as_a_model_says_what_to_do(tmp_path: Path) -> None:
+def test_loading_one_as_a_model_names_load_embedding(tmp_path: Path) -> None:
     for kind in KINDS:
         path = written(tmp_path, kind, vectors(2))
         with pytest.raises(MismatchError, match=r"is a textual-inversion embedding, .*load_embedding or --embedding"):
@@ -387,7 +387,7 @@ def test_official_key_list_of_an_embedding(shared_data: Path, tmp_path: Path) ->
     assert sd.tokenizer.added == ["test_embedding", *(f"test_embedding_{i}" for i in range(1, 5))]
 
 
-def test_a_model_that_says_what_it_knows_knows_the_word(tmp_path: Path) -> None:
+def test_an_added_word_is_a_known_word(tmp_path: Path) -> None:
     """The embedded model warns of words that it was never taught; of an added one it does not."""
     sd = weights_loader.load("sticker")
     safetensors.torch.save_file({"<candy>": torch.randn(1, 128)}, tmp_path / "candy.safetensors")

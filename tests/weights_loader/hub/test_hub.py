@@ -20,7 +20,7 @@ ALWAYS = float("inf")
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TOKEN = "hf_secretsecretsecret"
 
-# The child runs the calls and reports; packages are stubs so that nobody imports torch, sleeps only counted.
+# The child runs the calls and reports; packages are stubs, so that torch is not imported; sleeps are only counted.
 CHILD = """
 import json, socket, sys, time, types, warnings
 for name in ("minisd", "weights_loader"):
@@ -244,7 +244,7 @@ def test_offline_opens_no_socket_and_lists_what_is_missing(hub: LocalHub, tmp_pa
 
 
 def test_cache_filled_by_another_tool(hub: LocalHub, tmp_path: Path) -> None:
-    """A snapshot without this project's record: offline it is taken as it lies, checked by blob names."""
+    """A snapshot without minisd's record: offline it is used as it is, checked by the names of its blobs."""
     hub.repos["me/model"] = model()
     (done,) = run(hub, tmp_path, "me/model")["results"]
     repository = Path(done["folder"]).parents[1]
@@ -410,7 +410,7 @@ def test_cache_serves_when_the_hub_does_not(hub: LocalHub, tmp_path: Path) -> No
     assert "cache is used" in away["warnings"][0]
 
 
-def test_known_names_ask_living_homes_in_order(hub: LocalHub, tmp_path: Path) -> None:
+def test_known_names_try_current_ids_in_order(hub: LocalHub, tmp_path: Path) -> None:
     new, second, old = (
         f"{owner}/stable-diffusion-v1-5" for owner in ("stable-diffusion-v1-5", "sd-legacy", "runwayml")
     )

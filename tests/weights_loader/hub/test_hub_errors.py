@@ -1,4 +1,4 @@
-"""What is told of the hub client's own tries: nothing; the end is told, once."""
+"""The log lines of the hub client about its own attempts are hidden."""
 
 import logging
 
@@ -7,8 +7,8 @@ import pytest
 from weights_loader.hub.errors import attempt
 
 
-def test_the_clients_own_tries_are_not_told(caplog: pytest.LogCaptureFixture) -> None:
-    """It logs several lines a try. Its level is as before afterwards, so other programs still hear it."""
+def test_attempts_of_the_client_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """It logs several lines for each attempt. Its level is restored, so that other programs still get its log."""
     client, top = logging.getLogger("huggingface_hub.utils._http"), logging.getLogger("huggingface_hub")
     before = top.level
 
