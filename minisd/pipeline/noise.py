@@ -30,9 +30,7 @@ def make_generators(
             raise InputError("a seed and a generator were both given; give one of them.")
         generators = [generator] if isinstance(generator, torch.Generator) else list(generator)
         if not all(isinstance(each, torch.Generator) for each in generators):
-            raise InputError(
-                "generator is neither a torch.Generator nor a list of them; expected torch.Generator()."
-            )
+            raise InputError("generator is neither a torch.Generator nor a list of them; expected torch.Generator().")
         if isinstance(generator, torch.Generator) or len(generators) == count:
             return generators, None
         raise InputError(f"there are {len(generators)} generators for {count} images; give one, or one for each image.")

@@ -83,7 +83,7 @@ def judge_prompts(
     return judged
 
 
-def tested_skills(expected: Expectation) -> set[str]:
+def asked_skills(expected: Expectation) -> set[str]:
     """The skills that an expectation tests; every image is right in the others."""
     skills = {"exact", "count"}
     attributes = ("colour", "shape", "size", "style", "position")
@@ -94,6 +94,6 @@ def tested_skills(expected: Expectation) -> set[str]:
 
 def skill_rates(prompts: Sequence[str], verdicts: Sequence[Verdict]) -> dict[str, Rate]:
     """The rate of each skill, over the prompts that test it; in the order of SKILLS."""
-    pairs = [(tested_skills(parse_caption(prompt)), verdict) for prompt, verdict in zip(prompts, verdicts, strict=True)]
+    pairs = [(asked_skills(parse_caption(prompt)), verdict) for prompt, verdict in zip(prompts, verdicts, strict=True)]
     results = {skill: [bool(getattr(v, skill)) for skills, v in pairs if skill in skills] for skill in SKILLS}
     return {skill: Rate(sum(right), len(right)) for skill, right in results.items() if right}

@@ -5,7 +5,7 @@ import torch
 from support.painter import Painter, Request, as_requested, in_other_colours
 
 from minisd.images import from_pil
-from minisd.sticker.evaluation.judging import Rate, judge_prompts, skill_rates, tested_skills, wilson_interval
+from minisd.sticker.evaluation.judging import Rate, asked_skills, judge_prompts, skill_rates, wilson_interval
 from minisd.sticker.evaluation.prompt_suites import sample_prompts
 from minisd.sticker.world.captions import parse_caption
 from minisd.sticker.world.checker.check import check
@@ -47,7 +47,7 @@ def test_rates_count_only_prompts_that_test_the_skill() -> None:
     totals = {"exact": 4, "object": 3, "colour": 3, "shape": 3, "relation": 1, "count": 4}
     assert {skill: rate.total for skill, rate in measured.items()} == totals
     assert {skill: rate.right for skill, rate in measured.items() if rate.right} == {"relation": 1}  # of one object
-    assert tested_skills(parse_caption("a shape in the top left on a black background")) == {
+    assert asked_skills(parse_caption("a shape in the top left on a black background")) == {
         "exact", "count", "position", "background",
     }  # fmt: skip
 

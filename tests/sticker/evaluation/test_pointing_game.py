@@ -23,7 +23,7 @@ class Maps:
     def __init__(self, places: dict[str, tuple[int, int]]) -> None:
         self.places = places
 
-    def heat_map(self, word: str, prompt: str, image: int) -> Tensor:
+    def heat_map(self, word: str, prompt: str, picture: int) -> Tensor:
         heat = torch.zeros(16, 16)
         heat[self.places[word]] = 1
         return heat

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from minisd.errors import InputError
-from minisd.sticker.evaluation.judging import tested_skills
+from minisd.sticker.evaluation.judging import asked_skills
 from minisd.sticker.evaluation.prompt_suites import (
     LARGEST_SEED,
     PARAPHRASE,
@@ -82,7 +82,7 @@ def test_only_held_out_suites_have_held_out_parts(name: str) -> None:
     ],
 )
 def test_the_skills_that_each_suite_tests(name: str, objects: set[int], always: str, sometimes: str) -> None:
-    asked = [tested_skills(expected) for expected in EXPECTED[name]]
+    asked = [asked_skills(expected) for expected in EXPECTED[name]]
     base = {"exact", "count"} | (set() if name == "partial" else {"colour", "shape"})
     assert set.intersection(*asked) == base | set(always.split())
     assert set.union(*asked) == base | {*always.split(), *sometimes.split()}
