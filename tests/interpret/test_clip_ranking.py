@@ -77,9 +77,9 @@ def test_the_command_keeps_the_image_with_the_highest_score(tmp_path: Path, caps
 def test_best_of_needs_a_clip_and_no_film(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = str(tmp_path / "a.png")
     assert main(["a", "--best-of", "2", "--film", str(tmp_path / "f.png"), "-o", target]) == 2
-    assert "--film would show all" in capsys.readouterr().err
+    assert "--film would show every candidate" in capsys.readouterr().err
     assert main(["a", "--best-of", "0", "-o", target]) == 2
-    assert "best-of is 0" in capsys.readouterr().err
+    assert "--best-of is 0" in capsys.readouterr().err
     assert main(["a", "--best-of", "2", "--clip", str(tmp_path / "none"), "-o", target]) == 2
     assert "is not a folder" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -388,12 +388,12 @@ def test_official_key_list_of_an_embedding(shared_data: Path, tmp_path: Path) ->
 
 
 def test_an_added_word_is_a_known_word(tmp_path: Path) -> None:
-    """The embedded model warns of words that it was never taught; of an added one it does not."""
+    """The embedded model warns of words outside its vocabulary, but not of added ones."""
     sd = weights_loader.load("sticker")
     safetensors.torch.save_file({"<candy>": torch.randn(1, 128)}, tmp_path / "candy.safetensors")
     weights_loader.load_embedding(sd, tmp_path / "candy.safetensors")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sd("a <candy> above a red circle", num_inference_steps=1)
-    with pytest.warns(UserWarning, match="never taught 'sweet'"):
+    with pytest.warns(UserWarning, match="not trained on the words 'sweet'"):
         sd("a sweet <candy>", num_inference_steps=1)
