@@ -4,16 +4,9 @@ import ast
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-FILES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for library in ("minisd", "weights_loader")
-    for path in sorted((ROOT / library).rglob("*.py"))
-}
-HELPERS = {"_internal", "errors", "images"}
-CORE = {"configs", "tokenizer", "models", "schedulers", "pipeline", "minimal", *HELPERS}
+from support.source_files import CORE, FILES, HELPERS
+
 BELOW = {*CORE, "adapters", "interpret", "training"}
 MAY_IMPORT = {  # a part of minisd: the parts that it may import, at the top of a file or inside a function
     **dict.fromkeys(BELOW, BELOW),

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from PIL import Image, ImageDraw
-from test_imports import CORE, FILES
+from support.source_files import CORE, FILES
 
 import weights_loader
 from minisd import cli
