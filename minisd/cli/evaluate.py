@@ -11,9 +11,7 @@ from minisd import images
 from minisd._internal import validation
 from minisd._internal.atomic_files import check_target, write_json
 from minisd.cli import measurements
-from minisd.cli.options import FIGURES
-from minisd.errors import InputError, OutputError
-from minisd.sticker.evaluation import readme_pictures
+from minisd.errors import InputError
 from minisd.sticker.evaluation.judging import Judged
 from minisd.sticker.evaluation.prompt_suites import LARGEST_SEED, SUITES
 
@@ -25,12 +23,13 @@ def run(args: argparse.Namespace) -> int:
     """Draw and judge the suites, measure what else the options name, print and write the results."""
     count = validation.whole_number(args.count, "--count", 1, 100_000)
     seed = validation.whole_number(args.seed, "--seed", 0, LARGEST_SEED)
-    if args.pictures is not None:
-        return _draw_readme_images(args.pictures, args.overwrite)
     if args.tasks is not None:
         return _measure_tasks(args.tasks, count, seed, args.steps, args.overwrite)
     suites = _selected_suites(args.suites)
-    _check_targets(args)
+    if args.json is not None:
+        check_target(args.json, args.overwrite)
+    if args.sheet is not None:
+        images.check_target(args.sheet, args.overwrite)
     sd = weights_loader.load(args.model)
     clip = weights_loader.load_clip(args.model) if args.clip else None
 
@@ -51,15 +50,6 @@ def run(args: argparse.Namespace) -> int:
         write_json(content, args.json, args.overwrite)
     if args.sheet is not None:
         images.save(contact_sheet(judged), args.sheet, overwrite=args.overwrite)
-    if args.figures is not None:
-        _write_figures(setup, args.figures, args.overwrite)
-    return 0
-
-
-def _draw_readme_images(folder: Path, overwrite: bool) -> int:
-    """Draw the images of the README with the embedded model."""
-    for name, image in readme_pictures.draw_all().items():
-        print(images.save(image, folder / name, overwrite=overwrite))
     return 0
 
 
@@ -82,22 +72,6 @@ def _selected_suites(text: str | None) -> list[str]:
     return [suite for suite in SUITES if suite in parts]
 
 
-def _check_targets(args: argparse.Namespace) -> None:
-    """Check that every output can be written. Raises OutputError."""
-    if args.json is not None:
-        check_target(args.json, args.overwrite)
-    if args.sheet is not None:
-        images.check_target(args.sheet, args.overwrite)
-    if args.figures is not None:
-        try:
-            args.figures.mkdir(exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{args.figures} cannot hold the figures ({error.strerror}); name a folder.") from error
-        for name in FIGURES:
-            check_target(args.figures / f"{name}.json", args.overwrite)
-            check_target(args.figures / f"{name}.png", args.overwrite)
-
-
 def contact_sheet(judged: dict[str, Judged]) -> Image.Image:
     """Images of the held-out suites (of all suites where there are none) in turn; a wrong one has a red frame."""
     chosen = [each for name, each in judged.items() if name.startswith("held-out")] or list(judged.values())
@@ -110,24 +84,3 @@ def _with_red_frame(image: Image.Image) -> Image.Image:
     framed = image.copy()
     ImageDraw.Draw(framed).rectangle((0, 0, image.width - 1, image.height - 1), outline="red", width=2)
     return framed
-
-
-def _write_figures(setup: measurements.Setup, folder: Path, overwrite: bool) -> None:
-    """Measure and plot the experiments; each data file is written before its plot."""
-    from minisd.parity.sampler_order import convergence, plot_convergence
-    from minisd.sticker.evaluation import figures  # here, because matplotlib takes a second to load
-
-    sd, count, seed, steps = setup
-    orders = convergence()
-    write_json(orders, folder / "convergence.json", overwrite)
-    plot_convergence(orders, folder / "convergence.png", overwrite)
-    guidance = figures.measure_guidance_sweep(sd, count, seed, steps, label="guidance")
-    write_json(guidance, folder / "guidance_sweep.json", overwrite)
-    figures.plot_guidance_sweep(guidance, folder / "guidance_sweep.png", overwrite)
-    samplers = figures.measure_sampler_comparison(sd, count, seed, label="samplers")
-    write_json(samplers, folder / "sampler_comparison.json", overwrite)
-    figures.plot_sampler_comparison(samplers, folder / "sampler_comparison.png", overwrite)
-    negative = figures.measure_negative_prompts(sd, count, seed, steps, label="negative prompts")
-    write_json(negative, folder / "negative_prompts.json", overwrite)
-    figures.plot_negative_prompts(negative, folder / "negative_prompts.png", overwrite)
-    print(f"{folder}  the figures, each with its data")

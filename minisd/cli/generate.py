@@ -15,9 +15,10 @@ from PIL import Image
 from tqdm import tqdm
 
 import weights_loader
-from minisd import images
+from minisd import images, schedulers
 from minisd._internal import validation
 from minisd.cli.inputs import file_stem, numbered, read_prompt, split_option
+from minisd.cli.options import SAMPLERS
 from minisd.cli.output import save_film, save_image, say
 from minisd.cli.parser import real
 from minisd.errors import InputError, OutputError
@@ -25,35 +26,8 @@ from minisd.interpret.clip_ranking import best_of, clip_scores
 from minisd.interpret.film import Film
 from minisd.models import CLIP
 from minisd.pipeline import DenoisingStep, StableDiffusion
-from minisd.schedulers import (
-    DDIM,
-    DDPM,
-    LCM,
-    LMS,
-    PNDM,
-    DPMSolverMultistep,
-    Euler,
-    EulerAncestral,
-    Heun,
-    Scheduler,
-    UniPC,
-)
 from minisd.tokenizer import Tokenizer
 from weights_loader.sources import EMBEDDED, EMBEDDED_VARIANTS
-
-SAMPLERS: dict[str, tuple[type[Scheduler], dict[str, object]]] = {
-    "ddim": (DDIM, {}),
-    "ddpm": (DDPM, {}),
-    "dpm++": (DPMSolverMultistep, {}),
-    "dpm++sde": (DPMSolverMultistep, {"algorithm_type": "sde-dpmsolver++"}),
-    "euler": (Euler, {}),
-    "euler-a": (EulerAncestral, {}),
-    "heun": (Heun, {}),
-    "lcm": (LCM, {}),
-    "lms": (LMS, {}),
-    "pndm": (PNDM, {}),
-    "unipc": (UniPC, {}),
-}
 
 
 @dataclass(frozen=True)
@@ -175,7 +149,8 @@ def _load_models(args: argparse.Namespace, inputs: Inputs) -> Models:
     for path, weight in inputs.loras:
         weights_loader.load_lora(sd, path, weight)
     if args.sampler or args.karras:
-        kind, changes = SAMPLERS[args.sampler] if args.sampler else (type(sd.scheduler), {})
+        kind = getattr(schedulers, SAMPLERS[args.sampler]) if args.sampler else type(sd.scheduler)
+        changes = {"algorithm_type": "sde-dpmsolver++"} if args.sampler == "dpm++sde" else {}
         karras = {"use_karras_sigmas": True} if args.karras else {}
         sd.scheduler = kind.in_place_of(sd.scheduler, **changes, **karras)
     return Models(sd, refiner, clip)

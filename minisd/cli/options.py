@@ -11,14 +11,25 @@ from minisd.cli.parser import Parser, real, whole
 
 DTYPES = ("float32", "bfloat16", "float16")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-SAMPLERS = ("ddim", "ddpm", "dpm++", "dpm++sde", "euler", "euler-a", "heun", "lcm", "lms", "pndm", "unipc")
+SAMPLERS = {  # name: class in minisd.schedulers
+    "ddim": "DDIM",
+    "ddpm": "DDPM",
+    "dpm++": "DPMSolverMultistep",
+    "dpm++sde": "DPMSolverMultistep",
+    "euler": "Euler",
+    "euler-a": "EulerAncestral",
+    "heun": "Heun",
+    "lcm": "LCM",
+    "lms": "LMS",
+    "pndm": "PNDM",
+    "unipc": "UniPC",
+}
 FAMILIES = ("sd15", "sd21", "sdxl")
 ROWS = ("load", "text", "unet", "vae", "encode")
 VERIFIED = ("v1-1", "v1-2", "v1-3", "v1-4", "v1-5", "v2-base", "v2", "v2-1-base", "v2-1")
 STAGES = ("vae", "text", "unet", "clip")
 TASKS = ("inpainting", "depth", "upscaling")
 ADAPTERS = ("embedding", "lora")
-FIGURES = ("convergence", "guidance_sweep", "sampler_comparison", "negative_prompts")
 SUITES = (
     "single", "two", "binding", "position", "size", "background", "count", "partial", "full", "held-out pairs",
     "held-out triples", "held-out counts", "held-out template", "style", "in front",
@@ -219,10 +230,8 @@ def evaluate(parser: Parser) -> None:
     more.add_argument("--pointing", action="store_true", help="whether the heat map of a noun is hottest on its object")
     more.add_argument("--clip", action="store_true", help="the model's CLIP, and distances between sets of images")
     more.add_argument("--inversion", action="store_true", help="DDIM inversion, there and back")
-    more.add_argument("--figures", type=Path, metavar="FOLDER", help=f"curves, with plots: {', '.join(FIGURES)}")
     instead = parser.add_argument_group("do this instead, with the model sticker")
     instead.add_argument("--tasks", type=Path, metavar="JSON", help="measure its variants and adapters")
-    instead.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw the images of the README")
     output = parser.add_argument_group("output")
     output.add_argument("--json", type=Path, metavar="FILE", help="also write the rates")
     output.add_argument("--sheet", type=Path, metavar="PNG", help="also save images of the held-out suites")

@@ -6,13 +6,11 @@ last step, to the clean image, is of first order in every sampler and is left ou
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 
 from minisd.schedulers import LMS, DPMSolverMultistep, Euler, Heun, Scheduler, UniPC
-from minisd.sticker.evaluation.figures import Data, new_figure, save_figure
 
 STEPS = (10, 14, 20, 28, 40, 56, 80, 112, 160)
 SAMPLERS: Mapping[str, Scheduler] = {  # their noise levels are the same function of i / n for every n
@@ -39,25 +37,10 @@ def order(steps: Sequence[int], errors: Sequence[float]) -> float:
     return math.log(errors[half] / errors[-1]) / math.log(steps[-1] / steps[half])
 
 
-def convergence(samplers: Mapping[str, Scheduler] = SAMPLERS, steps: Sequence[int] = STEPS) -> Data:
+def convergence(samplers: Mapping[str, Scheduler] = SAMPLERS, steps: Sequence[int] = STEPS) -> dict[str, Any]:
     """{"steps", "samplers": {name: {"errors", "order"}}}."""
     found = {}
     for name, sampler in samplers.items():
         errors = [error(sampler, n) for n in steps]
         found[name] = {"errors": errors, "order": order(steps, errors)}
     return {"steps": list(steps), "samplers": found}
-
-
-def plot_convergence(data: Data, path: str | Path, overwrite: bool = False) -> Figure:
-    """Plot errors over the number of steps on logarithmic axes: the slope is the order."""
-    falls = sorted((2 ** each["order"], name) for name, each in data["samplers"].items())
-    (slow, first), (fast, best) = falls[0], falls[-1]
-    title = f"Twice the steps: {first}'s error falls {slow:.0f} times, {best}'s {fast:.0f} times"
-    figure, (axes,) = new_figure(1, title)
-    for name, each in data["samplers"].items():
-        axes.plot(data["steps"], each["errors"], marker="o", label=f"{name}: order {each['order']:.1f}")
-    axes.set(xlabel="steps", ylabel="error before the last step", xscale="log", yscale="log")
-    axes.set_xticks(data["steps"], [str(n) for n in data["steps"]])
-    axes.minorticks_off()
-    axes.legend()
-    return save_figure(figure, path, overwrite)

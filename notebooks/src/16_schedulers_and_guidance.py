@@ -413,7 +413,7 @@ lesson.claim("rescaled latents deviate less", deviation(strong[0.7]) < deviation
 # - Negative prompts avoid what they name. Rescaling takes back the contrast of a large scale.
 #
 # **Code**: [judging.py](../minisd/sticker/evaluation/judging.py) and
-# [figures.py](../minisd/sticker/evaluation/figures.py) measure the same with more images, the checker is `check` in
+# [figures.py](../tools/figures.py) measure the same with more images, the checker is `check` in
 # [check.py](../minisd/sticker/world/checker/check.py), the scale for each step comes from `scales` in
 # [guidance.py](../minisd/pipeline/guidance.py). **Next**: [17 · Image to image, and DDIM
 # inversion](17_image_to_image_and_inversion.ipynb).

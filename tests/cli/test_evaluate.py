@@ -8,11 +8,9 @@ import pytest
 from PIL import Image
 from support.painter import Painter, in_other_colours
 
-import minisd
 import weights_loader
 from minisd.cli import main
 from minisd.cli.evaluate import contact_sheet
-from minisd.cli.options import FIGURES
 from minisd.sticker.evaluation import judge_prompts
 from minisd.sticker.evaluation.prompt_suites import SUITES
 
@@ -70,19 +68,13 @@ def test_suites_with_unknown_words_are_skipped(
     assert "single            exact" in printed
 
 
-def test_a_painter_gets_rates_of_one_and_figures(
+def test_a_painter_gets_rates_of_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights_loader, "load", lambda name: Painter())
-    folder = tmp_path / "figures"
-    assert main(["eval", "--count", "1", "--figures", str(folder), "--json", str(tmp_path / "rates.json")]) == 0
+    assert main(["eval", "--count", "1", "--json", str(tmp_path / "rates.json")]) == 0
     rates = json.loads((tmp_path / "rates.json").read_text())
     assert all(rate["rate"] == 1 for name in SUITES for rate in rates[name].values())
-    assert sorted(path.stem for path in folder.iterdir()) == sorted([*FIGURES, *FIGURES])
-    guidance = json.loads((folder / "guidance_sweep.json").read_text())
-    assert guidance["scales"] == [0, 1, 1.5, 2, 3, 4, 6, 8, 12]
-    assert {each["rate"] for each in guidance["exact"]} == {1}
-    assert json.loads((folder / "sampler_comparison.json").read_text())["steps"] == [2, 4, 8, 12, 20, 50]
     assert "exact 100.0 %" in capsys.readouterr().out
 
 
@@ -90,13 +82,11 @@ def test_existing_files_are_kept_and_found_before_any_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights_loader, "load", lambda name: pytest.fail("the model was loaded first"))
-    for name in ("rates.json", "sheet.png", "negative_prompts.png"):
+    for name in ("rates.json", "sheet.png"):
         (tmp_path / name).write_text("mine")
-    for option, name in (("--json", "rates.json"), ("--sheet", "sheet.png"), ("--figures", "")):
+    for option, name in (("--json", "rates.json"), ("--sheet", "sheet.png")):
         assert main(["eval", option, str(tmp_path / name)]) == 8
         assert "exists already" in capsys.readouterr().err
-    assert main(["eval", "--figures", str(tmp_path / "rates.json")]) == 8
-    assert main(["eval", "--figures", str(tmp_path / "no" / "such")]) == 8
     assert (tmp_path / "rates.json").read_text() == "mine"
     assert main(["eval", "--suites", "single,double"]) == 2
     assert "'single,double', expected one or more of single,two" in capsys.readouterr().err
@@ -119,15 +109,3 @@ def test_a_sheet_frames_the_wrong_images() -> None:
     assert [corner == (255, 0, 0) for corner in corners] == [False, True] * 3  # one image of each suite in turn
     many = judge_prompts(Painter(), ["a red circle"] * 40, 0)  # type: ignore[arg-type]
     assert contact_sheet({"held-out pairs": many, "held-out counts": many}).size == (8 * 66 - 2, 8 * 66 - 2)
-
-
-def test_the_images_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["eval", "--pictures", str(tmp_path)]) == 0
-    drawn = {path.name: Image.open(path) for path in tmp_path.iterdir()}
-    assert set(drawn) == {"film.png", "heat_maps.png", "styles.png", "tasks.png", "adapters.png"}
-    for name, picture in drawn.items():
-        assert len(picture.convert("RGB").getcolors(10**6)) > 100, name
-        shown = Path(minisd.__file__).parent / "assets" / "sticker" / name
-        assert Image.open(shown).size == picture.size
-    assert capsys.readouterr().out.count("\n") == 5
-    assert main(["eval", "--pictures", str(tmp_path)]) == 8  # existing files are kept

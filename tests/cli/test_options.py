@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from minisd.adapters.task_variants import EXTRA_CHANNELS
-from minisd.cli import bench, generate, main, options, verify
+from minisd.cli import bench, main, options, verify
 from minisd.cli.option_names import with_options
 from minisd.parity.benchmark.workloads import FAMILIES, WORKLOADS
+from minisd.schedulers import Scheduler
 from minisd.schedulers.schedule import PREDICTION_TYPES
 from minisd.sticker.evaluation.prompt_suites import SUITES
 from minisd.sticker.training.stages import STAGES
@@ -21,7 +22,7 @@ HEAVY = ("torch", "numpy", "matplotlib", "PIL", "tqdm", "weights_loader")
 
 
 def test_the_names_are_those_of_the_library() -> None:
-    assert tuple(generate.SAMPLERS) == options.SAMPLERS
+    assert {*options.SAMPLERS.values()} == {sampler.__name__ for sampler in Scheduler.samplers.values()}
     assert options.PREDICTION_TYPES == PREDICTION_TYPES
     assert [f"torch.{name}" for name in options.DTYPES] == [str(dtype) for dtype in DTYPES]
     assert tuple(FAMILIES) == options.FAMILIES

@@ -1,11 +1,8 @@
 """The measured orders of the samplers equal the theoretical ones."""
 
-from pathlib import Path
-
 import pytest
-from PIL import Image
 
-from minisd.parity.sampler_order import convergence, error, order, plot_convergence
+from minisd.parity.sampler_order import convergence, error, order
 from minisd.schedulers import DPMSolverMultistep, Euler, Scheduler
 
 
@@ -27,10 +24,3 @@ def test_the_error_falls_with_every_spacing(spacing: str) -> None:
     samplers: tuple[Scheduler, ...] = (Euler(timestep_spacing=spacing), DPMSolverMultistep(timestep_spacing=spacing))
     for sampler in samplers:
         assert error(sampler, 200) < 0.2 * error(sampler, 20) < 0.1
-
-
-def test_plot(tmp_path: Path) -> None:
-    figure = plot_convergence(convergence(steps=(10, 20, 40)), tmp_path / "a.png")
-    assert figure.get_suptitle().startswith("Twice the steps: Euler's error falls 2 times, LMS's")
-    assert "Heun: order 2.1" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert Image.open(tmp_path / "a.png").size == (768, 576)

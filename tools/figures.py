@@ -1,12 +1,14 @@
-"""Three experiments, judged by the checker, and their plots: guidance scale, samplers, negative prompts.
+"""The curves in the READMEs, as data and as plots: `python -m tools.figures FOLDER`.
 
+The order of the samplers, and three experiments that the checker judges: guidance scale, samplers, negative prompts.
 Each `measure_...` returns its data as a dict for JSON, with rates as `Rate.as_json` makes them; each `plot_...` writes
 such data as a PNG, and returns the figure.
 """
 
+import argparse
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from minisd._internal.atomic_files import write_atomically
+import weights_loader
+from minisd._internal.atomic_files import check_target, write_atomically, write_json
+from minisd.parity.sampler_order import convergence
 from minisd.pipeline import StableDiffusion
 from minisd.schedulers import DDIM, DDPM, LMS, PNDM, DPMSolverMultistep, Scheduler, UniPC
 from minisd.sticker.evaluation.diversity import entropy, largest_object
@@ -168,6 +172,21 @@ def plot_negative_prompts(data: Data, path: str | Path, overwrite: bool = False)
     return save_figure(figure, path, overwrite)
 
 
+def plot_convergence(data: Data, path: str | Path, overwrite: bool = False) -> Figure:
+    """Plot errors over the number of steps on logarithmic axes: the slope is the order."""
+    falls = sorted((2 ** each["order"], name) for name, each in data["samplers"].items())
+    (slow, first), (fast, best) = falls[0], falls[-1]
+    title = f"Twice the steps: {first}'s error falls {slow:.0f} times, {best}'s {fast:.0f} times"
+    figure, (axes,) = new_figure(1, title)
+    for name, each in data["samplers"].items():
+        axes.plot(data["steps"], each["errors"], marker="o", label=f"{name}: order {each['order']:.1f}")
+    axes.set(xlabel="steps", ylabel="error before the last step", xscale="log", yscale="log")
+    axes.set_xticks(data["steps"], [str(n) for n in data["steps"]])
+    axes.minorticks_off()
+    axes.legend()
+    return save_figure(figure, path, overwrite)
+
+
 def new_figure(columns: int, title: str) -> tuple[Figure, list[Axes]]:
     """A figure with a title and `columns` plots side by side."""
     figure = Figure(figsize=(6.4 * columns, 4.8), layout="constrained")
@@ -202,3 +221,34 @@ def _plot_rates(
     axes.errorbar(places, values, yerr=reach, marker="o", linestyle=line, capsize=3, label=label)
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_ylim(-0.03, 1.03)
+
+
+def draw_all(sd: StableDiffusion, folder: Path, count: int, seed: int, steps: int | None, overwrite: bool) -> None:
+    """Measure and plot everything; each data file is written before its plot. Raises OutputError before any work."""
+    for name in FIGURES:
+        for suffix in ("json", "png"):
+            check_target(folder / f"{name}.{suffix}", overwrite)
+    for name, (measure, plot) in FIGURES.items():
+        data = measure(sd, count, seed, steps)
+        write_json(data, folder / f"{name}.json", overwrite)
+        plot(data, folder / f"{name}.png", overwrite)
+
+
+FIGURES: dict[str, tuple[Callable[..., Data], Callable[..., Figure]]] = {
+    "convergence": (lambda sd, count, seed, steps: convergence(), plot_convergence),
+    "guidance_sweep": (measure_guidance_sweep, plot_guidance_sweep),
+    "sampler_comparison": (
+        lambda sd, count, seed, steps: measure_sampler_comparison(sd, count, seed),
+        plot_sampler_comparison,
+    ),
+    "negative_prompts": (measure_negative_prompts, plot_negative_prompts),
+}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--count", type=int, default=64, help="images of each measurement")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first image")
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    draw_all(weights_loader.load("sticker"), **vars(parser.parse_args()))

@@ -11,11 +11,12 @@ from PIL import Image
 from support.painter import Painter, Request, as_requested, in_other_colours
 
 from minisd.errors import OutputError
+from minisd.parity.sampler_order import convergence
 from minisd.pipeline import StableDiffusion
 from minisd.schedulers import LCM, LMS, Scheduler
-from minisd.sticker.evaluation import figures
 from minisd.sticker.world.palette import COLOURS
 from minisd.sticker.world.scene import Scene
+from tools import figures
 
 
 def needs_guidance(request: Request) -> Scene:
@@ -77,6 +78,25 @@ def test_negative_prompts(tmp_path: Path) -> None:
     assert_plotted(tmp_path / "a.png", figure)
     with pytest.raises(OutputError, match="exists already"):
         figures.plot_negative_prompts(data, tmp_path / "a.png")
+
+
+def test_convergence(tmp_path: Path) -> None:
+    figure = figures.plot_convergence(convergence(steps=(10, 20, 40)), tmp_path / "a.png")
+    assert figure.get_suptitle().startswith("Twice the steps: Euler's error falls 2 times, LMS's")
+    assert "Heun: order 2.1" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert Image.open(tmp_path / "a.png").size == (768, 576)
+
+
+def test_all_figures_are_written_with_their_data(tmp_path: Path) -> None:
+    painter: StableDiffusion = Painter()  # type: ignore[assignment]
+    figures.draw_all(painter, tmp_path, count=1, seed=0, steps=None, overwrite=False)
+    assert sorted(path.stem for path in tmp_path.iterdir()) == sorted([*figures.FIGURES, *figures.FIGURES])
+    guidance = json.loads((tmp_path / "guidance_sweep.json").read_text())
+    assert guidance["scales"] == [0, 1, 1.5, 2, 3, 4, 6, 8, 12]
+    assert {each["rate"] for each in guidance["exact"]} == {1}
+    assert json.loads((tmp_path / "sampler_comparison.json").read_text())["steps"] == [2, 4, 8, 12, 20, 50]
+    with pytest.raises(OutputError, match="exists already"):
+        figures.draw_all(painter, tmp_path, count=1, seed=0, steps=None, overwrite=False)
 
 
 def assert_plotted(path: Path, figure: figures.Figure) -> None:
