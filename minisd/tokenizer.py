@@ -152,7 +152,7 @@ class Tokenizer:
         vocab = {token: i for i, token in enumerate(self._tokens)}
         added = {token: self.token_to_id(token) for token in self.added}
         roles = {"bos": self.bos, "eos": self.eos, "unk": self.eos, "pad": self.pad}
-        write_folder(Path(folder), vocab, self.merges, added, roles, self.max_length)
+        write_folder(folder, vocab, self.merges, added, roles, self.max_length)
 
     def __call__(self, prompts: str | Sequence[str]) -> torch.Tensor:
         """Prompts (one text or a list of B) -> ids (B, max_length) int64; see `encode`."""

@@ -4,12 +4,14 @@ The folder holds config.json, model.safetensors and preprocessor_config.json. Th
 in models that minisd wrote, in the folder `tokenizer` beside it.
 """
 
+import re
 import warnings
 from pathlib import Path
 
 import torch
 
 from minisd._internal.atomic_files import write_json
+from minisd._internal.atomic_folders import FileSet, replace_files
 from minisd.errors import InputError, MismatchError
 from minisd.models import CLIP
 from minisd.tokenizer import Tokenizer
@@ -20,10 +22,11 @@ from weights_loader.formats.safetensors import save_safetensors
 from weights_loader.model_folder import MODEL_INDEX, ModelFolder
 from weights_loader.names import write
 from weights_loader.names.clip import tensor_sources
-from weights_loader.saving import check_folder
+from weights_loader.saving import CLIP_NAMES
 from weights_loader.sources import EMBEDDED, resolve
 
 CLIP_FOLDER = "clip"  # inside a model, beside unet/, vae/ and text_encoder/
+CLIP_FILES = FileSet("config.json", re.compile(CLIP_NAMES))
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"  # transformers 4, transformers 5
 
 
@@ -83,22 +86,24 @@ def save_clip(
 
     tokenizer: None if its vocabulary is in a folder `tokenizer` beside the target already.
     dtype: convert the weights, for instance to torch.float16; None keeps their dtype.
+    overwrite: replace a CLIP, all of its files or none; other files in its folder are kept.
     """
     if dtype is not None:
         check_dtype(dtype)
-    folder = Path(target)
-    check_folder(folder, overwrite)
     text, image = clip.text_encoder.config, clip.image_encoder.config
-    folder.mkdir(parents=True, exist_ok=True)
     state = clip.state_dict()
     stored = write(tensor_sources(text, image, state), state)
     tensors = {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in stored.items()}
-    save_safetensors(tensors, folder / "model.safetensors", {"format": "pt"}, overwrite)
-    if tokenizer is not None:
-        tokenizer.save(folder)
-    write_json(preprocessor_json(image), folder / PREPROCESSOR, overwrite)
-    write_json(clip_json(text, image), folder / "config.json", overwrite)  # last: it marks a complete folder
-    return folder
+
+    def write_files(folder: Path) -> None:
+        save_safetensors(tensors, folder / "model.safetensors", {"format": "pt"})
+        if tokenizer is not None:
+            tokenizer.save(folder)
+        write_json(preprocessor_json(image), folder / PREPROCESSOR)
+        write_json(clip_json(text, image), folder / "config.json")
+
+    replace_files(target, write_files, CLIP_FILES, overwrite)
+    return Path(target)
 
 
 def _preprocessor(folder: ModelFolder) -> dict:

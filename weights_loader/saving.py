@@ -1,6 +1,7 @@
 """Save a pipeline in either official layout: a folder as diffusers reads it, or one original (LDM) file."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from minisd._internal.atomic_files import check_target, write_json
-from minisd.errors import InputError, OutputError
+from minisd._internal.atomic_folders import FileSet, replace_files
+from minisd._internal.vocabulary_files import TOKENIZER_NAMES
+from minisd.errors import InputError
 from minisd.pipeline import StableDiffusion
 from minisd.pipeline.conditioning import TokenizerAndEncoder, size_count
 from minisd.schedulers import DDPM
@@ -28,6 +31,20 @@ from weights_loader.model_folder import (
 from weights_loader.names import TensorSource, diffusers, expand, ldm, openclip, write
 from weights_loader.single_file import CONFIGS_KEY
 
+# Patterns of all files that writers of models write, with variants and shards: what the new model lacks is removed
+_WEIGHTS = r"(?:diffusion_pytorch_model|pytorch_model|model)[\w.-]*\.(?:safetensors|bin)(?:\.index(?:\.\w+)?\.json)?"
+NETWORK_NAMES = rf"config\.json|{_WEIGHTS}"
+CLIP_NAMES = rf"{NETWORK_NAMES}|(?:pre)?processor_config\.json|{TOKENIZER_NAMES}"
+_MODEL_NAMES = rf"""
+    {re.escape(MODEL_INDEX)}|{re.escape(DEFAULTS)}
+    |(?:unet|vae|text_encoder(?:_2)?)/(?:{NETWORK_NAMES})?
+    |(?:scheduler|{LOW_RES_SCHEDULER})/(?:{re.escape(SCHEDULER_CONFIG)})?
+    |tokenizer(?:_2)?/(?:{TOKENIZER_NAMES})?
+    |clip/(?:{CLIP_NAMES})?
+"""
+NETWORK_FILES = FileSet("config.json", re.compile(NETWORK_NAMES))
+MODEL_FILES = FileSet(MODEL_INDEX, re.compile(_MODEL_NAMES, re.VERBOSE))
+
 
 def save(
     sd: StableDiffusion,
@@ -40,30 +57,22 @@ def save(
     """Write a pipeline: layout "diffusers" a folder, "ldm" one .safetensors file. Raises InputError, OutputError.
 
     dtype: convert the weights, for instance to torch.float16; None keeps their dtype.
+    overwrite: replace a model. The target is wholly the old model or the new one, whenever this process ends. All files
+    of the old model are removed, with variants, shards and its CLIP; other files in its folder are kept.
     """
     if dtype is not None:
         check_dtype(dtype)
-    path = Path(target)
     if layout == "diffusers":
-        save_folder(sd, path, dtype, overwrite)
+        replace_files(target, lambda folder: write_folder(sd, folder, dtype), MODEL_FILES, overwrite)
     elif layout == "ldm":
-        save_ldm(sd, path, dtype, overwrite)
+        save_ldm(sd, target, dtype, overwrite)
     else:
         raise InputError(f"layout is {layout!r}, expected 'diffusers' or 'ldm'.")
-    return path
+    return Path(target)
 
 
-def check_folder(folder: Path, overwrite: bool) -> None:
-    """Raise OutputError if a model cannot or should not be written into the folder."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file, expected a folder or nothing; choose another name.")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
-        raise OutputError(f"{folder} is not empty; choose another folder, or pass overwrite=True.")
-
-
-def save_folder(sd: StableDiffusion, folder: Path, dtype: torch.dtype | None, overwrite: bool) -> None:
-    """Write a folder in diffusers layout. Raises OutputError before anything is written."""
-    check_folder(folder, overwrite)
+def write_folder(sd: StableDiffusion, folder: Path, dtype: torch.dtype | None) -> None:
+    """Write the files of a model in diffusers layout into an empty folder. Raises OutputError."""
     texts = text_components(sd)
     networks: dict[str, tuple[nn.Module, dict[str, object], dict[str, str]]] = {
         "unet": (sd.unet, official_configs.unet_json(sd.unet.config), diffusers.unet(sd.unet.config)),
@@ -73,17 +82,18 @@ def save_folder(sd: StableDiffusion, folder: Path, dtype: torch.dtype | None, ov
         config = encoder.config
         networks[f"text_encoder{suffix}"] = encoder, official_configs.text_json(config), diffusers.text_encoder(config)
     for name, (network, config_json, modules) in networks.items():
-        save_network(network, config_json, modules, folder / name, dtype, overwrite)
-    (folder / "scheduler").mkdir(exist_ok=True)
-    write_json(sd.scheduler.to_config(), folder / "scheduler" / SCHEDULER_CONFIG, overwrite)
+        stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
+        _write_network(network, config_json, modules, folder / name, dtype, stem)
+    (folder / "scheduler").mkdir()
+    write_json(sd.scheduler.to_config(), folder / "scheduler" / SCHEDULER_CONFIG)
     for suffix, (tokenizer, _) in texts.items():
         tokenizer.save(folder / f"tokenizer{suffix}")
     index = _index(sd)
     if sd.task == "upscaling":
-        (folder / LOW_RES_SCHEDULER).mkdir(exist_ok=True)
-        write_json(DDPM(sd.low_res).to_config(), folder / LOW_RES_SCHEDULER / SCHEDULER_CONFIG, overwrite)
-    write_json(asdict(sd.defaults), folder / DEFAULTS, overwrite)
-    write_json(index, folder / MODEL_INDEX, overwrite)  # last: it marks a complete folder
+        (folder / LOW_RES_SCHEDULER).mkdir()
+        write_json(DDPM(sd.low_res).to_config(), folder / LOW_RES_SCHEDULER / SCHEDULER_CONFIG)
+    write_json(asdict(sd.defaults), folder / DEFAULTS)
+    write_json(index, folder / MODEL_INDEX)
 
 
 def save_network(
@@ -94,13 +104,27 @@ def save_network(
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write the weights and the config of one network. modules: {our module: their module}. Raises OutputError."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a UNet or an autoencoder alone. modules: {our module: their module}. Raises OutputError."""
+
+    def write(new: Path) -> None:
+        _write_network(network, config_json, modules, new, dtype)
+
+    replace_files(folder, write, NETWORK_FILES, overwrite)
+
+
+def _write_network(
+    network: nn.Module,
+    config_json: dict[str, object],
+    modules: dict[str, str],
+    folder: Path,
+    dtype: torch.dtype | None,
+    stem: str = "diffusion_pytorch_model",
+) -> None:
+    folder.mkdir(exist_ok=True)
     state = network.state_dict()
-    stem = "model" if folder.name.startswith("text_encoder") else "diffusion_pytorch_model"
     tensors = _stored(expand(modules, state), state, dtype)
-    save_safetensors(tensors, folder / f"{stem}.safetensors", {"format": "pt"}, overwrite)
-    write_json(config_json, folder / "config.json", overwrite)
+    save_safetensors(tensors, folder / f"{stem}.safetensors", {"format": "pt"})
+    write_json(config_json, folder / "config.json")
 
 
 def text_components(sd: StableDiffusion) -> dict[str, TokenizerAndEncoder]:
@@ -142,7 +166,7 @@ def _index(sd: StableDiffusion) -> dict[str, object]:
     return index
 
 
-def save_ldm(sd: StableDiffusion, path: Path, dtype: torch.dtype | None, overwrite: bool) -> None:
+def save_ldm(sd: StableDiffusion, path: str | Path, dtype: torch.dtype | None, overwrite: bool) -> None:
     """Write one file in the original layout, with the configs of all parts in its metadata.
 
     A text encoder with exact GELU is written as an OpenCLIP encoder, any other as a CLIP encoder. The last layer of

@@ -4,15 +4,16 @@ The new file is written under a temporary name beside its target, flushed to the
 """
 
 import contextlib
+import io
 import json
 import os
 import secrets
 import stat
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from minisd._internal.file_lock import hidden_prefix
 from minisd.errors import InputError, OutputError
 
 
@@ -37,6 +38,19 @@ def write_text(text: str, path: str | Path, overwrite: bool = False) -> None:
     write_atomically(path, lambda file: file.write(raw), overwrite)
 
 
+class _RememberingFile(io.FileIO):
+    """Keeps the OSError of a failed write, which torch.save replaces by an error of its own."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
 def write_atomically(
     path: str | Path,
     write: Callable[[BinaryIO], object],
@@ -52,15 +66,17 @@ def write_atomically(
 
     Raises: OutputError; exceptions of `write` or `check` that are not OSErrors pass through.
     """
-    path = Path(path)
     check_target(path, overwrite)
-    prefix = f".minisd-{zlib.crc32(os.fsencode(path.name)):08x}-"  # short, however long the target's own name is
+    path = Path(path)
+    prefix = hidden_prefix(path)
     temporary = path.with_name(f"{prefix}{secrets.token_hex(6)}.tmp")
+    raw: _RememberingFile | None = None
     try:
         for leftover in path.parent.glob(f"{prefix}*.tmp"):
             with contextlib.suppress(PermissionError):  # Windows keeps a file that another process is writing
                 leftover.unlink(missing_ok=True)
-        with open(temporary, "xb") as file:
+        raw = _RememberingFile(temporary, "x")
+        with io.BufferedWriter(raw) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -73,23 +89,26 @@ def write_atomically(
         os.replace(temporary, path)
     except OutputError:
         raise
-    except OSError as error:
-        raise OutputError(f"{path} could not be written ({error.strerror or error}); it is unchanged.") from error
+    except Exception as error:
+        cause = error if raw is None or raw.failure is None else raw.failure
+        if not isinstance(cause, OSError):
+            raise
+        raise OutputError(f"{path} could not be written ({cause.strerror or cause}); it is unchanged.") from error
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def check_target(path: str | Path, overwrite: bool = False) -> None:
     """Raise OutputError, before any work, where `write_atomically` could not or should not write."""
-    path = Path(path)
     try:
+        path = Path(path)
         parent = path.parent.stat()
         try:
             target = path.lstat()
         except FileNotFoundError:
             target = None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"{str(path)[:200]!r} cannot be written ({reason}); check its folder and its name.") from None
     if not stat.S_ISDIR(parent.st_mode):
@@ -105,7 +124,7 @@ def check_target(path: str | Path, overwrite: bool = False) -> None:
         raise OutputError(f"{path} exists already; choose another name, or pass overwrite=True.")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the renaming survive a power cut, if the file system supports it."""
     if os.name != "posix":
         return
