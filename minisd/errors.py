@@ -3,11 +3,17 @@
 Every message is one sentence: what, got, expected, what to do next. `exit_code` is that of the command line.
 """
 
+from minisd._internal.messages import printable
+
 
 class MinisdError(Exception):
     """Base of everything that minisd and weights_loader raise on purpose."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The message in one printable line of bounded length, whatever file names and prompts it quotes."""
+        return printable(super().__str__())
 
 
 class InputError(MinisdError, ValueError):

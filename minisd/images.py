@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from minisd._internal import validation
 from minisd._internal.image_files import SUFFIXES, check_target, free_name, open_image, save
 from minisd.errors import InputError
 
+RANGES = (1.0, 255.0, 65535.0, 2.0**31)  # what stands for white in arrays, and in images of 8, 16 and 32 bits
 Picture = Image.Image | Sequence[Image.Image] | NDArray[np.floating] | Tensor
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "save",
     "size_of",
     "to_map",
+    "to_mask",
     "to_numpy",
     "to_pil",
     "to_pixels",
@@ -58,24 +61,49 @@ def to_pil(pixels: Tensor) -> list[Image.Image]:
 
 
 def from_pil(image: Image.Image) -> Tensor:
-    """An image of any mode -> pixels (1, 3, H, W) in [-1, 1]; transparency becomes white, see `_grey` for 16 bits."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    """An image of any mode -> pixels (1, 3, H, W) in [-1, 1]; transparency becomes white, see `_grey` for 16 bits.
+
+    Raises InputError for an image that cannot be read, and for NaN.
+    """
+    image = _loaded(image, "image")
+    if _has_alpha(image):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     if image.mode in ("F", "I") or image.mode.startswith("I;"):
-        image = Image.fromarray((255 * _grey(image)).round().astype(np.uint8))
+        image = Image.fromarray((255 * _grey(image, "image")).round().astype(np.uint8))
     array = np.asarray(image.convert("RGB"), dtype=np.float32)
     return torch.from_numpy(array / 127.5 - 1).permute(2, 0, 1)[None]
 
 
-def _grey(image: Image.Image) -> NDArray[np.floating]:
-    """The brightness (H, W) in [0, 1]: 16 bits range from 0 to 65535; floats range to 255 if any is above 1."""
-    if image.mode == "F":
-        array = np.asarray(image, dtype=np.float32)
-        return (array / np.float32(255 if array.max() > 1 else 1)).clip(0, 1)
-    if image.mode == "I" or image.mode.startswith("I;"):
-        return (np.asarray(image).astype(np.float32) / 65535).clip(0, 1)
-    return np.asarray(image.convert("L"), dtype=np.float32) / 255
+def _loaded(image: Image.Image, name: str) -> Image.Image:
+    """The image, decoded; without premultiplied colours, which few operations take. Raises InputError."""
+    try:
+        image.load()
+        return image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode]) if image.mode in ("La", "RGBa") else image
+    except MemoryError:
+        raise
+    except Exception as error:  # a closed or damaged file: decoders raise many classes
+        raise InputError(f"{name} cannot be read ({error}), expected an image that is open and complete.") from error
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+
+
+def _grey(image: Image.Image, name: str) -> NDArray[np.floating]:
+    """The brightness (H, W) in [0, 1]; modes of more than 8 bits range to the first of RANGES that holds all values."""
+    if image.mode != "F" and image.mode != "I" and not image.mode.startswith("I;"):
+        return np.asarray(image.convert("L"), dtype=np.float32) / 255
+    array = np.asarray(image).astype(np.float32)
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} holds NaN or infinity, expected finite numbers.")
+    ranges = RANGES if image.mode == "F" else RANGES[1:]
+    return (array / _range_of(float(array.max()), ranges)).clip(0, 1)
+
+
+def _range_of(largest: float, ranges: Sequence[float]) -> float:
+    """The number that stands for white, where `largest` is the largest one that occurs."""
+    return next((each for each in ranges if largest <= 1.001 * each), largest)
 
 
 def to_pixels(image: Picture, name: str = "image", size: tuple[int, int] | None = None) -> Tensor:
@@ -86,12 +114,15 @@ def to_pixels(image: Picture, name: str = "image", size: tuple[int, int] | None 
     Raises InputError for other shapes and values.
     """
     if isinstance(image, Tensor):
+        validation.plain_tensor(image, name)
         pixels = image
     elif isinstance(image, np.ndarray):
-        batch = torch.from_numpy(image if image.ndim == 4 else image[None])
-        pixels = 2 * batch.movedim(-1, 1) - 1 if batch.ndim == 4 and batch.is_floating_point() else batch
+        batch = _from_array(image if image.ndim == 4 else image[None], name)
+        pixels = 2 * batch.movedim(-1, 1) - 1 if batch.ndim == 4 and image.dtype.kind == "f" else batch
+        if image.dtype.kind != "f":
+            raise InputError(f"{name} is an array of {image.dtype}, expected floats in [0, 1]; divide 8 bits by 255.")
     else:
-        pixels = torch.cat([from_pil(_resized(each, size)) for each in _listed(image, name)])
+        pixels = torch.cat([from_pil(_resized(_loaded(each, name), size)) for each in _listed(image, name)])
     if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():
         raise InputError(
             f"{name} is {pixels.dtype} of shape {tuple(pixels.shape)}, expected a tensor (B, 3, H, W) in [-1, 1], "
@@ -100,6 +131,14 @@ def to_pixels(image: Picture, name: str = "image", size: tuple[int, int] | None 
     if not bool((pixels.abs() <= 1.001).all()):  # NaN is not
         raise InputError(f"{name} holds values outside of its range, expected tensors in [-1, 1] and arrays in [0, 1].")
     return _of_size(pixels.float().cpu(), name, size)
+
+
+def _from_array(array: NDArray[Any], name: str) -> Tensor:
+    """An array of numbers of any type, byte order and strides as a float32 tensor."""
+    if array.dtype.kind not in "buif":
+        raise InputError(f"{name} is an array of {array.dtype}, expected an array of real numbers.")
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinity, which is refused later
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
 def size_of(image: Picture, name: str = "image") -> tuple[int, int]:
@@ -113,20 +152,43 @@ def size_of(image: Picture, name: str = "image") -> tuple[int, int]:
 def to_map(image: Picture, name: str, size: tuple[int, int] | None = None) -> Tensor:
     """A mask or a depth map of any kind -> (B, 1, H, W), float32.
 
-    image: PIL images, whose brightness is scaled to [0, 1], or an array or tensor (H, W), (B, H, W) or (B, 1, H, W),
-    whose values stay. size: see to_pixels. Raises InputError for other shapes, NaN and infinity.
+    image: PIL images, whose brightness is scaled to [0, 1], and is 0 where they are transparent; or an array or tensor
+    (H, W), (H, W, 1), (B, H, W), (B, H, W, 1) or (B, 1, H, W), whose values stay. An image whose values are 0 and 1
+    alone, as those of labels, ranges to 1. size: see to_pixels. Raises InputError for other shapes, NaN and infinity.
     """
     if isinstance(image, Tensor | np.ndarray):
-        values = torch.as_tensor(image)
+        if isinstance(image, Tensor):
+            validation.plain_tensor(image, name)
+        values = image if isinstance(image, Tensor) else _from_array(image, name)
+        if values.ndim in (3, 4) and values.shape[-1] == 1 and (values.ndim == 3 or values.shape[1] != 1):
+            values = values[..., 0]
         values = values[None, None] if values.ndim == 2 else values[:, None] if values.ndim == 3 else values
     else:
-        grey = [Image.fromarray(_grey(each)) for each in _listed(image, name)]
+        grey = [Image.fromarray(_brightness(_loaded(each, name), name)) for each in _listed(image, name)]
         values = torch.stack([torch.from_numpy(np.array(_resized(each, size)))[None] for each in grey])
     if values.ndim != 4 or values.shape[1] != 1:
         raise InputError(f"{name} has the shape {tuple(values.shape)}, expected (H, W), (B, H, W) or (B, 1, H, W).")
     if not torch.isfinite(values).all():
         raise InputError(f"{name} holds NaN or infinity, expected finite numbers.")
     return _of_size(values.float().cpu(), name, size)
+
+
+def _brightness(image: Image.Image, name: str) -> NDArray[np.floating]:
+    """`_grey` times the opacity; an image of 0 and 1 out of 255 alone holds labels, and ranges to 1."""
+    grey = _grey(image, name)
+    if 0 < grey.max() < 1.5 / 255 and image.mode != "F":
+        grey = grey * 255
+    if _has_alpha(image):
+        grey = grey * (np.asarray(image.convert("RGBA").getchannel("A"), dtype=np.float32) / 255)
+    return grey
+
+
+def to_mask(image: Picture, name: str, size: tuple[int, int] | None = None) -> Tensor:
+    """A mask of any kind -> (B, 1, H, W) in [0, 1], float32; 1 marks. See to_map; arrays range to 1, 255 or 65535."""
+    values = to_map(image, name, size)
+    if isinstance(image, Tensor | np.ndarray):
+        values = values / _range_of(float(values.max()), RANGES)
+    return values.clamp(0, 1)
 
 
 def _listed(image: Any, name: str) -> list[Image.Image]:
@@ -136,6 +198,8 @@ def _listed(image: Any, name: str) -> list[Image.Image]:
         raise InputError(
             f"{name} is {type(image).__name__}, expected a PIL image, a list of them, an array or a tensor."
         )
+    if 0 in listed[0].size:
+        raise InputError(f"{name} is {listed[0].width} x {listed[0].height}, expected at least one pixel.")
     if len({each.size for each in listed}) > 1:
         raise InputError(f"{name} holds images of {len({each.size for each in listed})} sizes, expected one size.")
     return listed

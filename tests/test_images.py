@@ -2,12 +2,13 @@
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from minisd import images
 from minisd.errors import InputError, OutputError
@@ -207,3 +208,107 @@ def test_maps_of_every_shape() -> None:
         images.to_map(values / 0 * 0, "mask")
     with pytest.raises(InputError, match=r"mask has the shape \(1, 3, 4, 6\)"):
         images.to_map(torch.zeros(1, 3, 4, 6), "mask")
+
+
+@pytest.mark.parametrize("make", [
+    lambda array: array[::-1, ::-1, ::-1], lambda array: array.astype(">f4"), lambda array: array.astype(np.longdouble),
+    lambda array: np.asfortranarray(array), lambda array: np.broadcast_to(array[:1], array.shape),
+    lambda array: array[::2],
+])  # fmt: skip
+def test_arrays_of_any_strides_and_byte_order(make: Callable[[np.ndarray], np.ndarray]) -> None:
+    array = make(np.random.default_rng(0).random((8, 6, 3)))
+    expected = torch.from_numpy(np.array(array, dtype=np.float32))
+    assert torch.allclose(images.to_pixels(array), 2 * expected.permute(2, 0, 1)[None] - 1)
+    assert torch.allclose(images.to_map(array[..., 0], "mask"), expected[..., 0][None, None])
+
+
+def test_other_arrays_tensors_and_images_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    closed = picture()
+    closed.save(tmp_path / "a.png")
+    closed = Image.open(tmp_path / "a.png")
+    closed.close()
+    (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:-30])
+    square = np.zeros((4, 4, 3))
+    for given in (
+        square.astype(object), square.astype(complex), square.astype("U1"), square.astype("M8[s]"), closed,
+        Image.open(tmp_path / "cut.png"), Image.new("RGB", (0, 4)),
+        Image.fromarray(np.full((4, 4), np.nan, np.float32)),
+        torch.zeros(1, 3, 4, 4, device="meta"), torch.zeros(1, 3, 4, 4).to_sparse(), torch.zeros(1, 3, 4, 4).cfloat(),
+    ):  # fmt: skip
+        for read in (images.to_pixels, images.to_map):
+            with pytest.raises(InputError, match="expected") as caught:
+                read(given, "image")
+            assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="divide 8 bits by 255"):
+        images.to_pixels(square.astype(np.uint8))
+
+
+def masks() -> dict[str, object]:
+    """One mask in many forms: a quarter is marked."""
+    painted = Image.new("L", (8, 8), 0)
+    painted.paste(255, (0, 0, 4, 4))
+    array = np.array(painted)
+    clear = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
+    clear.paste((255, 255, 255, 255), (0, 0, 4, 4))
+    labels = (array > 0).astype(np.uint8)
+    as_palette = painted.convert("P")
+    as_palette.info["transparency"] = 77
+    files = {"L": painted, "RGB": painted.convert("RGB"), "1": painted.convert("1"), "P with transparency": as_palette,
+             "RGBA": clear, "LA": clear.convert("LA"), "La": clear.convert("LA").convert("La"),
+             "labels": Image.fromarray(labels)}  # fmt: skip
+    deep = {f"{kind.__name__} to {top}": Image.fromarray((labels * kind(top)).astype(kind))
+            for kind in (np.uint16, np.int32, np.float32) for top in (1, 255, 65535)}  # fmt: skip
+    arrays = {f"array of {kind.__name__} to {top}": (labels * kind(top)).astype(kind)
+              for kind in (np.uint16, np.int64, np.float64) for top in (1, 255, 65535)}  # fmt: skip
+    shapes = {"(H, W, 1)": labels[..., None] / 1.0, "(B, H, W, 1)": labels[None, ..., None] / 1.0, "bool": array > 0}
+    return {**files, **deep, **arrays, **shapes}
+
+
+@pytest.mark.parametrize("name", list(masks()))
+def test_masks_of_any_kind(name: str) -> None:
+    mask = images.to_mask(masks()[name], "mask_image", (8, 8))
+    assert (mask >= 0.5).float().mean() == 0.25
+    assert (mask.min(), mask.max()) == (0, 1)
+
+
+def test_a_mask_that_is_enlarged_keeps_its_units() -> None:
+    """Lanczos goes beyond white."""
+    small = Image.new("L", (4, 4))
+    small.paste(255, (0, 0, 2, 4))
+    mask = images.to_mask(small, "mask_image", (64, 64))
+    assert (mask >= 0.5).float().mean() == 0.5
+    assert mask.max() == 1
+
+
+def test_a_picture_that_is_too_large_is_refused_by_its_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture().save(tmp_path / "a.png")
+    monkeypatch.setattr("minisd._internal.image_files.LARGEST_PIXELS", 23)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: pytest.fail("it was decoded"))
+    with pytest.raises(InputError, match=r"a\.png is 6 x 4 pixels, expected at most 23"):
+        images.open_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tiff"])
+def test_of_an_animation_the_first_frame_is_read_and_said(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    picture((255, 255, 255)).save(path, save_all=True, append_images=[picture((0, 0, 0))])
+    with pytest.warns(UserWarning, match="has several frames; the first one is used"):
+        assert images.from_pil(images.open_image(path)).min() > 0.9
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no named pipes")
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (
+        tmp_path / "pipe.png",
+        "/dev/zero",
+        tmp_path,
+        tmp_path / ("y" * 300),
+        "a\0b.png",
+        None,
+        tmp_path / "\udc80",
+    ):
+        with pytest.raises(InputError) as caught:
+            images.open_image(path)  # type: ignore[arg-type]
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 500

@@ -1,28 +1,43 @@
 """Image files: reading them whole, naming them, and writing them completely or not at all."""
 
+import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageOps, PngImagePlugin
 
 from minisd._internal import atomic_files
+from minisd._internal.user_files import open_regular
 from minisd.errors import InputError, OutputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+LARGEST_PIXELS = 89_000_000
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Read an image file, rotated as its EXIF data says. Raises InputError for a missing, broken or cut file."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}; check its name.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
-        raise InputError(
-            f"{path} cannot be read as an image ({error}), expected a complete PNG, JPEG or WebP file."
-        ) from error
+    """Read an image file, rotated as its EXIF data says; of an animation the first frame, with a warning.
+
+    Raises InputError for what is no file, for a broken or cut one, and, before decoding, for one that is too large.
+    """
+    with open_regular(path) as file:
+        try:
+            with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
+                if image.width * image.height > LARGEST_PIXELS:
+                    size = f"{image.width} x {image.height}"
+                    raise InputError(f"{path} is {size} pixels, expected at most {LARGEST_PIXELS:,}; make it smaller.")
+                several = image.format != "MPO" and getattr(image, "is_animated", False)  # MPO: a photo with a preview
+                image.load()
+                picture = ImageOps.exif_transpose(image)
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # decoders raise many classes for damaged files
+            raise InputError(
+                f"{path} cannot be read as an image ({error}), expected a complete PNG, JPEG or WebP file."
+            ) from error
+    if several:
+        warnings.warn(f"{path} has several frames; the first one is used.", stacklevel=2)
+    return picture
 
 
 def check_target(path: str | Path, overwrite: bool = False) -> Path:
@@ -37,7 +52,7 @@ def check_target(path: str | Path, overwrite: bool = False) -> Path:
 def free_name(folder: Path, stem: str, suffix: str = ".png") -> Path:
     """The first of stem.png, stem-2.png, ... that does not exist yet."""
     path, n = folder / f"{stem}{suffix}", 2
-    while path.exists() or path.is_symlink():
+    while os.path.lexists(path):
         path, n = folder / f"{stem}-{n}{suffix}", n + 1
     return path
 

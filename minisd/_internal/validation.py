@@ -1,43 +1,56 @@
 """Checks of arguments, shared by the Python functions and the command line. All raise InputError."""
 
 import math
+import numbers
 import operator
-import os
 import re
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from minisd._internal.messages import shown
 from minisd.errors import InputError
 
 LARGEST_SEED = 2**64 - 1
 
 
 def whole_number(value: object, name: str, low: int, high: int) -> int:
-    """`value` as an int in low..high; InputError otherwise (bools, floats and strings included)."""
+    """`value` as an int in low..high, also from NumPy and torch; InputError for bools, floats, strings and others."""
+    plain = _plain(value)
     try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
+        number = low - 1 if isinstance(plain, bool) else operator.index(plain)  # type: ignore[arg-type]
+    except Exception:  # no whole number, or a class whose __index__ fails
         number = low - 1
-    if isinstance(value, bool) or not low <= number <= high:
-        raise InputError(f"{name} is {value!r}, expected a whole number in {low}..{high}.")
+    if not low <= number <= high:
+        raise InputError(f"{name} is {shown(plain)}, expected a whole number in {low}..{high}.")
     return number
 
 
 def real_number(value: object, name: str, low: float, high: float) -> float:
-    """`value` as a float in low..high; InputError otherwise (bools, NaN and strings included)."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high:  # type: ignore[operator]
-        raise InputError(f"{name} is {value!r}, expected a number in {low:g}..{high:g}.")
-    return float(value)  # type: ignore[arg-type]
+    """`value` as a float in low..high, also from NumPy and torch; InputError for bools, NaN, strings and others."""
+    plain = _plain(value)
+    if not isinstance(plain, numbers.Real) or isinstance(plain, bool) or not low <= plain <= high:
+        raise InputError(f"{name} is {shown(plain)}, expected a number in {low:g}..{high:g}.")
+    return float(plain)
+
+
+def _plain(value: object) -> object:
+    """A single number of NumPy or torch as Python's; anything else as it is."""
+    if getattr(value, "ndim", None) != 0:
+        return value
+    try:
+        return value.item()  # type: ignore[attr-defined]
+    except Exception:  # a tensor without data
+        return value
 
 
 def guidance(value: object) -> float:
     """A guidance scale in -1000..1000: 1 means no guidance, a negative one guides away from the prompt."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"guidance_scale is {value!r}, expected a finite number; 7.5 is usual, 1 means none.")
-    return real_number(value, "guidance_scale", -1000, 1000)
+    plain = _plain(value)
+    if isinstance(plain, float) and not math.isfinite(plain):
+        raise InputError(f"guidance_scale is {plain!r}, expected a finite number; 7.5 is usual, 1 means none.")
+    return real_number(plain, "guidance_scale", -1000, 1000)
 
 
 def seed(value: object) -> int:
@@ -69,12 +82,21 @@ def prompts(value: object, name: str = "prompt") -> list[str]:
 
 def text_states(value: object, name: str, width: int) -> Tensor:
     """Text states (B, L, width) as a text encoder returns them; InputError for another shape, NaN and infinity."""
+    if isinstance(value, Tensor):
+        plain_tensor(value, name)
     shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     if not isinstance(value, Tensor) or value.ndim != 3 or value.shape[2] != width or value.numel() == 0:
         raise InputError(f"{name} is {shape}, expected a tensor (prompts, tokens, {width}), as sd.encode_prompt gives.")
     if not value.is_floating_point() or not torch.isfinite(value).all():
         raise InputError(f"{name} holds NaN, infinity or whole numbers ({value.dtype}), expected finite text states.")
     return value
+
+
+def plain_tensor(value: Tensor, name: str) -> None:
+    """InputError for a tensor whose numbers cannot be read like an array: sparse, quantized, complex, without data."""
+    if value.is_meta or value.layout != torch.strided or value.is_quantized or value.is_complex():
+        kind = "without data (meta)" if value.is_meta else f"{value.dtype}, {value.layout}"
+        raise InputError(f"{name} is a tensor {kind}, expected a dense one of real numbers.")
 
 
 def broadcast_rows(values: Tensor | None, name: str, kind: str, count: int, per_prompt: int) -> Tensor | None:
@@ -98,23 +120,10 @@ def unknown_words(prompts: Sequence[str], known: str) -> list[str]:
 
 def size(value: object, name: str, multiple: int, smallest: int) -> int:
     """The height or width of an image in pixels: a multiple of the autoencoder's factor, at least `smallest`."""
-    side = whole_number(value, name, 1, 2**20)
+    side = whole_number(value, name, 1, 1_000_000)
     if side < smallest:
         raise InputError(f"{name} is {side}, expected at least {smallest} pixels for this model.")
     if side % multiple:
         below = side - side % multiple
         raise InputError(f"{name} is {side}, expected a multiple of {multiple}: {below} or {below + multiple}.")
     return side
-
-
-def memory(needed: int, what: str) -> None:
-    """InputError if `needed` bytes are more than this machine has; call it before anything is allocated."""
-    try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):  # not every system reports its memory
-        return
-    if needed > total:
-        raise InputError(
-            f"{what} needs about {needed / 2**30:.0f} GiB, this machine has {total / 2**30:.0f} GiB; "
-            "choose a smaller size or fewer images at once."
-        )

@@ -1,38 +1,29 @@
 """Read the values of arguments and options: prompts, files with a value after a colon; make names for files."""
 
+import os
 import re
 import sys
 import unicodedata
 from pathlib import Path
 
+from minisd._internal.user_files import decode, read_limited, read_text
 from minisd.errors import InputError
 
 
 def read_prompt(text: str) -> str:
     """The text itself; for @FILE and for - (standard input) their content in UTF-8. Raises InputError."""
     if text == "-":
-        raw, where = sys.stdin.buffer.read(), "standard input"
-    elif text.startswith("@"):
-        where = text[1:]
-        try:
-            raw = Path(where).read_bytes()
-        except OSError as error:
-            raise InputError(
-                f"{where!r} cannot be read ({error.strerror}); a prompt that begins with @ names a file."
-            ) from error
-    else:
-        return text
-    try:
-        return raw.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not UTF-8 text at byte {error.start}; save it as UTF-8.") from error
+        if sys.stdin is None:
+            raise InputError("the prompt is -, but standard input is closed; give the prompt itself, or @FILE.")
+        return decode(read_limited(sys.stdin.buffer, "standard input"), "standard input").strip()
+    return read_text(text[1:]).strip() if text.startswith("@") else text
 
 
 def split_option(text: str) -> tuple[Path, str | None]:
     """FILE or FILE:VALUE, split. Both may contain colons: FILE is the longest part that exists. Raises InputError."""
     colons = [len(text), *(match.start() for match in reversed(list(re.finditer(":", text))))]
     for end in colons:
-        if Path(text[:end]).exists():
+        if os.path.exists(text[:end]):  # unlike Path.exists, False for a name that is too long
             return Path(text[:end]), text[end + 1 :] or None
     raise InputError(f"{text!r}: no such file; expected the file of an adapter, as FILE or FILE:VALUE.")
 

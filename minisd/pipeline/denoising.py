@@ -54,7 +54,8 @@ def denoising_loop(
             x = torch.lerp(image_x, x, initial.repaint_mask)
         if not torch.isfinite(x).all():
             raise NumericalError(
-                f"the latents are not finite after step {i} (timestep {float(t):g}): {explain_nonfinite(unet)}."
+                f"the latents are not finite after step {i} (timestep {float(t):g}): "
+                f"{explain_nonfinite(unet, request.guidance_scales[i])}."
             )
         yield DenoisingStep(i, t, x, x0)
 

@@ -37,8 +37,8 @@ class Guide:
     def __post_init__(self) -> None:
         if not callable(self.loss):
             raise InputError(f"guide is {self.loss!r}, expected a function of (x0, i), or a Guide with one.")
-        validation.real_number(self.scale, "the guide's scale", -1e9, 1e9)
-        validation.whole_number(self.every, "the guide's every", 1, 10**6)
+        object.__setattr__(self, "scale", validation.real_number(self.scale, "the guide's scale", -1e9, 1e9))
+        object.__setattr__(self, "every", validation.whole_number(self.every, "the guide's every", 1, 10**6))
         if not isinstance(self.through_unet, bool):
             raise InputError(f"the guide's through_unet is {self.through_unet!r}, expected True or False.")
 

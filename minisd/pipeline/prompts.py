@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from minisd._internal import validation
+from minisd._internal.messages import listed
 from minisd.errors import InputError
 
 Texts = str | Sequence[str]
@@ -82,7 +83,7 @@ class PromptReader:
         if not unknown:
             return None
         return (
-            f"this model was not trained on the words {', '.join(map(repr, unknown))}, so the image may not show them; "
+            f"this model was not trained on the words {listed(unknown)}, so the image may not show them; "
             f"it knows: {self.vocabulary}."
         )
 
@@ -124,6 +125,18 @@ class PromptReader:
             )
         )
         return PromptBatch(texts, texts_2, embeds, pooled)
+
+
+def texts_for(encoders: int, prompts: Texts, prompts_2: Texts | None) -> list[list[str]]:
+    """The texts for each of one or two text encoders; the second one has its own, or those of the first."""
+    texts = [validation.prompts(prompts, "prompts")]
+    if encoders == 2:
+        texts.append(texts[0] if prompts_2 is None else validation.prompts(prompts_2, "prompts_2"))
+    elif prompts_2 is not None:
+        raise InputError("prompts_2 is for SDXL's second text encoder; this model has one.")
+    if len(texts[0]) != len(texts[-1]):
+        raise InputError(f"prompts_2 holds {len(texts[-1])} texts for {len(texts[0])} prompts; give as many.")
+    return texts
 
 
 def _rows(value: Texts | None, name: str, count: int, per_prompt: int) -> list[str]:

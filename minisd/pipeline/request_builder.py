@@ -5,16 +5,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minisd import images
-from minisd._internal import validation
+from minisd._internal import memory, validation
+from minisd._internal.messages import shown
 from minisd.configs import UNetConfig, VAEConfig
 from minisd.errors import InputError
 from minisd.images import Picture
 from minisd.pipeline import guidance
 from minisd.pipeline.arguments import Arguments, Defaults
 from minisd.pipeline.loss_guidance import Guide
+from minisd.pipeline.memory_estimate import run_bytes
 from minisd.pipeline.noise import make_generators
 from minisd.pipeline.prompts import PromptArguments, PromptBatch, PromptReader
 from minisd.pipeline.request import Request, task_of
@@ -29,15 +32,25 @@ class RequestBuilder:
     """Turns arguments into requests for one pipeline: its sizes, its sampler, its defaults."""
 
     def __init__(
-        self, unet: UNetConfig, vae: VAEConfig, scheduler: Scheduler, defaults: Defaults, reader: PromptReader
+        self,
+        unet: UNetConfig,
+        vae: VAEConfig,
+        scheduler: Scheduler,
+        defaults: Defaults,
+        reader: PromptReader,
+        device: torch.device = torch.device("cpu"),  # noqa: B008
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        """device, dtype: where and in what the networks compute, to estimate the memory."""
+        self.device = device
+        self.itemsize = 4 if device.type == "cpu" else dtype.itemsize  # CPU kernels convert half precision
         self.unet, self.vae, self.scheduler, self.defaults, self.reader = unet, vae, scheduler, defaults, reader
         self.task = task_of(unet, vae)
         self.factor = vae.downscale  # pixels per latent cell
         self.smallest = 2 ** (len(unet.channels) - 1)  # latent cells along a side
 
     def build(self, given: Arguments) -> Request:
-        """The request for the arguments of a call; raises InputError."""
+        """The request for the arguments of a call; raises InputError, and OutOfMemory where it will not fit."""
         per_prompt = validation.whole_number(given.num_images_per_prompt, "num_images_per_prompt", 1, 10_000)
         prompt, negative = self._prompts(given, per_prompt)
         count = len(prompt.texts)
@@ -53,31 +66,32 @@ class RequestBuilder:
             self._check_latents(given.latents, count, given)
         h, w = self._cells(given)
         width, height = w * self.factor, h * self.factor
-        validation.memory(
-            (8 + 12 * self.vae.channels[0]) * count * height * width, f"{count} image(s) of {width} x {height}"
-        )
-        generators, seeds = make_generators(given.seed, given.generator, count)
         scheduler = self._sampler(given.eta)
         grid = scheduler.grid(steps, start)
         stop = self._stop(steps, start, len(grid), given)
         scale = self.defaults.guidance_scale if given.guidance_scale is None else given.guidance_scale
         scales = guidance.scales(scale, len(grid))
+        shape = (count, self.vae.latent_channels, h, w)
+        needed = run_bytes(self.unet, self.vae, shape, any(each != 1 for each in scales), self.itemsize)
+        memory.check(needed, f"{count} image{'s' * (count > 1)} of {width} x {height}", self.device)
+        generators, seeds = make_generators(given.seed, given.generator, count)
         rescale = validation.real_number(given.guidance_rescale, "guidance_rescale", 0, 1)
         if any(each != 1 for each in scales):
             self.reader.check_lengths(prompt, negative)
 
         def rows(values: Tensor | None, name: str) -> Tensor | None:
-            return validation.broadcast_rows(values, name, "images", count, per_prompt)
+            validation.broadcast_rows(values, name, "images", count, per_prompt)  # repeated once they are encoded
+            return values
 
         size = (w, h) if self.task == "upscaling" else (width, height)
         image = None if given.image is None else images.to_pixels(given.image, "image", size)
-        mask = None if given.mask_image is None else images.to_map(given.mask_image, "mask_image", size)
+        mask = None if given.mask_image is None else images.to_mask(given.mask_image, "mask_image", size)
         depth = None if given.depth_map is None else images.to_map(given.depth_map, "depth_map")
         return Request(
             task=self.task,
             prompt=prompt,
             negative=negative,
-            shape=(count, self.vae.latent_channels, h, w),
+            shape=shape,
             guidance_scales=scales,
             guidance_rescale=rescale,
             guide=given.guide if given.guide is None or isinstance(given.guide, Guide) else Guide(given.guide),
@@ -94,7 +108,7 @@ class RequestBuilder:
             depth=rows(depth, "depth_map"),
             noise_level=noise_level,
             micro=(given.micro or MicroConditioning()).resolved_for(height, width),
-            notices=[*self._notices(given, prompt, negative)],
+            notices=[*self._notices(given, prompt, negative), *_mask_notices(mask, (h, w))],
         )
 
     def _prompts(self, given: Arguments, per_prompt: int) -> tuple[PromptBatch, PromptBatch]:
@@ -173,11 +187,12 @@ class RequestBuilder:
         raise InputError(f"{name} {share:g} of {steps} steps leaves no step to the other model; lower it.")
 
     def _sampler(self, eta: float) -> Scheduler:
-        if validation.real_number(eta, "eta", 0, 1) == 0:
+        eta = validation.real_number(eta, "eta", 0, 1)
+        if eta == 0:
             return self.scheduler
         if not isinstance(self.scheduler, DDIM):
-            raise InputError(f"eta is {eta!r}, but only DDIM has one; this model uses {type(self.scheduler).__name__}.")
-        return replace(self.scheduler, eta=float(eta))
+            raise InputError(f"eta is {eta:g}, but only DDIM has one; this model uses {type(self.scheduler).__name__}.")
+        return replace(self.scheduler, eta=eta)
 
     def _cells(self, given: Arguments) -> tuple[int, int]:
         """Height and width in latent cells: of the given latents, as requested, of the given image, or as trained."""
@@ -190,11 +205,13 @@ class RequestBuilder:
             return h, w
         if given.latents is not None:
             return given.latents.shape[2], given.latents.shape[3]
-        own = self._usual_size(given.image)
+        own, least = self._usual_size(given.image), self.factor * self.smallest
+        if given.height is None and given.width is None and min(own) < least:
+            raise InputError(f"image is {own[1]} x {own[0]}, expected at least {least} pixels a side.")
         cells = []
         for asked, usual, name in ((given.height, own[0], "height"), (given.width, own[1], "width")):
             side = usual - usual % self.factor if asked is None else asked  # images are cropped to whole cells
-            cells.append(validation.size(side, name, self.factor, self.factor * self.smallest) // self.factor)
+            cells.append(validation.size(side, name, self.factor, least) // self.factor)
         return cells[0], cells[1]
 
     def _usual_size(self, image: Picture | None) -> tuple[int, int]:
@@ -204,13 +221,15 @@ class RequestBuilder:
 
     def _check_latents(self, latents: Tensor, count: int, given: Arguments) -> None:
         channels, factor = self.vae.latent_channels, self.factor
+        if isinstance(latents, Tensor):
+            validation.plain_tensor(latents, "latents")
         if not isinstance(latents, Tensor) or latents.ndim != 4 or tuple(latents.shape[:2]) != (count, channels):
             got = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
             raise InputError(f"latents are {got}, expected ({count}, {channels}, height/{factor}, width/{factor}).")
         asked = ("height", given.height), ("width", given.width)
         for side, (name, pixels) in zip(latents.shape[2:], asked, strict=True):
             if pixels is not None and pixels != side * factor:
-                raise InputError(f"{name} is {pixels!r}, but the latents are for {side * factor}; remove {name}.")
+                raise InputError(f"{name} is {shown(pixels)}, but the latents are for {side * factor}; remove {name}.")
             if side < self.smallest:
                 raise InputError(f"latents have a {name} of {side}, expected at least {self.smallest}.")
         if not latents.is_floating_point() or not torch.isfinite(latents).all():
@@ -231,4 +250,22 @@ class RequestBuilder:
             yield (
                 f"image is {width} x {height}, the model was trained at {trained} x {trained}: expect repetitions; "
                 "give a smaller image, or height and width."
+            )
+
+
+def _mask_notices(mask: Tensor | None, cells: tuple[int, int]) -> Iterator[str]:
+    """Warnings about a mask (n, 1, H, W) in [0, 1] whose marks are lost in the latent cells that are looked at."""
+    if mask is None:
+        return
+    repainted = F.interpolate((mask >= 0.5).float(), size=cells)
+    for values, small in zip(mask, repainted, strict=True):
+        if values.any() and not small.any():
+            yield (
+                "mask_image leaves no part of the image to repaint, although it is not black: its marks are too dark "
+                "or too thin; white marks what is repainted."
+            )
+        elif not bool((values == 1).all()) and bool(small.all()):
+            yield (
+                "mask_image leaves no part of the image as it is, although it is not white: its marks are too bright "
+                "or too thin; black marks what stays."
             )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from minisd._internal.messages import shown
 from minisd._internal.validation import real_number, whole_number
 from minisd.errors import InputError
 from minisd.models.unet import sinusoids
@@ -33,12 +34,12 @@ class MicroConditioning:
             pair = getattr(self, name)
             if pair is None and name != "crop":
                 continue
-            if not isinstance(pair, tuple) or len(pair) != 2:
-                raise InputError(f"{name} is {pair!r}, expected two whole numbers such as (1024, 1024).")
-            for side in pair:
-                whole_number(side, name, least, 1_000_000)
+            pair = pair.tolist() if hasattr(pair, "tolist") else pair  # of NumPy or torch
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise InputError(f"{name} is {shown(pair)}, expected two whole numbers such as (1024, 1024).")
+            object.__setattr__(self, name, tuple(whole_number(side, name, least, 1_000_000) for side in pair))
         for name in ("aesthetic_score", "negative_aesthetic_score"):
-            real_number(getattr(self, name), name, 0, 10)
+            object.__setattr__(self, name, real_number(getattr(self, name), name, 0, 10))
 
     def resolved_for(self, height: int, width: int) -> "MicroConditioning":
         """The same for an image of this size in pixels, with no size left open."""

@@ -10,7 +10,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minisd import images
-from minisd._internal import validation
+from minisd._internal import memory, validation
+from minisd._internal.devices import check_move
+from minisd._internal.messages import shown
 from minisd._internal.nonfinite import explain_nonfinite
 from minisd.errors import CallbackError, InputError, NumericalError
 from minisd.images import Picture
@@ -28,7 +30,7 @@ from minisd.pipeline.denoising import DenoisingStep, denoising_loop
 from minisd.pipeline.guidance import Scale
 from minisd.pipeline.latents import decode_latents, encode_pixels
 from minisd.pipeline.loss_guidance import Guide, Loss
-from minisd.pipeline.prompts import PromptReader, Texts
+from minisd.pipeline.prompts import PromptReader, Texts, texts_for
 from minisd.pipeline.request import Request, task_of
 from minisd.pipeline.request_builder import RequestBuilder
 from minisd.pipeline.sdxl_sizes import MicroConditioning
@@ -117,17 +119,20 @@ class StableDiffusion:
         """The dtype in which the UNet computes; the latents between the steps are float32."""
         return self.unet.conv_in.weight.dtype
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move all networks to a device and dtype."""
+    @memory.translated("moving the networks")
+    def to(self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move all networks to a device, a dtype, or both. Raises DeviceError, InputError, OutOfMemory."""
+        device, dtype = check_move(device, dtype)
         for network in (*(part.encoder for part in self.text_parts), self.vae, self.unet):
             network.to(device=device, dtype=dtype)
         return self
 
+    @memory.translated("the run")
     @torch.no_grad()
     def __call__(
         self,
         prompt: Texts | None = None,
-        negative_prompt: Texts = "",
+        negative_prompt: Texts | None = "",
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
@@ -154,7 +159,7 @@ class StableDiffusion:
         negative_pooled_prompt_embeds: Tensor | None = None,
         guide: Guide | Loss | None = None,
         callback: Callback | None = None,
-        callback_steps: int = 1,
+        callback_steps: int | None = 1,
         output_type: OutputType = "pil",
         progress: bool | None = None,
     ) -> Output:
@@ -180,13 +185,13 @@ class StableDiffusion:
         callback(i, t, latents) runs at every `callback_steps`-th call with its index, its timestep and a copy of the
         latents. output_type: "pil", "np" (B, H, W, 3) in [0, 1], "pt" (B, 3, H, W) in [-1, 1], "latent".
 
-        Raises InputError, before any work; NumericalError instead of black images; CallbackError.
+        Raises InputError, before any work; NumericalError instead of black images; CallbackError; OutOfMemory.
         """
         if output_type not in ("pil", "np", "pt", "latent"):
-            raise InputError(f"output_type is {output_type!r}, expected 'pil', 'np', 'pt' or 'latent'.")
+            raise InputError(f"output_type is {shown(output_type)}, expected 'pil', 'np', 'pt' or 'latent'.")
         if callback is not None and not callable(callback):
-            raise InputError(f"callback is {callback!r}, expected a function of (i, t, latents).")
-        callback_steps = validation.whole_number(callback_steps, "callback_steps", 1, 10**6)
+            raise InputError(f"callback is {shown(callback)}, expected a function of (i, t, latents).")
+        every = 1 if callback_steps is None else validation.whole_number(callback_steps, "callback_steps", 1, 10**6)
         request = self._request(Arguments(
             prompt=prompt, negative_prompt=negative_prompt, height=height, width=width,
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
@@ -199,10 +204,10 @@ class StableDiffusion:
             negative_pooled_prompt_embeds=negative_pooled_prompt_embeds, guide=guide,
         ))  # fmt: skip
         for notice in request.notices:
-            warnings.warn(notice, stacklevel=2)
+            warnings.warn(notice, stacklevel=4)
         for step in tqdm(self._denoise(request), total=request.stop, disable=not progress):
             final = step.latents
-            if callback is not None and step.i % callback_steps == 0:
+            if callback is not None and step.i % every == 0:
                 try:
                     callback(step.i, step.t, step.latents.clone())
                 except Exception as error:
@@ -214,7 +219,7 @@ class StableDiffusion:
         return Output(convert(pixels), request.seeds)
 
     def denoise(
-        self, prompt: Texts | None = None, negative_prompt: Texts = "", **arguments: Any
+        self, prompt: Texts | None = None, negative_prompt: Texts | None = "", **arguments: Any
     ) -> Iterator[DenoisingStep]:
         """The loop itself, as an iterator of steps: `break` stops it early, `step.x0` is the preview.
 
@@ -230,13 +235,16 @@ class StableDiffusion:
         unet, parts = self.unet.config, self.text_parts
         pooled = pooled_width(parts) if self.is_xl else None
         reader = PromptReader(len(parts), unet.context_width, pooled, self.tokenizer.max_length, self.defaults.words)
-        return RequestBuilder(unet, self.vae.config, self.scheduler, self.defaults, reader).build(arguments)
+        machine = self.device, self.dtype
+        return RequestBuilder(unet, self.vae.config, self.scheduler, self.defaults, reader, *machine).build(arguments)
 
     def _denoise(self, request: Request) -> Iterator[DenoisingStep]:
         with torch.no_grad():
             condition = self._condition(request)
-        yield from denoising_loop(self.unet, self.vae, self.low_res, request, condition)
+        with memory.translated("denoising"):
+            yield from denoising_loop(self.unet, self.vae, self.low_res, request, condition)
 
+    @memory.translated("the text encoder")
     def _condition(self, request: Request) -> Condition:
         """The condition of the UNet, encoded once for all steps."""
         negative = request.negative if request.guided else None
@@ -263,22 +271,18 @@ class StableDiffusion:
         assert pooled is not None
         return pooled.to(self.dtype)
 
+    @memory.translated("the text encoder")
     def _encode_texts(self, prompts: Sequence[str], prompts_2: Sequence[str] | None) -> tuple[Tensor, Tensor | None]:
         parts = self.text_parts
-        texts = [validation.prompts(prompts, "prompts")]
-        if len(parts) == 2:
-            texts.append(texts[0] if prompts_2 is None else validation.prompts(prompts_2, "prompts_2"))
-        elif prompts_2 is not None:
-            raise InputError("prompts_2 is for SDXL's second text encoder; this model has one.")
-        if len(texts[0]) != len(texts[-1]):
-            raise InputError(f"prompts_2 holds {len(texts[-1])} texts for {len(texts[0])} prompts; give as many.")
-        return encode_texts(parts, texts, self.is_xl)
+        return encode_texts(parts, texts_for(len(parts), prompts, prompts_2), self.is_xl)
 
+    @memory.translated("the encoder")
     @torch.no_grad()
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Pixels (B, 3, H, W) in [-1, 1] -> latents (B, C, h, w) of about unit variance, the UNet's scale."""
         return encode_pixels(self.vae, pixels, lambda shape: torch.randn(shape, generator=generator))
 
+    @memory.translated("the decoder")
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents of about unit variance (B, C, h, w) -> pixels (B, 3, H, W) in [-1, 1], one image at a time.
@@ -289,7 +293,7 @@ class StableDiffusion:
         pixels = decode_latents(self.vae, latents)
         dtype = self.vae.from_latents.weight.dtype
         if not torch.isfinite(pixels).all() and dtype != torch.float32:
-            warnings.warn(f"the decoder overflowed in {dtype}; decoding again in float32", stacklevel=2)
+            warnings.warn(f"the decoder overflowed in {dtype}; decoding again in float32", stacklevel=4)
             pixels = decode_latents(copy.deepcopy(self.vae).float(), latents)
         if not torch.isfinite(pixels).all():
             raise NumericalError(f"the decoded pixels are not finite: {explain_nonfinite(self.vae)}.")

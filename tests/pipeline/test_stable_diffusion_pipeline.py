@@ -13,7 +13,8 @@ import torch
 from support.small import small_pipeline
 from torch import Tensor
 
-from minisd.errors import CallbackError, InputError, NumericalError
+from minisd._internal import memory
+from minisd.errors import CallbackError, DeviceError, InputError, NumericalError, OutOfMemory
 from minisd.models import CLIPTextTransformer
 from minisd.pipeline import Defaults, DenoisingStep, StableDiffusion
 from minisd.pipeline.noise import draw_noise
@@ -347,6 +348,16 @@ def test_enormous_guidance_overflows_with_a_word() -> None:
         sd("a cat", seed=1, num_inference_steps=2, guidance_scale=1000, **SIZE)
 
 
+class Unusable:
+    """Neither a number nor a text can be made of it."""
+
+    def __index__(self) -> int:
+        raise RuntimeError("no")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
 # What is refused, before any work: reference/reliability.md, N and P rows.
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
@@ -373,7 +384,14 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("prompt bytes", {"prompt": b"cat"}, "prompt is bytes"),
     ("no prompts", {"prompt": []}, "empty list"),
     ("prompts of numbers", {"prompt": ["a", 3]}, "prompt 1 is int"),
-    ("negative None", {"negative_prompt": None}, "negative_prompt is NoneType"),
+    ("negative number", {"negative_prompt": 3}, "negative_prompt is int"),
+    ("number of 5,000 digits", {"seed": 10**5000}, "seed is a int that cannot be shown"),
+    ("number that fails", {"seed": Unusable()}, "seed is "),
+    ("latents without data", {"latents": torch.zeros(1, 4, 8, 8, device="meta")}, "latents is a tensor without data"),
+    ("latents sparse", {"latents": torch.zeros(1, 4, 8, 8).to_sparse()}, "latents is a tensor .*sparse"),
+    ("one generator", {"generator": 5}, "torch.Generator"),
+    ("steps as a picture", {"num_inference_steps": torch.zeros(64, 64)}, "1..1000"),
+    ("too many pixels of one kind", {"height": 1_048_576}, "height is 1048576"),
     ("output type", {"output_type": "jpeg"}, "output_type is 'jpeg'"),
     ("callback", {"callback": 3}, "callback is 3"),
     *((f"callback_steps {n!r}", {"callback_steps": n}, "callback_steps") for n in (0, -1, 1.5, True)),
@@ -479,3 +497,75 @@ def test_a_misspelt_argument_is_refused(sd1: StableDiffusion) -> None:
     for call in (sd1, sd1.denoise):
         with pytest.raises(TypeError, match="unexpected keyword argument 'num_steps'"):
             call("a cat", num_steps=3)
+
+
+def test_numbers_of_numpy_and_torch_and_none_for_not_given(sd1: StableDiffusion) -> None:
+    """Wherever a number is asked; None is the default of each argument."""
+    image = PIL.Image.new("RGB", (24, 16), "red")
+    plain = sd1("a cat", image=image, seed=5, strength=0.5, guidance_scale=2.5, num_inference_steps=4)
+    numbers: dict[str, Any] = {
+        "seed": np.uint64(5), "strength": np.float32(0.5), "guidance_scale": torch.tensor(2.5), "height": np.int32(16),
+        "width": np.array(24), "num_inference_steps": np.int64(4), "num_images_per_prompt": torch.tensor(1),
+        "eta": np.float16(0), "guidance_rescale": np.longdouble(0), "callback_steps": np.uint8(1),
+    }  # fmt: skip
+    assert sd1("a cat", image=image, **numbers).images[0].tobytes() == plain.images[0].tobytes()
+    none = dict.fromkeys(("negative_prompt", "num_images_per_prompt", "eta", "guidance_rescale", "callback_steps"))
+    again = sd1("a cat", image=image, seed=5, strength=0.5, guidance_scale=2.5, num_inference_steps=4, **none)
+    assert again.images[0].tobytes() == plain.images[0].tobytes()
+    with pytest.raises(InputError, match="seed is True"):
+        sd1("a cat", seed=np.bool_(True))
+
+
+def test_to_takes_a_dtype_alone_and_refuses_before_anything_moves() -> None:
+    sd = small_pipeline()
+    assert sd.to(torch.bfloat16).dtype == torch.bfloat16
+    assert sd.to("cpu:0", torch.float32).dtype == torch.float32
+    for arguments, error in ((("meta",), DeviceError), (("nonsense",), DeviceError), ((torch.int8,), InputError)):
+        with pytest.raises(error, match="expected"):
+            sd.to(*arguments)
+    assert (sd.dtype, sd.device.type) == (torch.float32, "cpu")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["text_encoder", "unet", "vae"])
+def test_out_of_memory_in_any_stage(stage: str, error: Exception) -> None:
+    sd = small_pipeline()
+
+    def fail(*_: object) -> None:
+        raise error
+
+    network = getattr(sd, stage)
+    handle = (network.decoder if stage == "vae" else network).register_forward_pre_hook(fail)
+    with pytest.raises(OutOfMemory, match=r"needed (2.00 GiB|9 bytes|memory) more, .* were left; choose a smaller"):
+        sd("a cat", seed=1, num_inference_steps=1, **SIZE)
+    handle.remove()
+    sd("a cat", seed=1, num_inference_steps=1, **SIZE)
+
+
+def test_the_estimate_knows_the_whole_run_and_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    sd = small_pipeline()
+    monkeypatch.setattr(memory, "available", lambda device=None: 100 * 2**20)
+    for arguments in ({"num_images_per_prompt": 2000}, {"height": 1024, "width": 1024}):
+        with pytest.raises(OutOfMemory, match=r"needs about .*, 100 MiB are free or allowed"):
+            sd.denoise("a cat", **{**SIZE, **arguments})
+    sd.denoise("a cat", **SIZE)
+
+
+@pytest.mark.parametrize(
+    ("where", "count"), [((0, 0, 0, 0), 0), ((5, 0, 6, 16), 1), ((0, 0, 24, 16), 0), ((0, 0, 24, 15), 1)]
+)
+def test_a_mask_whose_marks_are_lost_is_said(sd1: StableDiffusion, where: tuple[int, ...], count: int) -> None:
+    """Cells are 2 x 2 pixels, and the first pixel of each decides."""
+    mask = PIL.Image.new("L", (24, 16))
+    mask.paste(255, where)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sd1.denoise("a cat", image=PIL.Image.new("RGB", (24, 16)), mask_image=mask)
+    assert len(caught) == count, [str(each.message) for each in caught]
