@@ -4,6 +4,7 @@ The folder holds config.json, model.safetensors and preprocessor_config.json. Th
 in models that minisd wrote, in the folder `tokenizer` beside it.
 """
 
+import os
 import re
 import warnings
 from pathlib import Path
@@ -40,8 +41,8 @@ def load_clip(
     """
     check_dtype(dtype)
     device = check_device(device)
-    path = resolve(source) if source == EMBEDDED else Path(source).expanduser()
-    if not path.is_dir():
+    path = resolve(source) if source == EMBEDDED else Path(os.path.expanduser(source))
+    if not os.path.isdir(path):  # unlike Path.is_dir, False for a name that is too long
         raise InputError(
             f"{source} is not a folder, expected 'sticker' or a folder in the layout of transformers' CLIPModel; "
             "`hf download openai/clip-vit-large-patch14` downloads one and prints its path."

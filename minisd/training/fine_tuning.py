@@ -5,6 +5,8 @@ LoRA trains low-rank changes of the UNet's attention layers (Hu et al. 2021).
 """
 
 import copy
+import os
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +19,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from minisd import images
+from minisd._internal.messages import listed
+from minisd._internal.user_files import read_text
 from minisd.adapters import LowRankChanges
 from minisd.errors import InputError
 from minisd.interpret import text_vectors
 from minisd.models.layers import Attention
 from minisd.pipeline import StableDiffusion
+from minisd.training.run_files import fingerprint
 from minisd.training.trainer import Recipe, TrainingRun, train
 
 EMPTY_PROMPTS = 0.1  # share of a LoRA's captions that are replaced by the empty prompt, for classifier-free guidance
@@ -39,13 +44,20 @@ class CaptionedImages(NamedTuple):
 def read_captioned_images(folder: Path, size: int, prompt: str = "") -> CaptionedImages:
     """Read all images of a folder, cropped and resized to `size`; the caption of X.png is in X.txt, or is the prompt.
 
-    Raises InputError for a folder without images, an image that cannot be read, and one without a caption.
+    Hidden files are passed over; a warning names the other files that are not used.
+    Raises InputError for a folder without images, a file that cannot be read, and an image without a caption.
     """
-    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in images.SUFFIXES)
+    if not os.path.isdir(folder):  # unlike Path.is_dir, False for a name that is too long
+        raise InputError(f"{folder} is no folder, expected one with images; check its name.")
+    files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    found = [path for path in files if path.suffix.lower() in images.SUFFIXES]
     if not found:
         raise InputError(f"{folder} contains no images, expected some of {', '.join(images.SUFFIXES)}.")
-    files = [path.with_suffix(".txt") for path in found]
-    captions = [path.read_text(encoding="utf-8").strip() if path.is_file() else prompt for path in files]
+    texts = {path.stem: path for kind in (".caption", ".txt") for path in files if path.suffix.lower() == kind}
+    captions = [read_text(texts[path.stem]).strip() if path.stem in texts else prompt for path in found]
+    used = {*found, *(texts[path.stem] for path in found if path.stem in texts)}
+    if unused := [path.name for path in files if path not in used]:
+        warnings.warn(f"{folder} also contains {listed(unused)}, which is not used.", stacklevel=2)
     if not all(captions):
         missing = found[captions.index("")]
         raise InputError(
@@ -69,7 +81,7 @@ def train_embedding(
     """Train the embedding vectors (n, width) of a new token, initialised with those of the word `like`.
 
     Raises InputError if the token exists already or is missing from a caption, if `like` is no known word, and for
-    models other than text-to-image SD 1.x and 2.x.
+    models other than text-to-image SD 1.x and 2.x; what `train` raises for the run's file.
     """
     _check_model(sd)
     if not all(token in text for text in pictures.captions):
@@ -78,6 +90,8 @@ def train_embedding(
     encoder, tokenizer = sd.text_encoder, copy.deepcopy(sd.tokenizer)
     word = TokenVectors(text_vectors.word_vectors(sd, like).float())
     first = tokenizer.add_token(token, len(word.vectors))
+    run = _of(run, sd, pictures).of(token=token, like=like)
+    run.check()
     for network in (sd.unet, encoder):
         network.requires_grad_(False)
     latents, ids = _encode(sd, pictures), tokenizer(pictures.captions)
@@ -98,9 +112,11 @@ def train_lora(
 ) -> LowRankChanges:
     """Train low-rank changes of the UNet's attention layers, so that the model generates images like the given ones.
 
-    Raises InputError for models other than text-to-image SD 1.x and 2.x.
+    Raises InputError for models other than text-to-image SD 1.x and 2.x, and what `train` raises for the run's file.
     """
     _check_model(sd)
+    run = _of(run, sd, pictures).of(rank=rank)
+    run.check()
     unet = sd.unet.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -121,6 +137,15 @@ def train_lora(
         return _denoising_loss(sd, latents[rows], text, predict, generator)
 
     return train(changes, loss, replace(RECIPE, learning_rate=learning_rate), run)
+
+
+def _of(run: TrainingRun, sd: StableDiffusion, pictures: CaptionedImages) -> TrainingRun:
+    """The run, with the facts that every fine-tuning is a run of."""
+    return run.of(
+        batch=BATCH,
+        start_model=fingerprint(sd.unet, sd.vae, sd.text_encoder),
+        pictures_and_captions=fingerprint(pictures.pixels, *pictures.captions),
+    )
 
 
 def _check_model(sd: StableDiffusion) -> None:

@@ -1,5 +1,6 @@
 """Fine-tuning: an embedding and a LoRA from a few images; the model stays frozen, killed runs continue, files load."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -185,7 +186,8 @@ def test_images_of_a_folder(tmp_path: Path) -> None:
     Image.new("L", (20, 20), 255).save(tmp_path / "a.jpg")
     (tmp_path / "b.txt").write_text("a red sheet\n")
     (tmp_path / "notes.md").write_text("no picture")
-    pixels, captions = read_captioned_images(tmp_path, 32, "something white")
+    with pytest.warns(UserWarning, match=r"'notes\.md'"):
+        pixels, captions = read_captioned_images(tmp_path, 32, "something white")
     assert captions == ["something white", "a red sheet"]
     assert pixels.shape == (2, 3, 32, 32)
     assert pixels[0].min() > 0.98
@@ -196,8 +198,31 @@ def test_images_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "c.png").write_bytes(b"not a picture")
     with pytest.raises(InputError, match=r"c\.png cannot be read"):
         read_captioned_images(tmp_path, 32, "x")
-    with pytest.raises(InputError, match="contains no images"):
-        read_captioned_images(tmp_path / "elsewhere", 32, "x")
+    (tmp_path / "none").mkdir()
+    for folder, message in ((tmp_path / "none", "contains no images"), (tmp_path / ("y" * 300), "is no folder")):
+        with pytest.raises(InputError, match=message):
+            read_captioned_images(folder, 32, "x")
+
+
+def test_texts_and_folders_of_people(tmp_path: Path) -> None:
+    """Marks of editors, files of systems, captions with other suffixes; what is not used is said."""
+    for name in ("a.png", "b.PNG", "c.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa cat")
+    (tmp_path / "b.TXT").write_text("a dog")
+    (tmp_path / "c.caption").write_text("a bird")
+    for name in ("._a.png", ".DS_Store", ".hidden.txt"):
+        (tmp_path / name).write_bytes(b"of a system")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_captioned_images(tmp_path, 8).captions == ["a cat", "a dog", "a bird"]
+    for name in ("d.bmp", "e.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"also contains 'd\.bmp', 'e\.txt', which is not used"):
+        read_captioned_images(tmp_path, 8)
+    (tmp_path / "a.txt").write_bytes("it’s a cat".encode("cp1252"))
+    with pytest.raises(InputError, match=r"a\.txt is not UTF-8 text at byte 2; save it as UTF-8"):
+        read_captioned_images(tmp_path, 8)
 
 
 def test_bad_input(sd: StableDiffusion, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Load a LoRA: find its file, match it to the model, merge it."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def load_lora(sd: StableDiffusion, path: str | Path, scale: float = 1.0) -> Lora
     layer), NumericalError (NaN), and what reading files raises; the model is unchanged then.
     """
     real_number(scale, "scale", -LARGEST_SCALE, LARGEST_SCALE)
-    file, config = _open(Path(path).expanduser())
+    file, config = _open(path)
     parts = networks(sd)
     layer_of = layers(parts)
     found = plan(file.shapes, file.metadata, parts, file.path)
@@ -48,9 +49,10 @@ def load_lora(sd: StableDiffusion, path: str | Path, scale: float = 1.0) -> Lora
     return Lora({layer_of[target]: change for target, change in changes.items()}, scale)
 
 
-def _open(path: Path) -> tuple[WeightFile, PeftConfig]:
+def _open(source: str | Path) -> tuple[WeightFile, PeftConfig]:
     """The weight file, which may be in a folder, and the settings stored beside its tensors."""
-    if not path.is_dir():
+    path = Path(os.path.expanduser(source))  # os.path raises for no name, unlike Path
+    if not os.path.isdir(path):
         file = open_weights(path)
         return file, PeftConfig(header_settings(file), path)
     files = [path / name for name in FILES_IN_FOLDERS if (path / name).is_file()]

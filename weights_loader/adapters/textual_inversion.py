@@ -5,6 +5,7 @@ with `emb_params`; SDXL `clip_l` and `clip_g`; cloneofsimo's `<s1>`, `<s2>` besi
 word, its own name is used, as in the programs that write such files.
 """
 
+import os
 import re
 import warnings
 from dataclasses import replace
@@ -31,7 +32,7 @@ def load_embedding(sd: StableDiffusion, path: str | Path, token: str | None = No
     Raises InputError (the word exists, or is blank), MismatchError (no embedding, or one of another family),
     NumericalError (NaN), and what reading files raises; the pipeline is unchanged then.
     """
-    file = open_weights(Path(path).expanduser())
+    file = open_weights(os.path.expanduser(path))
     keys = _tensors_of_words(file)
     if sum(map(len, keys.values())) < len(file.shapes):
         warnings.warn(f"{file.path.name} also holds a LoRA; load_lora (--lora) loads it.", stacklevel=2)
