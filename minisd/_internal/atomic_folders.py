@@ -74,6 +74,15 @@ def replace_files(folder: str | Path, write: Callable[[Path], object], files: Fi
         raise OutputError(f"{str(folder)[:200]} cannot be written ({reason}); it is unchanged.") from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, unless they exist. Raises OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{str(folder)[:200]!r} cannot be made a folder ({reason}); choose another name.") from None
+
+
 def check_folder(folder: Path, overwrite: bool) -> None:
     """Raise OutputError if files cannot or should not be written into the folder."""
     try:

@@ -1,25 +1,29 @@
 """`minisd train`: train the embedded model, a variant of it or an adapter, and save the result."""
 
 import argparse
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 import weights_loader
 from minisd._internal import validation
+from minisd._internal.atomic_folders import make_folder, replace_files
 from minisd.cli.options import ADAPTERS
 from minisd.errors import InputError
 from minisd.models import CLIP
-from minisd.sticker.training.stages import STAGES, TrainingOptions, check, train_stages
+from minisd.sticker.training.stages import STAGES, Networks, TrainingOptions, check, train_stages
 from minisd.sticker.training.task_variants import train_variant
 from minisd.training.fine_tuning import read_captioned_images, train_embedding, train_lora
 from minisd.training.trainer import TrainingBudget, TrainingRun
 from weights_loader.clip import CLIP_FOLDER
 from weights_loader.formats.safetensors import save_safetensors
+from weights_loader.saving import MODEL_FILES
 from weights_loader.sources import resolve
 
 
@@ -59,12 +63,30 @@ def _train_stages(args: argparse.Namespace, minutes: float, steps: int | None, p
         return rank
     path = args.folder / "model"
     if trained.model is not None:
-        weights_loader.save(trained.model, path, dtype=torch.float16, overwrite=True)
+        kept = path / CLIP_FOLDER if trained.clip is None and "text" not in shares else None
+        replace_files(path, lambda folder: _write_model(trained, kept, folder), MODEL_FILES, overwrite=True)
         print(f"{path}  try: minisd 'a red circle above a blue square' --model {path}")
+    elif trained.clip is not None:
+        _write_clip(trained, path)
     if trained.clip is not None:
-        weights_loader.save_clip(trained.clip, trained.tokenizer, path / "clip", dtype=torch.float16, overwrite=True)
-        print(f"{path / 'clip'}  CLIP")
+        print(f"{path / CLIP_FOLDER}  CLIP")
     return rank
+
+
+def _write_model(trained: Networks, kept: Path | None, folder: Path) -> None:
+    """Write the model, and its CLIP: the trained one or, if its text encoder is the same, the one of before."""
+    assert trained.model is not None
+    weights_loader.save(trained.model, folder, dtype=torch.float16)
+    if trained.clip is not None:
+        _write_clip(trained, folder)
+    elif kept is not None and kept.is_dir():
+        shutil.copytree(kept, folder / CLIP_FOLDER)
+
+
+def _write_clip(trained: Networks, folder: Path) -> None:
+    assert trained.clip is not None
+    path = folder / CLIP_FOLDER
+    weights_loader.save_clip(trained.clip, trained.tokenizer, path, dtype=torch.float16, overwrite=True)
 
 
 def _clip_of(source: str | None) -> CLIP | None:
@@ -78,7 +100,7 @@ def _train_variant(args: argparse.Namespace, minutes: float, steps: int | None, 
     """Train a variant of --start-from for another task, save its weights; returns the rank of this process."""
     if args.task is None or args.start_from is None:
         raise InputError("a variant needs --task and --start-from MODEL, the model to adapt.")
-    args.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(args.folder)
     sd, checkpoint = weights_loader.load(args.start_from), args.folder / f"{args.task}.pt"
     with _process_group() as rank:
         report = _reporter(args.task) if rank == 0 else _silent_reporter(args.task)
@@ -100,7 +122,7 @@ def _train_adapter(args: argparse.Namespace, minutes: float, steps: int | None) 
     lora_rank = validation.whole_number(args.rank, "--rank", 1, 1024)
     sd = weights_loader.load(args.start_from)
     captioned = read_captioned_images(args.pictures, sd.vae.config.sample_size, args.prompt)
-    args.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(args.folder)
     checkpoint, path = (args.folder / f"{args.stage}.{suffix}" for suffix in ("pt", "safetensors"))
     run = TrainingRun(checkpoint, TrainingBudget(minutes, steps), _reporter(args.stage))
     if args.stage == "embedding":

@@ -165,7 +165,7 @@ def attention_weight_names(unet: nn.Module) -> list[str]:
 def _encode(sd: StableDiffusion, pictures: CaptionedImages) -> Tensor:
     """Scaled latents (N, C, h, w), the means of the posterior."""
     parts = [sd.vae.encode(each).mean for each in pictures.pixels.split(BATCH)]
-    return torch.cat(parts) * sd.vae.config.scaling_factor
+    return sd.vae.scaled(torch.cat(parts))
 
 
 def _denoising_loss(

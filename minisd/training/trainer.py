@@ -2,18 +2,20 @@
 
 The learning rate follows the share of the budget that is used up. A budget in minutes finishes well on any machine; a
 budget in steps gives the same weights every time, bit for bit, also if the run was killed and continued. A run is one
-file, replaced atomically; a killed run continues from it. Under `torchrun` every process draws its own batches, and the
-gradients are averaged.
+file, replaced atomically (run_files.py); a killed run continues from it. Under `torchrun` every process draws its own
+batches, and the gradients are averaged.
 """
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +23,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from minisd._internal.atomic_files import write_atomically
+from minisd._internal.atomic_folders import make_folder
+from minisd._internal.file_lock import only_writer
 from minisd.errors import NumericalError, ResumeError
+from minisd.training.run_files import read_run, write_run
 
 Network = TypeVar("Network", bound=nn.Module)
 TrainingLoss = Callable[[torch.Generator, float], Tensor]
@@ -58,12 +62,27 @@ class TrainingBudget:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A run: its file, which is continued if it exists, its whole budget, and a function for each line of progress."""
+    """A run: its file, which is continued if it exists, its whole budget, and a function for each line of progress.
+
+    about: what the run is a run of, such as {"token": "<candy>"}; JSON values. Its file is continued as that alone.
+    """
 
     path: Path
     budget: TrainingBudget
     report: Callable[[str], None] = lambda line: None
     save_every: float = 120.0  # seconds
+    about: Mapping[str, object] = field(default_factory=dict)
+
+    def of(self, **about: object) -> "TrainingRun":
+        """The same run with more of what it is a run of; an underscore in a name becomes a blank."""
+        return replace(self, about={**self.about, **{name.replace("_", " "): value for name, value in about.items()}})
+
+    def check(self) -> None:
+        """Raise, before any work, what `train` would raise for the file: OutputError, ResumeError."""
+        if _process() == 0:
+            make_folder(self.path.parent)
+            with only_writer(self.path):
+                read_run(self.path, {}, self.about, all_of_it=False)
 
 
 def train(
@@ -75,21 +94,36 @@ def train(
     process, and progress is the used share of the budget, 0 to 1. `show` is called with the moving average whenever the
     run was saved, in one process.
 
-    Raises NumericalError after `patience` consecutive steps with a non-finite loss (the file keeps the last good
-    state), and ResumeError if the file belongs to another model.
+    Ctrl-C saves the run once and raises KeyboardInterrupt, whose message says so. Raises NumericalError after
+    `patience` consecutive steps with a non-finite loss (the file keeps the last good state), ResumeError if the file is
+    damaged or of another run, and OutputError if it cannot be written, or another process is training it.
     """
+    if _process() > 0:
+        return _train(model, loss, recipe, run, None)
+    make_folder(run.path.parent)
+    with only_writer(run.path):
+        return _train(model, loss, recipe, run, show)
+
+
+def _train(
+    model: Network, loss: TrainingLoss, recipe: Recipe, run: TrainingRun, show: Callable[[Network], None] | None
+) -> Network:
     average = deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.AdamW(
         model.parameters(), recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay, fused=True
     )
-    generator = torch.Generator()
-    step, elapsed, failures = 0, 0.0, 0
-    if run.path.exists():
-        state = _read_run(run.path, model=model, average=average, optimizer=optimizer)
-        step, elapsed = state["step"], state["elapsed"]
+    generator, process = torch.Generator(), _process()
+    parts = {"model": model, "average": average, "optimizer": optimizer}
+    about = {**run.about, "processes": dist.get_world_size() if dist.is_initialized() else 1}
+    about |= {f"recipe.{name}": value for name, value in asdict(recipe).items()}
+    if process > 0:
+        dist.barrier()  # the first process may have to set a damaged file aside
+    state = read_run(run.path, parts, about)
+    if dist.is_initialized() and process == 0:
+        dist.barrier()
+    step, elapsed, failures = (0, 0.0, 0) if state is None else (state["step"], state["elapsed"], 0)
     smooth, saved, reported, begin = float("nan"), elapsed, elapsed, time.monotonic() - elapsed
-    reported_step = step
-    process = dist.get_rank() if dist.is_initialized() else 0
+    reported_step = saved_step = step
     device = next(model.parameters()).device.type
 
     budget = 60 * run.budget.minutes if run.budget.steps is None else run.budget.steps
@@ -97,46 +131,80 @@ def train(
     def used() -> float:
         return elapsed if run.budget.steps is None else step
 
-    while used() < budget:
-        progress = used() / budget
-        factor = min(1, (step + 1) / recipe.warmup_steps, (1 - progress) / recipe.decay_fraction)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * factor
-        optimizer.zero_grad(set_to_none=True)
-        generator.manual_seed(_combined_seed(recipe.seed, step, process))
-        with precision(device, recipe.bfloat16):
-            value = loss(generator, progress)
-        value.backward()
-        value = _average_gradients(model, value.detach())
-        norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.max_gradient_norm)
-        if torch.isfinite(value) and torch.isfinite(norm):  # one bad batch would spoil AdamW's moments for good
-            optimizer.step()
-            _update_average(average, model, min(recipe.ema_decay, (step + 1) / (step + 10)))
-            smooth = value.item() if math.isnan(smooth) else 0.98 * smooth + 0.02 * value.item()
-            failures = 0
-        else:
-            failures += 1
-            if failures > recipe.patience:
+    def save() -> None:
+        nonlocal saved, saved_step
+        write_run(run.path, parts, step, elapsed, about)
+        saved, saved_step = elapsed, step
+
+    try:
+        while used() < budget:
+            progress = used() / budget
+            factor = min(1, (step + 1) / recipe.warmup_steps, (1 - progress) / recipe.decay_fraction)
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * factor
+            optimizer.zero_grad(set_to_none=True)
+            generator.manual_seed(_combined_seed(recipe.seed, step, process))
+            with precision(device, recipe.bfloat16):
+                value = loss(generator, progress)
+            value.backward()
+            value = _average_gradients(model, value.detach())
+            norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.max_gradient_norm)
+            is_good = bool(torch.isfinite(value) and torch.isfinite(norm))  # a bad batch would spoil AdamW for good
+            with _whole_steps():
+                if is_good:
+                    optimizer.step()
+                    _update_average(average, model, min(recipe.ema_decay, (step + 1) / (step + 10)))
+                step += 1
+            failures = 0 if is_good else failures + 1
+            if is_good:
+                smooth = value.item() if math.isnan(smooth) else 0.98 * smooth + 0.02 * value.item()
+            elif failures > recipe.patience:
                 raise NumericalError(
-                    f"the loss was not finite for {failures} steps in a row, at step {step}; lower the learning rate. "
-                    f"{run.path} has the last good state."
+                    f"the loss was not finite for {failures} steps in a row, at step {step - 1}; begin a new run with "
+                    f"a lower learning rate. {run.path} has the last good state."
                 )
-        step, elapsed = step + 1, _shared_clock(time.monotonic() - begin)
-        if process > 0:
-            continue
-        done = used() >= budget
-        if elapsed - reported > 15 or done:
-            rate = (step - reported_step) / max(elapsed - reported, 1e-9)
-            run.report(
-                f"{used() / budget:6.1%}  {elapsed / 60:.1f} min  step {step}  {rate:.2f} step/s  loss {smooth:.4f}"
-            )
-            reported, reported_step = elapsed, step
-        if elapsed - saved > run.save_every or done:
-            _save(run.path, model, average, optimizer, step, elapsed)
-            saved = elapsed
-            if show is not None:
-                show(average)
+            elapsed = _shared_clock(time.monotonic() - begin)
+            if process > 0:
+                continue
+            done = used() >= budget
+            if elapsed - reported > 15 or done:
+                rate = (step - reported_step) / max(elapsed - reported, 1e-9)
+                run.report(
+                    f"{used() / budget:6.1%}  {elapsed / 60:.1f} min  step {step}  {rate:.2f} step/s  loss {smooth:.4f}"
+                )
+                reported, reported_step = elapsed, step
+            if elapsed - saved > run.save_every or done:
+                save()
+                if show is not None:
+                    show(average)
+    except KeyboardInterrupt:
+        if process == 0 and step > saved_step:
+            save()
+        kept = f"{run.path} has the run, and the same command continues it" if step else "nothing was trained"
+        raise KeyboardInterrupt(f"interrupted at step {step}; {kept}") from None
     return average
+
+
+@contextmanager
+def _whole_steps() -> Iterator[None]:
+    """Let Ctrl-C wait until the block is done, so that a step is either saved with all that it changed, or not made."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    pressed: list[object] = []
+    signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        before(signal.SIGINT, None)
+
+
+def _process() -> int:
+    """The rank of this process under torchrun, else 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 @contextmanager
@@ -183,28 +251,8 @@ def _update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
         mean.lerp_(new, 1 - decay)
 
 
-def _save(
-    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int, elapsed: float
-) -> None:
-    """Write the run to one file, which is always either the old or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parts: dict[str, nn.Module | torch.optim.Optimizer] = {"model": model, "average": average, "optimizer": optimizer}
-    state = {name: part.state_dict() for name, part in parts.items()} | {"step": step, "elapsed": elapsed}
-    write_atomically(path, lambda file: torch.save(state, file), overwrite=True)
-
-
 def load_average(model: Network, path: Path) -> Network:
     """Load the moving average of the run at `path` into a model. Raises ResumeError for a run of another model."""
-    _read_run(path, average=model)
+    if read_run(path, {"average": model}, None) is None:
+        raise ResumeError(f"{path} does not exist; train it first.")
     return model
-
-
-def _read_run(path: Path, **parts: nn.Module | torch.optim.Optimizer) -> dict[str, Any]:
-    """Load the parts of a saved run into objects, by name; returns the whole state."""
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise ResumeError(f"{path} is a run of another model ({error}); remove it, or name another folder.") from error
-    return state

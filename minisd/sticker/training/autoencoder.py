@@ -102,6 +102,7 @@ def train_vae(
         return loss + LATENT_WEIGHT * (moved * torch.where(torch.tensor(plain), 1, NEW_CONTENT_WEIGHT)).mean()
 
     recipe = Recipe(learning_rate=1.5e-3, bfloat16=True, weight_decay=0.0)
+    run = run.of(batch=batch, keep_latents=keep_latents, scenes=SCENE_PROBABILITIES)
     average = train(vae, loss, recipe, run, show)
     if keep_latents:
         fold_statistics(average, torch.zeros(n), torch.ones(n))  # back to deviation 1/k

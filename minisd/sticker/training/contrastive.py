@@ -16,7 +16,7 @@ from minisd.configs import CLIPImageConfig
 from minisd.errors import MismatchError
 from minisd.models import CLIP, CLIPTextTransformer
 from minisd.sticker.training.clip_image import ImageProbe, ImageProbeBatch, image_probe_batch
-from minisd.sticker.training.dataset import sample_training_scene
+from minisd.sticker.training.dataset import sample_training_scene, scenes_fingerprint
 from minisd.sticker.training.hard_negatives import NEGATIVES_PER_IMAGE, caption_and_negatives, compatible
 from minisd.sticker.training.retrieval import hard_negative_accuracy
 from minisd.sticker.world.captions import expectation_of, parse_caption
@@ -133,6 +133,7 @@ def train_clip(
         return contrastive_loss(clip, images, ids.to(device), also_true.to(device)) + PROBE_WEIGHT * probe_loss
 
     recipe = Recipe(learning_rate=1e-3, warmup_steps=50, bfloat16=True)
+    run = run.of(batch=batch, scenes=scenes_fingerprint())
     average = train(probe, loss, recipe, run).clip.eval()
     average.logit_scale.clamp_(max=MAX_SCALE)
     accuracy = hard_negative_accuracy(average, tokenizer, count=200)

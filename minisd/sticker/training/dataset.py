@@ -10,6 +10,7 @@ from minisd.sticker.world.sampling import sample_scene
 from minisd.sticker.world.scene import Scene
 from minisd.sticker.world.splits import held_out
 from minisd.tokenizer import Tokenizer, clip_vocabulary
+from minisd.training.run_files import fingerprint
 
 FIRST_TEST_SEED = 1_000_000  # training uses no seed from here on
 VOCABULARY = " ".join(WORDS)
@@ -34,6 +35,11 @@ def training_scenes(count: int, seed: int) -> list[Scene]:
     """The first `count` training scenes of a seed."""
     generator = torch.Generator().manual_seed(seed)
     return [sample_training_scene(generator) for _ in range(count)]
+
+
+def scenes_fingerprint() -> str:
+    """A short hash of the recipe by which training scenes are drawn: of a few of them."""
+    return fingerprint(repr(training_scenes(8, seed=0)))
 
 
 def learn_vocabulary(words: Iterable[str], max_length: int = 77) -> Tokenizer:

@@ -11,7 +11,7 @@ from pathlib import Path
 from minisd.errors import InputError, MismatchError
 from minisd.models import CLIP, VAE, UNet
 from minisd.pipeline import Defaults, StableDiffusion
-from minisd.sticker.training.autoencoder import VAE_CONFIG, train_vae
+from minisd.sticker.training.autoencoder import VAE_CONFIG, new_vae, normalise, train_vae
 from minisd.sticker.training.contrastive import train_clip
 from minisd.sticker.training.dataset import VOCABULARY, new_tokenizer
 from minisd.sticker.training.samples import save_drawings, save_reconstructions
@@ -25,6 +25,7 @@ from minisd.sticker.training.text_encoder import (
 )
 from minisd.sticker.training.unet import SCHEDULER, UNET_CONFIG, new_unet, train_unet
 from minisd.tokenizer import Tokenizer
+from minisd.training.run_files import fingerprint
 from minisd.training.trainer import TrainingBudget, TrainingRun, load_average
 
 DEFAULTS = Defaults(num_inference_steps=20, guidance_scale=3.0, words=VOCABULARY)
@@ -69,8 +70,6 @@ class Networks:
 
 def _train_vae(done: Networks, options: TrainingOptions, run: TrainingRun) -> None:
     show = partial(save_reconstructions, path=run.path.with_suffix(".png"))
-    if options.keep_latents:  # a run of its own, since later stages must not load it as a complete training
-        run = replace(run, path=run.path.with_stem("vae-again"))
     done.vae = train_vae(run, start=done.vae, keep_latents=options.keep_latents, show=show).eval()
 
 
@@ -101,7 +100,8 @@ def _train_clip(done: Networks, options: TrainingOptions, run: TrainingRun) -> N
 
 
 def _load_vae(done: Networks, path: Path) -> None:
-    done.vae = train_vae(TrainingRun(path, TrainingBudget(minutes=0))).eval()  # not trained, only normalised
+    done.vae = load_average(new_vae(), path).eval()
+    normalise(done.vae)
 
 
 def _load_text(done: Networks, path: Path) -> None:
@@ -168,9 +168,15 @@ def train_stages(
 
     The other networks that these need come from their runs in the folder, or from `start`, whose CLIP is `clip`.
     report: gives the function for the progress of a stage.
+    Raises OutputError and ResumeError for the file of any of the runs, before any training.
     """
     done = Networks(new_tokenizer(), clip=clip)
-    options.folder.mkdir(parents=True, exist_ok=True)
+    runs = {
+        name: TrainingRun(_path(options, name), budget, report(name)).of(**_origin(name, options, start, clip))
+        for name, budget in budgets.items()
+    }
+    for run in runs.values():
+        run.check()
     if start is not None:
         done.vae, done.unet, done.probe = start.vae, start.unet, done.probe_or_new()
         encoder = done.probe.text_encoder
@@ -179,7 +185,22 @@ def train_stages(
     for name, stage in STAGES.items():
         path = options.folder / f"{name}.pt"
         if name in budgets:
-            stage.train(done, options, TrainingRun(path, budgets[name], report(name)))
+            stage.train(done, options, runs[name])
         elif name in needed and path.exists() and stage.load is not None:
             stage.load(done, path)
     return done
+
+
+def _path(options: TrainingOptions, name: str) -> Path:
+    """The file of a stage's run; with keep_latents another one, which no later stage takes for a whole training."""
+    return options.folder / f"{'vae-again' if options.keep_latents else name}.pt"
+
+
+def _origin(
+    stage: str, options: TrainingOptions, start: StableDiffusion | None, clip: CLIP | None
+) -> dict[str, object]:
+    """The stage and what it starts from, for its run."""
+    networks = () if start is None else (start.unet, start.vae, start.text_encoder)
+    known = (*networks, clip) if stage == "clip" and clip is not None else networks
+    origin: dict[str, object] = {"stage": stage, "start_model": fingerprint(*known) if known else "none"}
+    return origin | {"pool": options.pool} if stage == "unet" else origin

@@ -14,7 +14,7 @@ from minisd.adapters.task_variants import NOISE_LEVELS, Variant, empty_unet
 from minisd.models import VAE
 from minisd.pipeline import StableDiffusion
 from minisd.pipeline.initial_latents import to_unit_range
-from minisd.sticker.training.dataset import sample_training_scene, training_scenes
+from minisd.sticker.training.dataset import sample_training_scene, scenes_fingerprint, training_scenes
 from minisd.sticker.training.diffusion import (
     EMPTY_PROMPTS,
     SCHEDULE,
@@ -26,6 +26,7 @@ from minisd.sticker.training.diffusion import (
 from minisd.sticker.world.captions import select_content, write_caption
 from minisd.sticker.world.render import depth, draw_layers, render
 from minisd.sticker.world.scene import Scene
+from minisd.training.run_files import fingerprint
 from minisd.training.trainer import Recipe, TrainingRun, train
 
 UPSCALING = 4  # factor along one side
@@ -40,7 +41,13 @@ class TaskPool(NamedTuple):
 
 
 def train_variant(sd: StableDiffusion, task: str, run: TrainingRun, pool: int = 8_000, batch: int = 24) -> Variant:
-    """Train the variant of `sd` for a task; returns the moving average. Raises InputError for an unknown task."""
+    """Train the variant of `sd` for a task; returns the moving average.
+
+    Raises InputError for an unknown task, and what `train` raises for the run's file.
+    """
+    start_model = fingerprint(sd.unet, sd.vae, sd.text_encoder)
+    run = run.of(task=task, start_model=start_model, pool=pool, batch=batch, scenes=scenes_fingerprint())
+    run.check()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         variant = Variant(sd.unet, task)

@@ -16,7 +16,12 @@ from torch import Tensor, nn
 
 from minisd.configs import CLIPTextConfig
 from minisd.models import CLIPTextTransformer
-from minisd.sticker.training.dataset import CAPTION_TOKENS, FIRST_TEST_SEED, sample_training_scene
+from minisd.sticker.training.dataset import (
+    CAPTION_TOKENS,
+    FIRST_TEST_SEED,
+    sample_training_scene,
+    scenes_fingerprint,
+)
 from minisd.sticker.world.captions import (
     ATTRIBUTES,
     NUMBERS,
@@ -219,6 +224,7 @@ def train_text_encoder(
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         return probe.loss(sample_probe_batch(tokenizer, batch, generator), reference)
 
+    run = run.of(batch=batch, scenes=scenes_fingerprint())
     average = train(probe, loss, Recipe(learning_rate=1e-3, warmup_steps=50), run)
     question, accuracy = min(probe_accuracy(average, tokenizer).items(), key=lambda item: item[1])
     run.report(f"caption probe: {accuracy:.1%} right answers to the hardest question, {question}")

@@ -13,7 +13,7 @@ from minisd.configs import UNetConfig
 from minisd.interpret.attention_maps import attention_weights
 from minisd.models import VAE, CLIPTextTransformer, UNet
 from minisd.schedulers import DDIM
-from minisd.sticker.training.dataset import training_scenes
+from minisd.sticker.training.dataset import scenes_fingerprint, training_scenes
 from minisd.sticker.training.diffusion import (
     EMPTY_PROMPTS,
     SCHEDULE,
@@ -68,6 +68,8 @@ def train_unet(
 
     Every process draws its own `pool` of scenes. Returns the moving average, which `show` also gets at each save.
     """
+    run = run.of(pool=pool, batch=batch, scenes=scenes_fingerprint())
+    run.check()
     unet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     vae, text_encoder = vae.to(device), text_encoder.to(device)
     predict: Callable[..., Tensor] = unet
