@@ -24,7 +24,7 @@ def to_map(tokens: Tensor, like: Tensor) -> Tensor:
 def repeat_batch_to(x: Tensor, other: Tensor) -> Tensor:
     """Repeat the batch x (B, ...) until it has as many rows as `other`: guidance has two texts for each image."""
     if len(other) % len(x):
-        raise ValueError(f"there are {len(other)} texts for {len(x)} images, expected as many or a multiple of them.")
+        raise ValueError(f"a batch of {len(x)} cannot be repeated to {len(other)} rows, expected a multiple of it.")
     times = len(other) // len(x)
     return x if times == 1 else torch.cat([x] * times)  # x.repeat would leave channels_last memory
 
@@ -45,8 +45,9 @@ def readable_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) ->
 class Attention(nn.Module):
     """Multi-head attention of tokens x to a context, or to themselves.
 
-    The fused kernel computes the output. To see the attention weights, set `on_weights` to a function: the readable
-    attention runs as well and passes it the weights (B, heads, N, M) of each call; the output does not change.
+    PyTorch's fused `scaled_dot_product_attention` computes the output. To see the attention weights, set `on_weights` to
+    a function: `readable_attention` runs as well, and the function gets the weights (B, heads, N, M) of each call; the
+    output does not change.
     """
 
     on_weights: Callable[[Tensor], None] | None = None
@@ -102,7 +103,8 @@ class GroupNorm(nn.GroupNorm):
     """Group normalisation (Wu & He 2018) that stays exact in channels_last memory on the CPU.
 
     The CPU kernel computes the variance as E[x^2] - E[x]^2, which loses digits where a group's mean is much larger
-    than its standard deviation. A constant does not change the norm, so the mean of the first position is subtracted.
+    than its standard deviation. A constant does not change the norm, so each group's mean at the first position is
+    subtracted.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,7 +137,7 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Norm and self-attention over all positions, added to the input; it reads no text."""
+    """Norm and self-attention over all positions, added to the input; it takes no text."""
 
     def __init__(self, width: int, groups: int, eps: float, heads: int = 1) -> None:
         super().__init__()
@@ -150,7 +152,8 @@ class AttentionBlock(nn.Module):
 class Downsample(nn.Module):
     """Halve height and width by a strided convolution.
 
-    The UNet pads symmetrically. The official autoencoder pads right and below only; other padding shifts the image.
+    The UNet pads symmetrically. The official autoencoder and the first UNets of pixels pad right and below only; other
+    padding shifts the image.
     """
 
     def __init__(self, width: int, pad_right_below: bool = False) -> None:

@@ -49,7 +49,8 @@ def denoising_loop(
             x0_of = partial(_x0, scheduler, grid, i, memory)
             x, output = guide.descend(i, x, scheduler.noise_level(grid, i), partial(predict, i), x0_of)
         x, x0, memory = scheduler.step(grid, i, x, output, memory, randn)
-        if initial.image_latents is not None and initial.repaint_mask is not None:  # the UNet reads no mask
+        if initial.image_latents is not None and initial.repaint_mask is not None:
+            # inpainting by a UNet that reads no mask: outside of it, back to the given image at the new noise level
             image_x = scheduler.add_noise(grid, i + 1, initial.image_latents, initial.noise)
             x = torch.lerp(image_x, x, initial.repaint_mask)
         if not torch.isfinite(x).all():

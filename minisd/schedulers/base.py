@@ -4,15 +4,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from minisd._internal import validation
+from minisd._internal.config_fields import Range, check_fields, refuse
+from minisd._internal.messages import shown
 from minisd.errors import InputError
 from minisd.schedulers.official_config import OfficialConfig
-from minisd.schedulers.schedule import NoiseSchedule, compute_dtype, is_number, is_whole_number
+from minisd.schedulers.schedule import NoiseSchedule, compute_dtype
 from minisd.schedulers.spacing import SPACINGS, Floats, spaced_timesteps, validate_steps
 
 # What one step leaves for the next, such as earlier outputs of the model; its content is private to each sampler.
@@ -23,7 +25,7 @@ Draw = Callable[[], Tensor]
 
 
 class Step(NamedTuple):
-    """The result of a step: the next x, less noisy; the clean image x0 predicted by this call; the memory."""
+    """The result of a step: x_prev, the x_{t-1} of the papers; the clean image x0 predicted by this call; the memory."""
 
     x_prev: Tensor
     x0: Tensor
@@ -35,7 +37,7 @@ class Grid:
     """The noise levels of one run; len(grid) is the number of model calls, for some samplers more than the steps.
 
     timesteps: (calls,) the timestep that the model receives; int64, or float32 for samplers in sigma space.
-    source, previous: call i moves x from timestep source[i] to previous[i]; below 0 is the clean image.
+    source, previous: call i moves x from timestep source[i] to previous[i]; below 0 is the end of the run.
     sigmas: the calls + 1 ratios of noise to signal, the last 0; empty for samplers that use source and previous.
     init_noise_sigma: the run starts from unit noise times this.
     """
@@ -66,19 +68,18 @@ class Scheduler(OfficialConfig, ABC):
 
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
     timestep_spacing: str = "leading"
-    steps_offset: int = 1
+    steps_offset: Annotated[int, Range(0, 65535)] = 1
 
     def __post_init__(self) -> None:
         if self.timestep_spacing not in SPACINGS:
-            raise InputError(f"timestep_spacing is {self.timestep_spacing!r}, expected one of {', '.join(SPACINGS)}.")
+            raise InputError(f"timestep_spacing is {shown(self.timestep_spacing)}, expected one of {', '.join(SPACINGS)}.")
+        check_fields(self)
         for each in fields(self):
-            value, kind = getattr(self, each.name), type(each.default)  # an annotation may be a string
-            if kind is bool and not isinstance(value, bool):
-                raise InputError(f"{each.name} is {value!r}, expected True or False.")
-            if kind is int and not (is_whole_number(value) and value >= 0):
-                raise InputError(f"{each.name} is {value!r}, expected a whole number from 0 up.")
-            if kind is float and not (is_number(value) and value >= 0):
-                raise InputError(f"{each.name} is {value!r}, expected a number from 0 up.")
+            value = getattr(self, each.name)
+            if isinstance(value, int | float) and value < 0:
+                refuse(self, each.name, "a number from 0 up")
+        if self.steps_offset >= self.schedule.num_train_timesteps:
+            refuse(self, "steps_offset", f"less than num_train_timesteps, {self.schedule.num_train_timesteps}")
 
     def grid(self, n: int, start: int = 0) -> Grid:
         """The levels of an n-step run without its first `start` steps, which image to image skips.
@@ -97,7 +98,7 @@ class Scheduler(OfficialConfig, ABC):
         return max(i for i in range(len(whole)) if self.noise_level(whole, i) == level)
 
     def _spaced(self, n: int, start: int) -> Floats:
-        """All n timesteps; checks n, and the step at which the run starts."""
+        """All n timesteps of the whole run, after a check of n and of the step at which this run starts."""
         n = validate_steps(n, self.schedule.num_train_timesteps)
         validation.whole_number(start, f"start of a run of {n} steps", 0, n - 1)
         return self._spacing(n)
