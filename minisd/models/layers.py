@@ -45,9 +45,9 @@ def readable_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) ->
 class Attention(nn.Module):
     """Multi-head attention of tokens x to a context, or to themselves.
 
-    PyTorch's fused `scaled_dot_product_attention` computes the output. To see the attention weights, set `on_weights` to
-    a function: `readable_attention` runs as well, and the function gets the weights (B, heads, N, M) of each call; the
-    output does not change.
+    PyTorch's fused `scaled_dot_product_attention` computes the output. To see the attention weights, set `on_weights`
+    to a function: `readable_attention` runs as well, and the function gets the weights (B, heads, N, M) of each call;
+    the output does not change.
     """
 
     on_weights: Callable[[Tensor], None] | None = None

@@ -25,7 +25,7 @@ Draw = Callable[[], Tensor]
 
 
 class Step(NamedTuple):
-    """The result of a step: x_prev, the x_{t-1} of the papers; the clean image x0 predicted by this call; the memory."""
+    """The result of a step: x_prev, x_{t-1} in the papers; the clean image x0 predicted by this call; the memory."""
 
     x_prev: Tensor
     x0: Tensor

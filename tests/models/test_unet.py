@@ -146,7 +146,7 @@ def test_guidance_shares_what_comes_before_the_text(shape: str) -> None:
 def test_texts_that_do_not_go_with_the_latents_are_refused() -> None:
     unet = unet_like(oracle_unet("sd1"))
     for pictures, texts in ((2, 1), (2, 3)):
-        with torch.no_grad(), pytest.raises(ValueError, match=f"{texts} texts for {pictures} images"):
+        with torch.no_grad(), pytest.raises(ValueError, match=f"{pictures} cannot be repeated to {texts} rows"):
             unet(noise(pictures, 4, 8, 12), 1, noise(texts, 77, 24))
 
 
