@@ -1,9 +1,11 @@
 """Image files: reading them whole, naming them, and writing them completely or not at all."""
 
+import io
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, ImageOps, PngImagePlugin
 
@@ -80,5 +82,11 @@ def save(
     if frames:
         options |= {"save_all": True, "append_images": list(frames), "duration": milliseconds, "loop": 0}
     kind = Image.registered_extensions()[path.suffix.lower()]
-    atomic_files.write_atomically(path, lambda file: image.save(file, format=kind, **options), overwrite)
+
+    def write(file: BinaryIO) -> None:
+        encoded = io.BytesIO()  # because Pillow hides why it cannot write to a disk
+        image.save(encoded, format=kind, **options)
+        file.write(encoded.getbuffer())
+
+    atomic_files.write_atomically(path, write, overwrite)
     return path

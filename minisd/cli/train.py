@@ -15,6 +15,7 @@ import weights_loader
 from minisd._internal import validation
 from minisd._internal.atomic_folders import make_folder, replace_files
 from minisd.cli.options import ADAPTERS
+from minisd.cli.output import complain
 from minisd.errors import InputError
 from minisd.models import CLIP
 from minisd.sticker.training.stages import STAGES, Networks, TrainingOptions, check, train_stages
@@ -29,6 +30,16 @@ from weights_loader.sources import resolve
 
 def run(args: argparse.Namespace) -> int:
     """Train, or continue a run, save the result, print the time and the device."""
+    try:
+        return _run(args)
+    except KeyboardInterrupt as stop:
+        if not stop.args:  # it came before or after the training
+            raise
+        complain(f"minisd: {stop}")
+        return 130
+
+
+def _run(args: argparse.Namespace) -> int:
     began = time.perf_counter()
     minutes = validation.real_number(args.minutes, "--minutes", 0.01, 10**5)
     steps = None if args.steps is None else validation.whole_number(args.steps, "--steps", 1, 10**9)

@@ -71,7 +71,7 @@ def read_run(path: Path, parts: Mapping[str, Part], about: Mapping[str, object] 
     """
     problems: dict[Path, _Damaged] = {}
     for candidate in (path, _previous(path)):
-        if not candidate.exists():
+        if not os.path.exists(candidate):
             continue
         try:
             state = _read(candidate)
@@ -138,8 +138,9 @@ def _check(state: Any) -> None:
     if state["step"] < 0 or not 0 <= state["elapsed"] < math.inf:
         raise _Damaged(f"it is at step {state['step']} after {state['elapsed']:g} seconds")
     for name in ("model", "average"):
-        if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state[name].items()):
-            raise _Damaged(f"its {name} holds more than tensors")
+        for key, value in state[name].items():
+            if not isinstance(key, str) or not isinstance(value, Tensor) or value.is_complex():
+                raise _Damaged(f"its {name} holds more than weights")
     try:
         if not isinstance(json.loads(state.get("about", "{}")), dict):
             raise TypeError

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from minisd._internal.atomic_files import check_target
 from minisd._internal.atomic_folders import make_folder
 from minisd._internal.file_lock import only_writer
 from minisd.errors import NumericalError, ResumeError
@@ -83,6 +84,7 @@ class TrainingRun:
             make_folder(self.path.parent)
             with only_writer(self.path):
                 read_run(self.path, {}, self.about, all_of_it=False)
+                check_target(self.path, overwrite=True)
 
 
 def train(
@@ -119,8 +121,10 @@ def _train(
     if process > 0:
         dist.barrier()  # the first process may have to set a damaged file aside
     state = read_run(run.path, parts, about)
-    if dist.is_initialized() and process == 0:
-        dist.barrier()
+    if process == 0:
+        check_target(run.path, overwrite=True)
+        if dist.is_initialized():
+            dist.barrier()
     step, elapsed, failures = (0, 0.0, 0) if state is None else (state["step"], state["elapsed"], 0)
     smooth, saved, reported, begin = float("nan"), elapsed, elapsed, time.monotonic() - elapsed
     reported_step = saved_step = step

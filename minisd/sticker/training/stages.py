@@ -3,11 +3,13 @@
 A stage takes the networks that it needs from the runs in the folder, or from the model to start from.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from minisd._internal.atomic_folders import check_folder
 from minisd.errors import InputError, MismatchError
 from minisd.models import CLIP, VAE, UNet
 from minisd.pipeline import Defaults, StableDiffusion
@@ -130,11 +132,13 @@ def check(stages: list[str], options: TrainingOptions, start: StableDiffusion | 
     """Check the options before any training.
 
     Raises InputError for a folder that is a file, if a stage that another one depends on is missing, or if retraining
-    it would invalidate an existing later stage; MismatchError for a model to start from with other sizes.
+    it would invalidate an existing later stage; OutputError for a folder that cannot be; MismatchError for a model to
+    start from with other sizes.
     """
     folder = options.folder
-    if folder.exists() and not folder.is_dir():
+    if os.path.isfile(folder):
         raise InputError(f"{folder} is a file; name a folder for the runs.")
+    check_folder(folder, overwrite=True)
     if options.keep_latents and (stages != ["vae"] or start is None):
         raise InputError("keep_latents trains the stage 'vae' of a model; name that stage and the model to start from.")
     for name, stage in STAGES.items():
