@@ -10,7 +10,7 @@ import torch
 
 from minisd.errors import InputError, OutOfMemory
 
-REMEDIES = "choose a smaller size, fewer images at once, or dtype bfloat16"
+REMEDIES = "choose a smaller size, fewer images at once or, on a GPU, dtype bfloat16"
 CPU_MESSAGES = (  # torch has no class for these errors, which are RuntimeErrors
     "can't allocate memory",
     "not enough memory",

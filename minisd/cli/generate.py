@@ -1,9 +1,11 @@
 """`minisd "a prompt"`: draw images and save them."""
 
 import argparse
+import os
 import secrets
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +19,7 @@ from tqdm import tqdm
 import weights_loader
 from minisd import images, schedulers
 from minisd._internal import validation
+from minisd._internal.messages import shown
 from minisd.cli.inputs import file_stem, numbered, read_prompt, split_option
 from minisd.cli.options import SAMPLERS
 from minisd.cli.output import save_film, save_image, say
@@ -65,12 +68,14 @@ def run(args: argparse.Namespace) -> int:
     loaded = time.perf_counter()
     dropped = sd.tokenizer.encode(inputs.prompt).dropped[0] if args.strict_prompt else ""
     if dropped:
-        raise InputError(f"the prompt is too long, {dropped!r} would be dropped; shorten it.")
-    seed = secrets.randbelow(2**32) if args.seed is None else args.seed
+        raise InputError(f"the prompt is too long, {shown(dropped)} would be dropped; shorten it.")
+    first = secrets.randbelow(2**32) if args.seed is None else validation.seed(args.seed)
+    drawn = inputs.count * inputs.candidates
+    seeds = [(first + k) % (validation.LARGEST_SEED + 1) for k in range(drawn)]  # as make_generators numbers them
     total = sd.defaults.num_inference_steps if args.steps is None else args.steps
 
     film = Film(sd, every=max(1, total // 8))
-    steps = _denoise(args, inputs, models, seed, total)
+    steps = _denoise(args, inputs, models, seeds, total)
     steps = film.watch(steps) if args.film else steps
     calls = None if args.image or refiner else len(sd.scheduler.grid(total))  # --strength changes the number of calls
     for step in tqdm(steps, total=calls, disable=args.quiet or not sys.stderr.isatty()):
@@ -85,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     guidance = sd.defaults.guidance_scale if args.guidance is None else args.guidance
     for k, image in enumerate(finished):
         settings = {
-            "prompt": inputs.prompt, "negative_prompt": args.negative, "seed": seed + kept[k], "steps": total,
+            "prompt": inputs.prompt, "negative_prompt": args.negative, "seed": seeds[kept[k]], "steps": total,
             "guidance_scale": guidance, "model": inputs.model, "sampler": type(sd.scheduler).__name__,
             "software": "minisd", **({"loras": args.lora} if args.lora else {}),
             **({"refiner": args.refiner, "handover": args.handover} if refiner else {}),
@@ -94,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         }  # fmt: skip
         target = inputs.targets[k] if inputs.targets else images.free_name(Path(), file_stem(inputs.prompt))
         path = save_image(image, target, args.overwrite, settings)
-        say(f"{path}  {image.width} x {image.height}, seed {seed + kept[k]}, {total} steps, guidance {guidance:g}")
+        say(f"{path}  {image.width} x {image.height}, seed {seeds[kept[k]]}, {total} steps, guidance {guidance:g}")
     if args.film:
         save_film(film, args.film, args.overwrite)
     say(f"{seconds:.1f} s on {inputs.device}, after {loaded - began:.1f} s to load {inputs.model}")
@@ -112,19 +117,34 @@ def _read_inputs(args: argparse.Namespace) -> Inputs:
     if args.film and args.film.suffix.lower() not in (".png", ".gif"):
         raise OutputError(f"{args.film} has the suffix {args.film.suffix!r}, expected .png (a strip) or .gif.")
     targets = [numbered(args.output, k, count) for k in range(count)] if args.output else None
-    for target in [*(targets or []), *([args.film] if args.film else [])]:
+    named = targets or [images.free_name(Path(), file_stem(prompt))]  # the latter to see whether the folder is writable
+    for target in [*named, *([args.film] if args.film else [])]:
         images.check_target(target, args.overwrite)
+    if args.film and any(os.path.realpath(args.film) == os.path.realpath(target) for target in named):
+        raise OutputError(f"{args.film} is the name of --film and of an image; give two names.")
     if args.image is not None and args.upscale is not None:
         raise InputError("--image and --upscale were both given; remove one of them.")
     image, mask, depth = (
         None if path is None else images.open_image(path)
         for path in (args.image or args.upscale, args.mask, args.depth)
     )
+    device = weights_loader.check_device(args.device or weights_loader.best_device())
+    _note_what_surprises(args, prompt, device)
     return Inputs(
-        prompt, _model_for_task(args), weights_loader.check_device(args.device or weights_loader.best_device()),
+        prompt, _model_for_task(args), device,
         count, candidates, scale, targets, image, mask, depth, [split_option(text) for text in args.embedding],
         [(path, 1.0 if weight is None else real(weight)) for path, weight in map(split_option, args.lora)],
     )  # fmt: skip
+
+
+def _note_what_surprises(args: argparse.Namespace, prompt: str, device: torch.device) -> None:
+    """Say what is allowed, and seldom meant."""
+    if not prompt.strip():
+        warnings.warn("the prompt is empty, so the image shows anything that the model draws without one", stacklevel=2)
+    if args.guidance is not None and args.guidance < 0:
+        warnings.warn("guidance_scale is negative, which guides away from the prompt", stacklevel=2)
+    if args.dtype == "float16" and device.type == "cpu":
+        warnings.warn("float16 is slow on a CPU; float32 is faster", stacklevel=2)
 
 
 def _load_models(args: argparse.Namespace, inputs: Inputs) -> Models:
@@ -157,18 +177,17 @@ def _load_models(args: argparse.Namespace, inputs: Inputs) -> Models:
 
 
 def _denoise(
-    args: argparse.Namespace, inputs: Inputs, models: Models, seed: int, total: int
+    args: argparse.Namespace, inputs: Inputs, models: Models, seeds: list[int], total: int
 ) -> Iterator[DenoisingStep]:
     """The denoising steps of the pipeline, then those of the refiner."""
     sd, refiner, _ = models
-    drawn = inputs.count * inputs.candidates
-    common = {"num_inference_steps": total, "guidance_scale": args.guidance, "num_images_per_prompt": drawn}
+    common = {"num_inference_steps": total, "guidance_scale": args.guidance, "num_images_per_prompt": len(seeds)}
     steps = sd.denoise(
         inputs.prompt,
         args.negative,
         height=args.height,
         width=args.width,
-        seed=seed,
+        seed=seeds[0],
         eta=args.eta,
         image=inputs.image,
         strength=args.strength,
@@ -180,7 +199,7 @@ def _denoise(
     )
     if refiner is None:
         return steps
-    generators = [torch.Generator().manual_seed(seed + k) for k in range(drawn)]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     refine = partial(refiner.denoise, inputs.prompt, args.negative, generator=generators, **common)
     return _then_refine(steps, partial(refine, denoising_start=args.handover))
 

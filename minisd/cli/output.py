@@ -1,27 +1,85 @@
 """Print lines and save images; the image code is imported only where an image is saved."""
 
+import os
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import minisd
+from minisd._internal.messages import printable
 from minisd.errors import OutputError
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
+class Lines:
+    """A standard stream that may be closed, full or a pipe without a reader: no work is lost because of it.
+
+    What cannot be written is dropped. error: why; None while all was written.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        """stream: None where the stream was closed before the program began; its lines are not missed."""
+        self.stream = stream
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write the text; at the end of a line also to the disk, so that a full one is noticed with the first line."""
+        self._try(lambda stream: stream.write(_encodable(text, stream)))
+        if text.endswith("\n"):
+            self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what waits in the stream's buffer."""
+        self._try(lambda stream: stream.flush())
+
+    def _try(self, action: Callable[[TextIO], object]) -> None:
+        if self.stream is None or self.error is not None:
+            return
+        try:
+            action(self.stream)
+        except OSError as error:
+            self.error = error
+            with suppress(OSError, ValueError):  # what waits in the buffer, and is written at the end, goes nowhere
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+    def isatty(self) -> bool:
+        """Whether a person reads the stream."""
+        return self.stream is not None and self.stream.isatty()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def open_closed_descriptors() -> None:
+    """Give the numbers of closed standard streams to the null device, so that no file that is written gets them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+
+
 def say(text: str, stream: TextIO | None = None) -> None:
     """Print a line, by default on standard output; characters that the terminal cannot show are escaped."""
     stream = sys.stdout if stream is None else stream
-    encoding = stream.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+    print(_encodable(text, stream), file=stream)
 
 
 def complain(text: str) -> None:
-    """Print an error or a note on standard error, in one line."""
-    say(" ".join(text.split()), sys.stderr)
+    """Print an error or a note on standard error, in one printable line."""
+    if sys.stderr is not None:
+        say(printable(text), sys.stderr)
+
+
+def _encodable(text: str, stream: TextIO | None) -> str:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def save_image(image: "Image.Image", path: Path, overwrite: bool, settings: dict[str, object]) -> Path:

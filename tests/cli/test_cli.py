@@ -297,3 +297,44 @@ def test_characters_that_the_terminal_lacks_are_escaped() -> None:
     say("a snowman, \u2603", stream)
     stream.flush()
     assert raw.getvalue() == b"a snowman, \\u2603\n"
+
+
+def test_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """One file for two results, a folder that cannot be written, a film that no format holds."""
+    monkeypatch.setattr(weights_loader, "load", lambda *_, **__: pytest.fail("the model was loaded first"))
+    monkeypatch.chdir(tmp_path)
+    for arguments, message in (
+        (("--film", "z.png", "-o", "./z.png"), "z.png is the name of --film and of an image"),
+        (("--film", "f.mp4"), "expected .png (a strip) or .gif"),
+    ):
+        assert run("a", *arguments) == 8
+        assert message in capsys.readouterr().err
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert run("a") == 8
+    assert "read-only" in capsys.readouterr().err
+
+
+def test_what_is_seldom_meant_is_said(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    target = str(tmp_path / "a.png")
+    options = ("--guidance", "-2", "--dtype", "float16", "--steps", "1", "-o", target)
+    assert run(" ", *options, "--model", model) == 0
+    printed = capsys.readouterr().err
+    for note in ("the prompt is empty", "--guidance is negative", "float16 is slow on a CPU"):
+        assert f"note: {note}" in printed
+
+
+def test_messages_are_short_and_printable(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "long.txt").write_text(" ".join(f"w{i}" for i in range(100_000)))
+    for arguments in (("--strict-prompt",), ("-o", str(tmp_path / "a.png"))):
+        run(f"@{tmp_path / 'long.txt'}", "--steps", "1", *arguments)
+        lines = capsys.readouterr().err.splitlines()
+        assert lines
+        assert max(map(len, lines)) < 1200
+    for name in ("y" * 300, "a\u202eb.safetensors", "a\0b"):
+        for option in ("--lora", "--embedding", "--image", "--model", "--clip"):
+            assert run("a", "--best-of", "2", option, name) == 2
+            printed = capsys.readouterr().err.rstrip("\n")
+            assert printed.isprintable()
+            assert len(printed) < 1000
