@@ -8,8 +8,8 @@ import weights_loader
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load the model, save it, print where."""
-    sd = weights_loader.load(args.source, prediction_type=args.prediction_type, tokenizer=args.tokenizer)
+    """Load the model in the precision of its files, save it, print where."""
+    sd = weights_loader.load(args.source, dtype=None, prediction_type=args.prediction_type, tokenizer=args.tokenizer)
     layout = "ldm" if args.target.suffix == ".safetensors" else "diffusers"
     dtype = None if args.dtype is None else getattr(torch, args.dtype)
     weights_loader.save(sd, args.target, layout=layout, dtype=dtype, overwrite=args.overwrite)
