@@ -33,28 +33,33 @@ def prepare_latents(
 ) -> InitialLatents:
     """The initial latents of a request. Noise is drawn in the reference's order, so that seeds mean the same.
 
-    low_res: the noise schedule of an upscaler's small image.
+    With one generator, the noise of a given image's latents is drawn once, however many images begin with it; with
+    one for each image, each draws its own. low_res: the noise schedule of an upscaler's small image.
     """
-    image, mask, depth = (
-        None if each is None else each.to(device) for each in (request.image, request.mask, request.depth)
-    )
-    cells = request.shape[2:]
+    count, cells = request.shape[0], request.shape[2:]
+    given = (None if each is None else each.to(device) for each in (request.image, request.mask, request.depth))
+    if len(request.generators) > 1:
+        given = (None if each is None else to_rows(each, count) for each in given)
+    image, mask, depth = given
     image_latents, repaint_mask, noise_level, extra_channels = None, None, None, []
 
     if image is not None and request.task == "upscaling":
         noise_level = torch.full((1,), request.noise_level, device=device)
         extra_channels = [low_res.add_noise(image, randn(image.shape), request.noise_level)]
     elif image is not None and (request.task != "inpainting" or request.start > 0):
-        image_latents = encode_pixels(vae, image, randn)
+        image_latents = to_rows(encode_pixels(vae, image, randn), count)
     noise = randn(request.shape) if request.latents is None else request.latents.to(device, torch.float32)
     if image is not None and mask is not None:
         small_mask = F.interpolate(mask, size=cells)
         if request.task == "inpainting":
-            extra_channels = [small_mask, encode_pixels(vae, image * (1 - mask), randn)]
+            pairs = max(len(image), len(mask))
+            unmasked = to_rows(image, pairs) * (1 - to_rows(mask, pairs))
+            extra_channels = [small_mask, encode_pixels(vae, unmasked, randn)]
         else:
-            repaint_mask = small_mask
+            repaint_mask = to_rows(small_mask, count)
     if depth is not None:
         extra_channels = [to_unit_range(F.interpolate(depth, size=cells, mode="bicubic"))]
+    extra_channels = [to_rows(each, count) for each in extra_channels]
 
     if request.resumed:
         x = noise
@@ -63,6 +68,11 @@ def prepare_latents(
     else:
         x = request.scheduler.add_noise(request.grid, 0, image_latents, noise)
     return InitialLatents(x, noise, extra_channels, noise_level, image_latents, repaint_mask)
+
+
+def to_rows(values: Tensor, count: int) -> Tensor:
+    """Rows (n, ...), each repeated, so that there are `count`, a multiple of n."""
+    return values.repeat_interleave(count // len(values), 0)
 
 
 def to_unit_range(depth: Tensor) -> Tensor:

@@ -19,8 +19,9 @@ class Request:
 
     shape: of the latents. start: the steps that the grid skips at the beginning, because an image is given. stop: the
     number of calls after which another model takes over. resumed: the latents come from another model and are not
-    unit noise. image: (B, 3, H, W) in [-1, 1]; mask: (B, 1, H, W), 1 where to repaint; depth: (B, 1, H, W), any units,
-    larger is nearer. noise_level: of an upscaler's small image, 0 for other models. guidance_scales: one for each call.
+    unit noise. image: (n, 3, H, W) in [-1, 1]; mask: (n, 1, H, W), 1 where to repaint; depth: (n, 1, H, W), any units,
+    larger is nearer; each as given: n is 1, the number of prompts, or B. noise_level: of an upscaler's small image, 0
+    for other models. guidance_scales: one for each call.
     notices: what the caller should be warned of.
     """
 
