@@ -120,6 +120,10 @@ def locate(
     try:
         return _from_hub(HubIds((source,)), notices, revision, variant, offline, progress)
     except HubNotFound as error:
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        if not isinstance(error.__cause__, RepositoryNotFoundError):  # the repository is there
+            raise
         raise HubNotFound(f"{error} ({_suggest(source)})") from error
 
 

@@ -15,7 +15,7 @@ API = "api"  # the file name under which a fault of the listing is set
 
 @dataclass
 class Fault:
-    """What goes wrong `times` times: an HTTP status, or drop, cut, flip, short, html, odd, hang, loop."""
+    """What goes wrong `times` times: an HTTP status, or drop, cut, flip, short, html, odd, hang, loop, slow, other."""
 
     kind: str | int
     times: float = 1
@@ -125,6 +125,8 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"ETag": f'"{digest(body)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if len(body) >= LFS_FROM:
             headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(body))}
+        if fault.kind == "other":
+            headers["X-Repo-Commit"] = "0" * 40
         if fault.kind == "flip":
             body = body[:-1] + bytes([body[-1] ^ 1])
         if fault.kind == "short":
@@ -133,15 +135,28 @@ class _Handler(BaseHTTPRequestHandler):
         if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
             start, status = int(match[1]), 206
             headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
-        self.send(status, body[start:], headers, sent={"drop": 0.5, "cut": 0.0}.get(fault.kind, 1.0))
+        self.send(
+            status,
+            body[start:],
+            headers,
+            sent={"drop": 0.5, "cut": 0.0}.get(fault.kind, 1.0),
+            slow=fault.kind == "slow",
+        )
 
-    def send(self, status: int, body: bytes, headers: dict[str, str] | None = None, sent: float = 1.0) -> None:
+    def send(
+        self, status: int, body: bytes, headers: dict[str, str] | None = None, sent: float = 1.0, slow: bool = False
+    ) -> None:
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command != "HEAD":
+        if self.command != "HEAD" and slow:
+            for i in range(len(body)):
+                self.wfile.write(body[i : i + 1])
+                if self.server_hub.leaving.wait(0.05):
+                    return
+        elif self.command != "HEAD":
             self.wfile.write(body[: int(len(body) * sent)])
         if sent < 1:
             self.close_connection = True

@@ -15,8 +15,9 @@ from huggingface_hub import constants
 
 from minisd._internal.atomic_files import write_json, write_text
 from minisd._internal.json_files import read_json
+from minisd._internal.model_files import safe_join
 from minisd.errors import MinisdError
-from weights_loader.model_folder import ModelFolder, safe_join
+from weights_loader.model_folder import ModelFolder
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # git's hash of a small file | SHA-256 of a large one
@@ -33,8 +34,9 @@ def read_reference(repo: str, revision: str) -> str | None:
     """The commit of a branch, tag or commit when it was downloaded; None if it was not."""
     if COMMIT.fullmatch(revision):
         return revision
-    path = safe_join(repo_folder(repo) / "refs", revision)
-    commit = path.read_text().strip() if path.is_file() else ""
+    commit = ""
+    with suppress(OSError, UnicodeDecodeError):
+        commit = safe_join(repo_folder(repo) / "refs", revision).read_text(encoding="ascii").strip()
     return commit if COMMIT.fullmatch(commit) else None
 
 
@@ -53,11 +55,10 @@ class Snapshot(ModelFolder):
         super().__init__(repo_folder(repo) / "snapshots" / commit)
         self.repo, self.commit = repo, commit
         self._record = repo_folder(repo) / "minisd" / f"{commit}.json"
-        record: dict = {}
-        with suppress(MinisdError):
-            record = read_json(self._record)
-        self.listing: Listing = record.get("files", {}) if listing is None else listing
-        self._verified: dict[str, list[int]] = record.get("checked", {})
+        known, self._verified = _read_record(self._record)
+        self.listing = known if listing is None else listing
+        if self.listing != known:
+            self._verified = {}  # without these sizes and hashes, or with others
 
     def has(self, name: str) -> bool:
         """Whether a file is in the cache."""
@@ -108,6 +109,19 @@ class Snapshot(ModelFolder):
             with suppress(OSError):
                 if time.time() - path.stat().st_mtime > ABANDONED_AFTER:
                     path.unlink()
+
+
+def _read_record(path: Path) -> tuple[Listing, dict[str, list[int]]]:
+    """The files of a commit, and the stamps of those that were verified; nothing where the record is not as written."""
+    try:
+        record = read_json(path)
+        listing = {str(name): (size, digest) for name, (size, digest) in record["files"].items()}
+        verified = {str(name): [*stamp] for name, stamp in record["checked"].items()}
+    except (MinisdError, KeyError, TypeError, ValueError, AttributeError):
+        return {}, {}
+    kinds = {(type(size), type(digest)) for size, digest in listing.values()}
+    plain = kinds <= {(a, b) for a in (int, type(None)) for b in (str, type(None))}
+    return (listing, verified) if plain else ({}, {})
 
 
 def _hash(path: Path, length: int) -> str:

@@ -103,6 +103,7 @@ def _download(repo: str, notices: list[str], revision: str, variant: str | None)
     _fetch(copy, files, notices)
     if revision != commit:
         write_reference(repo, revision, commit)  # last: a reference always leads to a complete model
+    copy.remove_abandoned_downloads()
     return copy.path
 
 
@@ -136,7 +137,6 @@ def _fetch(copy: Snapshot, names: list[str], notices: list[str]) -> None:
     wanted = [name for name in names if not copy.has(name)]
     if not wanted:
         return
-    copy.remove_abandoned_downloads()
     copy.save_record()
     total, done = sum(map(copy.size, wanted)), 0
     cache = Path(constants.HF_HUB_CACHE)
@@ -155,6 +155,11 @@ def _fetch(copy: Snapshot, names: list[str], notices: list[str]) -> None:
         except IntegrityError:
             copy.discard(name)
             raise
+        if not copy.has(name):  # the client stores a file under the commit that the answer names
+            raise HubUnreachable(
+                f"{constants.ENDPOINT} answered for another commit of {copy.repo} than {copy.commit} ({name}); try "
+                "again, and check the mirror in HF_ENDPOINT if it is set."
+            )
         if not copy.is_intact(name):
             copy.discard(name)
             raise IntegrityError(

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import huggingface_hub.errors as hf
@@ -22,6 +23,7 @@ from minisd.errors import (
     MinisdError,
     OutputError,
 )
+from weights_loader.hub.speed import LEAST_SPEED, TooSlow, least_speed
 
 WAITS = (1.0, 4.0)  # seconds before the second and third attempt
 LONGEST_WAIT = 30  # seconds; if a hub asks for more, its error is raised at once
@@ -35,14 +37,15 @@ def attempt(call: Callable[[], T], repo: str, what: str) -> T:
     """
     for wait in (*WAITS, None):
         try:
-            with _quiet_client():
+            with _quiet_client(), least_speed():
                 return call()
         except Exception as error:
             problem = translate(error, repo, what)
             if problem is None:
                 raise
             wait = _retry_after(error) if isinstance(problem, HubRateLimited) and wait is not None else wait
-            if wait is None or wait > LONGEST_WAIT or not isinstance(problem, HubRateLimited | HubUnreachable):
+            final = isinstance(error, TooSlow) or not isinstance(problem, HubRateLimited | HubUnreachable)
+            if wait is None or wait > LONGEST_WAIT or final:
                 raise problem from error
             time.sleep(wait)
     raise AssertionError("unreachable")
@@ -86,6 +89,11 @@ def translate(error: BaseException, repo: str, what: str) -> MinisdError | None:
             return InputError(f"{repo!r} cannot be a hub id, expected 'owner/name'.")
         case hf.HfHubHTTPError():
             return _from_status(error.response.status_code, error, repo, what)
+        case TooSlow():
+            return HubUnreachable(
+                f"{constants.ENDPOINT} is too slow for {what} of {repo} ({error}, expected {LEAST_SPEED:,} bytes a "
+                "second); try again later, or check the network."
+            )
         case hf.HTTPError() | hf.FileMetadataError() | hf.LocalEntryNotFoundError() | ConnectionError():
             return HubUnreachable(
                 f"{constants.ENDPOINT} gave no valid answer for {what} of {repo} ({type(error).__name__}); "
@@ -93,7 +101,7 @@ def translate(error: BaseException, repo: str, what: str) -> MinisdError | None:
             )
         case RuntimeError() | hf.XetDownloadError():  # of the transfer library hf_xet
             return HubUnreachable(f"the transfer of {what} of {repo} failed ({type(error).__name__}); try again.")
-        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
             return OutputError(f"{constants.HF_HUB_CACHE} has no space for {what} of {repo}; make room.")
         case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS | errno.ENOTDIR | errno.EEXIST):
             return OutputError(
@@ -128,4 +136,9 @@ def _retry_after(error: BaseException) -> float:
     """The seconds that the hub asks to wait."""
     response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
     value = "" if response is None else response.headers.get("Retry-After", "")
-    return float(value) if value.isdecimal() else 5.0
+    if value.isdecimal():
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):  # no date
+        return 5.0

@@ -37,6 +37,8 @@ if job["ban"]:
     socket.socket.connect = socket.socket.connect_ex = socket.create_connection = socket.getaddrinfo = banned
 from huggingface_hub import constants
 constants.DOWNLOAD_CHUNK_SIZE = 1000
+from weights_loader.hub import speed
+speed.WINDOW = job["window"]
 from weights_loader.sources import resolve
 results = []
 for source, options in job["calls"]:
@@ -56,7 +58,7 @@ print(json.dumps({"results": results, "sleeps": sleeps, "sockets": sockets}))
 """
 
 
-def run(hub: LocalHub, home: Path, *calls: tuple, ban: bool = False, **environment: str) -> dict:
+def run(hub: LocalHub, home: Path, *calls: tuple, ban: bool = False, window: float = 30, **environment: str) -> dict:
     """Resolve in a fresh process with the cache in `home`; calls are (source, options)."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
     env = clean | {
@@ -69,7 +71,7 @@ def run(hub: LocalHub, home: Path, *calls: tuple, ban: bool = False, **environme
         **environment,
     }
     calls = tuple((c, {}) if isinstance(c, str) else c for c in calls)
-    job = json.dumps({"calls": calls, "ban": ban})
+    job = json.dumps({"calls": calls, "ban": ban, "window": window})
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(ROOT)],
         input=job,
@@ -386,6 +388,7 @@ def test_unknown_names(hub: LocalHub, tmp_path: Path) -> None:
     assert "did you mean CompVis/stable-diffusion-v1-4" in typo["message"]
     assert revision["error"] == "HubNotFound"
     assert "'v2'" in revision["message"]
+    assert "known models" not in revision["message"]
     assert invalid["error"] == "InputError"
 
 
@@ -447,7 +450,12 @@ def test_what_the_system_says() -> None:
     """Faults that root does not meet, or that the disk will not give on demand."""
     from weights_loader.hub.errors import translate
 
-    for code, word in ((errno.ENOSPC, "make room"), (errno.EACCES, "HF_HOME"), (errno.EROFS, "HF_HOME")):
+    for code, word in (
+        (errno.ENOSPC, "make room"),
+        (errno.EFBIG, "make room"),
+        (errno.EACCES, "HF_HOME"),
+        (errno.EROFS, "HF_HOME"),
+    ):
         error = translate(OSError(code, "by the system"), "me/model", "unet/config.json")
         assert type(error) is OutputError
         assert word in str(error)
@@ -464,6 +472,50 @@ def test_killed_download_leaves_nothing_for_ever(hub: LocalHub, tmp_path: Path) 
     os.utime(old, (1, 1))
     assert run(hub, tmp_path, "me/model")["results"][0]["error"] is None
     assert leftovers(tmp_path) == [running]
+    os.utime(running, (1, 1))
+    assert run(hub, tmp_path, "me/model")["results"][0]["error"] is None  # nothing is left to download
+    assert leftovers(tmp_path) == []
+
+
+def test_a_server_that_only_trickles_is_given_up(hub: LocalHub, tmp_path: Path) -> None:
+    hub.repos["me/model"] = model()
+    hub.fail("me/model", "GET", UNET, "slow")
+    (slow,) = run(hub, tmp_path, "me/model", window=0.5)["results"]
+    assert (slow["error"], slow["exit"]) == ("HubUnreachable", 4)
+    assert "is too slow for" in slow["message"]
+    assert hub.requests("me/model").count(UNET) == 1
+    assert run(hub, tmp_path, "me/model", window=0.5)["results"][0]["error"] is None
+
+
+def test_a_mirror_that_answers_for_another_commit(hub: LocalHub, tmp_path: Path) -> None:
+    hub.repos["me/model"] = model()
+    for method in ("HEAD", "GET"):
+        hub.fail("me/model", method, "unet/config.json", "other")
+    (other,) = run(hub, tmp_path, "me/model")["results"]
+    assert other["error"] == "HubUnreachable"
+    assert "answered for another commit of me/model" in other["message"]
+
+
+RECORDS: list[object] = [
+    None, [], "x", {"files": [], "checked": {}}, {"files": None, "checked": None}, {"files": {"a": 1}, "checked": {}},
+    {"files": {"unet/config.json": ["1", 2]}, "checked": {}}, {"files": {}, "checked": {"unet/config.json": 3}},
+]  # fmt: skip
+
+
+def test_a_record_that_was_changed_is_made_anew(hub: LocalHub, tmp_path: Path) -> None:
+    """And a reference that is no text; online as offline."""
+    hub.repos["me/model"] = model()
+    folder = Path(run(hub, tmp_path, "me/model")["results"][0]["folder"])
+    record = folder.parents[1] / "minisd" / f"{folder.name}.json"
+    good = record.read_bytes()
+    for value in RECORDS:
+        record.write_text(json.dumps(value))
+        offline, online = run(hub, tmp_path, ("me/model", {"offline": True}), "me/model")["results"]
+        assert (offline["error"], online["error"]) == (None, None), value
+        assert json.loads(record.read_bytes())["files"] == json.loads(good)["files"]
+    (folder.parents[1] / "refs" / "main").write_bytes(b"\xff\xfe")
+    (offline,) = run(hub, tmp_path, ("me/model", {"offline": True}))["results"]
+    assert offline["error"] == "HubOffline"
 
 
 def test_full_disk_is_seen_before_the_download(hub: LocalHub, tmp_path: Path) -> None:
