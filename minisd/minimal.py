@@ -28,8 +28,7 @@ def text_to_image(
     text = text_encoder(ids)  # (2, 77, width)
 
     generator = torch.Generator().manual_seed(seed)
-    size = unet.config.sample_size
-    shape = (1, vae.config.latent_channels, size, size)
+    shape = (1, vae.config.latent_channels, *unet.config.cells)
     grid = scheduler.grid(steps)
     latents, memory = torch.randn(shape, generator=generator) * grid.init_noise_sigma, None
     for i, t in enumerate(grid.timesteps):
@@ -40,4 +39,4 @@ def text_to_image(
             grid, i, latents, prediction, memory, lambda: torch.randn(shape, generator=generator)
         )
 
-    return vae.decode(latents / vae.config.scaling_factor).clamp(-1, 1)
+    return vae.decode(vae.raw(latents)).clamp(-1, 1)

@@ -3,6 +3,7 @@
 import copy
 import gzip
 import json
+import os
 import pickle
 import shutil
 import time
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Engine
 from tokenizers import models, pre_tokenizers, trainers
 
-from minisd.errors import FileFormatError, InputError, MismatchError, OutputError
+from minisd.errors import FileFormatError, InputError, MismatchError, OutputError, UnsafeFileError
 from minisd.tokenizer import Encoding, PromptTruncated, Tokenizer, byte_alphabet, clip_vocabulary
 
 transformers = pytest.importorskip("transformers")
@@ -480,7 +481,7 @@ def test_original_bpe_file_of_official_size(sd1, official_folders, tmp_path):
         ("vocab.json", b'{"a": 0.0}', FileFormatError),
         ("vocab.json", b'{"a": 0}', MismatchError),
         ("vocab.json", b'{"a": 0, "b": 2}', MismatchError),
-        ("vocab.json", b'{"a": -1}', MismatchError),
+        ("vocab.json", b'{"a": -1}', FileFormatError),
         ("merges.txt", b"#version: 0.2\na b c\n", FileFormatError),
         ("merges.txt", b"\xff\xff", FileFormatError),
         ("merges.txt", b"#version: 0.2\nzq zq\n", MismatchError),
@@ -488,9 +489,11 @@ def test_original_bpe_file_of_official_size(sd1, official_folders, tmp_path):
         ("special_tokens_map.json", b'{"pad_token": 3}', FileFormatError),
         ("special_tokens_map.json", b'{"pad_token": {}}', FileFormatError),
         ("special_tokens_map.json", b'{"pad_token": "[PAD]"}', MismatchError),
+        ("special_tokens_map.json", b'{"bos_token": "a"}', MismatchError),
+        ("special_tokens_map.json", b'{"bos_token": "<|endoftext|>"}', MismatchError),
         ("tokenizer_config.json", b"null", FileFormatError),
         ("tokenizer_config.json", b'{"model_max_length": "77"}', FileFormatError),
-        ("tokenizer_config.json", b'{"model_max_length": 1}', MismatchError),
+        ("tokenizer_config.json", b'{"model_max_length": 1}', FileFormatError),
         ("tokenizer_config.json", b'{"added_tokens_decoder": [1]}', FileFormatError),
         ("added_tokens.json", b'{"<x>": "y"}', FileFormatError),
         ("added_tokens.json", b'{"<x>": 100000}', MismatchError),
@@ -585,3 +588,49 @@ def test_copies_are_independent(small):
         assert len(twin) == len(small) + 1
         assert small.token_to_id("<x>") is None
         assert torch.equal(twin("a puppy"), small("a puppy"))
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2, -1])
+def test_merges_that_were_cut_do_not_fit_the_vocabulary(
+    small_folders: dict[str, Path], tmp_path: Path, lines: int
+) -> None:
+    """A broken download is a valid file that makes other tokens: the vocabulary tells which merges there must be."""
+    folder = shutil.copytree(small_folders["sd1"], tmp_path / "cut")
+    whole = (folder / "merges.txt").read_text().splitlines(keepends=True)
+    (folder / "merges.txt").write_text("".join(whole[:lines]))
+    with pytest.raises(MismatchError, match=r"merges\.txt holds .* merges, and none that makes"):
+        Tokenizer.from_folder(folder)
+
+
+def test_files_of_a_vocabulary_are_regular_small_and_in_their_folder(
+    small_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("vocab.json", "merges.txt", "special_tokens_map.json"):
+        folder = shutil.copytree(small_folders["sd1"], tmp_path / name / "m")
+        (folder / name).rename(tmp_path / name / "outside")
+        (folder / name).symlink_to(tmp_path / name / "outside")
+        with pytest.raises(UnsafeFileError, match=rf"{name} is a link that leads out of its folder"):
+            Tokenizer.from_folder(folder)
+        (folder / name).unlink()
+        (folder / name).mkdir()
+        with pytest.raises(FileFormatError, match=f"{name} is a folder"):
+            Tokenizer.from_folder(folder)
+        (folder / name).rmdir()
+        (folder / name).write_bytes(gzip.compress(b" " * 40_000_000))
+        with pytest.raises(FileFormatError, match=rf"{name} has more than 32,000,000 bytes"):
+            Tokenizer.from_folder(folder)
+        if hasattr(os, "mkfifo"):
+            (folder / name).unlink()
+            os.mkfifo(folder / name)
+            with pytest.raises(UnsafeFileError, match=f"{name} is a device, socket or pipe"):
+                Tokenizer.from_folder(folder)
+    for path in ("y" * 300, "a\0b"):
+        with pytest.raises(FileFormatError, match="is not a folder"):
+            Tokenizer.from_folder(path)
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", forbidden)
+    with pytest.raises(FileFormatError, match=r"tokenizer_config\.json cannot be read \(Permission denied\)"):
+        Tokenizer.from_folder(small_folders["sd1"])

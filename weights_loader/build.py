@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from minisd.errors import MismatchError
+from weights_loader.devices import stored_dtype
 from weights_loader.names import TensorSource
 
 MAX_NAMES_SHOWN = 10  # in an error message
@@ -67,19 +68,31 @@ class NoInitialisation(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def check_blocks(blocks: int, tensors: Tensors, what: str) -> None:
+    """Refuse a config of more blocks than the file has tensors, before anything is built, which takes time for each.
+
+    Raises MismatchError. build() compares everything else.
+    """
+    if blocks > len(tensors.shapes):
+        raise MismatchError(
+            f"{what}: the config describes {blocks:,} blocks of layers and the file holds {len(tensors.shapes):,} "
+            "tensors; one of the two belongs to another model."
+        )
+
+
 def build(
     blank: Callable[[], Network],
     tensor_sources: Callable[[list[str]], Mapping[str, TensorSource]],
     tensors: Tensors,
     what: str,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     ignorable: Callable[[str], bool] | None = None,
 ) -> Network:
     """Fill the network that `blank` makes: each parameter from its source; each tensor must be used or ignorable.
 
     tensor_sources: {parameter: its source}, for a list of parameters. what: the name of the network in messages.
-    ignorable: whether a tensor of that name may be left out; None: no tensor.
+    dtype: None keeps that of each tensor. ignorable: whether a tensor of that name may be left out; None: no tensor.
     Raises MismatchError, which lists the missing, unexpected and misshapen tensors.
     """
     with torch.device("meta"), NoInitialisation():
@@ -92,7 +105,7 @@ def build(
         tensor = source.read(tensors.tensor(source.name))
         if not tensor.is_floating_point():
             raise MismatchError(f"{what}: {source.name} holds {tensor.dtype}, expected floating-point weights.")
-        state[name] = tensor.to(device=device, dtype=dtype)
+        state[name] = tensor.to(device=device, dtype=stored_dtype(tensor.dtype) if dtype is None else dtype)
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval()
 

@@ -1,11 +1,23 @@
 """The config.json and preprocessor_config.json of transformers' CLIPModel, in both directions."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
+from minisd._internal.messages import shown
 from minisd.configs import CLIPImageConfig, CLIPTextConfig
 from minisd.errors import MismatchError
-from weights_loader.official_configs import Fields, Json, read_fields, text_config, text_json, write_fields
+from weights_loader.official_configs import (
+    Fields,
+    Json,
+    make_config,
+    official_keys,
+    read_fields,
+    require,
+    text_config,
+    text_json,
+    tuple_of,
+    write_fields,
+)
 
 IMAGE_FIELDS: Fields = {
     "hidden_act": ("activation", "quick_gelu"),
@@ -17,25 +29,28 @@ IMAGE_FIELDS: Fields = {
     "num_hidden_layers": ("layers", 12),
     "patch_size": ("patch_size", 32),
 }
+NORMALISATION = {"mean": "image_mean", "std": "image_std"}  # of colours, {our field: official key}
+PREPROCESSOR_MUST_BE = dict.fromkeys(("do_normalize", "do_rescale", "do_resize", "do_center_crop"), True) | {
+    "resample": 3,  # bicubic
+    "rescale_factor": 1 / 255,
+}
 
 
 def clip_configs(json: Json) -> tuple[CLIPTextConfig, CLIPImageConfig]:
     """CLIPModel's config.json -> the configs of its text and image encoders. Raises MismatchError."""
     if json.get("model_type") != "clip":
         raise MismatchError(
-            f"the config has model_type {json.get('model_type')!r}, expected 'clip' with both encoders."
+            f"the config has model_type {shown(json.get('model_type'))}, expected 'clip' with both encoders."
         )
     # old files have the second key, too; as in transformers, it takes precedence
     text, vision = (json.get(f"{kind}_config_dict") or json.get(f"{kind}_config") or {} for kind in ("text", "vision"))
-    projection = json.get("projection_dim", 512)
-    fields, channels = read_fields(vision, IMAGE_FIELDS), vision.get("num_channels", 3)
-    if fields["activation"] not in ("quick_gelu", "gelu") or channels != 3:
-        raise MismatchError(
-            f"the config of CLIP's image encoder has hidden_act {fields['activation']!r} and {channels} channels, "
-            "expected 'quick_gelu' or 'gelu' and 3; minisd does not have such a network."
-        )
-    image = CLIPImageConfig(projection_width=projection, **fields)
-    return replace(text_config(text), projection_width=projection), image
+    if not isinstance(text, dict) or not isinstance(vision, dict):
+        raise MismatchError(f"the CLIP config has encoders {shown([text, vision])}, expected two JSON objects.")
+    require(vision, {"num_channels": 3}, "image encoder")
+    values = {"projection_width": json.get("projection_dim", 512), **read_fields(vision, IMAGE_FIELDS)}
+    keys = {**official_keys(IMAGE_FIELDS), "projection_width": "projection_dim"}
+    image = make_config(CLIPImageConfig, "the image encoder config", values, keys)
+    return replace(text_config(text), projection_width=image.projection_width), image
 
 
 def clip_json(text: CLIPTextConfig, image: CLIPImageConfig) -> dict[str, Any]:
@@ -58,15 +73,14 @@ def clip_json(text: CLIPTextConfig, image: CLIPImageConfig) -> dict[str, Any]:
 def with_normalisation(config: CLIPImageConfig, json: Json) -> CLIPImageConfig:
     """The config with the mean and deviation of each colour channel in a preprocessor_config.json.
 
-    Missing values keep those of the config, which are OpenAI's. Raises MismatchError.
+    Missing values keep those of the config, which are OpenAI's. Raises MismatchError, also for images that are
+    prepared in another way.
     """
-    mean, std = json.get("image_mean", config.mean), json.get("image_std", config.std)
-    if not (_is_three_numbers(mean) and _is_three_numbers(std) and all(std) and json.get("do_normalize", True)):
-        raise MismatchError(
-            f"the preprocessor config has image_mean {mean!r}, image_std {std!r} and do_normalize "
-            f"{json.get('do_normalize', True)!r}, expected three numbers each, no deviation of 0, and True."
-        )
-    return replace(config, mean=tuple(mean), std=tuple(std))
+    require(json, PREPROCESSOR_MUST_BE, "preprocessor")
+    values = {**asdict(config)}
+    for name, key in NORMALISATION.items():
+        values[name] = tuple_of(json, key, getattr(config, name), "preprocessor")
+    return make_config(CLIPImageConfig, "the preprocessor config", values, NORMALISATION)
 
 
 def preprocessor_json(config: CLIPImageConfig) -> dict[str, Any]:
@@ -86,7 +100,3 @@ def preprocessor_json(config: CLIPImageConfig) -> dict[str, Any]:
         "rescale_factor": 1 / 255,
         "size": {"shortest_edge": size},
     }
-
-
-def _is_three_numbers(values: Any) -> bool:
-    return isinstance(values, list | tuple) and len(values) == 3 and all(isinstance(v, int | float) for v in values)

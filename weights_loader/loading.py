@@ -1,37 +1,44 @@
 """Load a pipeline: from a folder in diffusers layout here, from an original single file in single_file.py."""
 
 import warnings
-from dataclasses import fields, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from minisd._internal import memory
 from minisd._internal.json_files import read_json
+from minisd._internal.model_files import is_folder, list_folder
 from minisd.adapters.task_variants import apply_variant, variant_from_tensors
 from minisd.configs import UNetConfig
 from minisd.errors import InputError, MismatchError
 from minisd.models import VAE, CLIPTextTransformer, UNet
 from minisd.pipeline import LOW_RES, Defaults, StableDiffusion
 from minisd.pipeline.arguments import SDXL_DEFAULTS, UPSCALER_DEFAULTS
-from minisd.schedulers import NoiseSchedule, Scheduler
+from minisd.schedulers import NoiseSchedule
 from minisd.tokenizer import Tokenizer
 from weights_loader import official_configs
-from weights_loader.build import Network, build, is_position_ids
+from weights_loader.build import Network, build, check_blocks, is_position_ids
 from weights_loader.devices import check_device, check_dtype
 from weights_loader.formats.weight_file import open_weights
-from weights_loader.model_folder import DEFAULTS, LOW_RES_SCHEDULER, SCHEDULER_CONFIG, ModelFolder
-from weights_loader.names import diffusers, expand
+from weights_loader.model_folder import DEFAULTS, LOW_RES_SCHEDULER, MODEL_INDEX, SCHEDULER_CONFIG, ModelFolder
+from weights_loader.names import TensorSource, diffusers, expand
+from weights_loader.names.old_attention import as_stored
 from weights_loader.pixel_configs import pixel_unet_config
+from weights_loader.settings import read_defaults, read_scheduler
 from weights_loader.single_file import load_single_file
 from weights_loader.sources import EMBEDDED, EMBEDDED_VARIANTS, locate, resolve
+from weights_loader.vocabulary import check_length
 
 
+@memory.translated("loading the model")
 def load(
     source: str | Path,
     *,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     variant: str | None = None,
     revision: str | None = None,
     offline: bool | None = None,
@@ -43,6 +50,7 @@ def load(
 
     source: "sticker", "sticker-depth", ...; "sd15", "sdxl", ...; "owner/name"; a folder in diffusers layout; a
     .safetensors or .ckpt file.
+    dtype: None keeps the precision of each weight in the file, to save it again; mixed ones cannot always draw.
     variant: which of several weight files to read, such as "fp16". revision, offline, progress: for the hub.
     prediction_type: what the UNet predicts ("epsilon", "v_prediction", "sample"), in place of what the files say.
     tokenizer: for single files, which contain no vocabulary: a Tokenizer, or a folder with vocab.json and merges.txt.
@@ -51,7 +59,8 @@ def load(
     Tensors stay views of the mapped file where `dtype` and `device` allow, so do not rewrite the file in place.
     Raises the classes of minisd.errors; a model is loaded completely or not at all.
     """
-    check_dtype(dtype)
+    if dtype is not None:
+        check_dtype(dtype)
     device = check_device(device)
     if source in EMBEDDED_VARIANTS:
         sd = _embedded_variant(load(EMBEDDED, device=device, dtype=dtype), EMBEDDED_VARIANTS[str(source)])
@@ -74,7 +83,7 @@ def load(
         return sd
     finally:
         for notice in notices:
-            warnings.warn(notice, stacklevel=2)
+            warnings.warn(notice, stacklevel=3)
 
 
 def load_network(
@@ -100,53 +109,73 @@ def load_network(
 def load_folder(
     folder: ModelFolder,
     device: torch.device | str,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     prediction_type: str | None,
     tokenizer: Tokenizer | None,
 ) -> StableDiffusion:
-    """The pipeline in a model folder. Raises MismatchError, FileFormatError, InputError, UnsafeFileError."""
+    """The pipeline in a model folder. Raises MismatchError, FileFormatError, InputError, UnsafeFileError.
+
+    A MismatchError is about all parts that do not fit.
+    """
     first, *second = folder.text_suffixes
-    scheduler = folder.json("scheduler", SCHEDULER_CONFIG)
-    if prediction_type is not None:
-        scheduler["prediction_type"] = prediction_type
-
-    def text_encoder(suffix: str) -> CLIPTextTransformer:
-        return _network(folder, CLIPTextTransformer, f"text_encoder{suffix}", device, dtype)
-
+    scheduler = read_scheduler(folder.json("scheduler", SCHEDULER_CONFIG), folder.notices, prediction_type)
+    defaults, low_res = _defaults(folder), _low_res_schedule(folder)
+    tokenizers = [Tokenizer.from_folder(folder.file(f"tokenizer{first}")) if tokenizer is None else tokenizer]
+    tokenizers += [Tokenizer.from_folder(folder.file(f"tokenizer{suffix}")) for suffix in second]
+    kinds: dict[str, type[nn.Module]] = {f"text_encoder{s}": CLIPTextTransformer for s in folder.text_suffixes}
+    kinds |= {"vae": VAE, "unet": UNet}
+    parts: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, kind in kinds.items():
+        try:
+            parts[name] = _network(folder, kind, name, device, dtype)
+        except MismatchError as error:
+            problems.append(str(error))
+    if problems:
+        raise MismatchError(" ".join(problems))
+    encoders = [parts[f"text_encoder{suffix}"] for suffix in folder.text_suffixes]
+    for each, encoder in zip(tokenizers, encoders, strict=True):
+        check_length(each, encoder.config)
     return StableDiffusion(
-        tokenizer=Tokenizer.from_folder(folder.file(f"tokenizer{first}")) if tokenizer is None else tokenizer,
-        text_encoder=text_encoder(first),
-        vae=_network(folder, VAE, "vae", device, dtype),
-        unet=_network(folder, UNet, "unet", device, dtype),
-        scheduler=Scheduler.from_config(scheduler),
-        defaults=_defaults(folder),
-        low_res=_low_res_schedule(folder),
-        tokenizer_2=Tokenizer.from_folder(folder.file(f"tokenizer{second[0]}")) if second else None,
-        text_encoder_2=text_encoder(second[0]) if second else None,
+        tokenizer=tokenizers[0],
+        text_encoder=encoders[0],
+        vae=parts["vae"],
+        unet=parts["unet"],
+        scheduler=scheduler,
+        defaults=defaults,
+        low_res=low_res,
+        tokenizer_2=tokenizers[1] if second else None,
+        text_encoder_2=encoders[1] if second else None,
     )
 
 
 def _network(
-    folder: ModelFolder, kind: type[Network], part: str, device: torch.device | str, dtype: torch.dtype
+    folder: ModelFolder, kind: type[Network], part: str, device: torch.device | str, dtype: torch.dtype | None
 ) -> Network:
     """A part of a model folder: its config gives the sizes; older files have other names for some modules."""
     json, tensors, what = folder.json(part), folder.weights(part), f"{folder.path / part}"
-    old_attention = any(name.endswith("attentions.0.query.weight") for name in tensors.shapes)
     config: Any
     ignorable = None
     if kind is UNet:
         is_pixel_unet = json.get("_class_name") == "UNet2DModel"
         config = pixel_unet_config(json) if is_pixel_unet else official_configs.unet_config(json)
-        modules = diffusers.unet(config, old_attention)
+        check_blocks(config.blocks, tensors, what)
+        modules = diffusers.unet(config)
         _check_channels(config, tensors.shapes.get("conv_in.weight", ()), what)
     elif kind is VAE:
         config = official_configs.vae_config(json)
-        modules = diffusers.vae(config, old_attention)
+        check_blocks(config.blocks, tensors, what)
+        modules = diffusers.vae(config)
     else:
         config, ignorable = official_configs.text_config(json), is_position_ids
+        check_blocks(config.layers, tensors, what)
         has_prefix = any(name.startswith("text_model.") for name in tensors.shapes)
         modules = diffusers.text_encoder(config, "text_model." if has_prefix else "")
-    return build(lambda: kind(config), lambda names: expand(modules, names), tensors, what, device, dtype, ignorable)
+
+    def sources(names: list[str]) -> dict[str, TensorSource]:
+        return as_stored(expand(modules, names), tensors.shapes)
+
+    return build(lambda: kind(config), sources, tensors, what, device, dtype, ignorable)
 
 
 def _check_channels(config: UNetConfig, shape: tuple[int, ...], what: str) -> None:
@@ -160,20 +189,19 @@ def _check_channels(config: UNetConfig, shape: tuple[int, ...], what: str) -> No
 
 def _defaults(folder: ModelFolder) -> Defaults:
     """The recommended settings: those that minisd stored in the folder, else those of the model's family."""
-    path = folder.path / DEFAULTS
-    if path.is_file():
-        stored = read_json(path)
-        return Defaults(**{each.name: stored[each.name] for each in fields(Defaults) if each.name in stored})
+    if DEFAULTS in list_folder(folder.path):
+        return read_defaults(read_json(folder.file(DEFAULTS)), DEFAULTS)
     if folder.is_xl:
-        return replace(SDXL_DEFAULTS, zero_empty_prompt=bool(folder.index.get("force_zeros_for_empty_prompt", True)))
-    return UPSCALER_DEFAULTS if (folder.path / LOW_RES_SCHEDULER).is_dir() else Defaults()
+        zeros = {"zero_empty_prompt": folder.index.get("force_zeros_for_empty_prompt", True)}
+        return read_defaults({**asdict(SDXL_DEFAULTS), **zeros}, MODEL_INDEX)
+    return UPSCALER_DEFAULTS if is_folder(folder.path / LOW_RES_SCHEDULER) else Defaults()
 
 
 def _low_res_schedule(folder: ModelFolder) -> NoiseSchedule:
     """The schedule that noises the small image of an upscaler."""
-    if not (folder.path / LOW_RES_SCHEDULER).is_dir():
+    if not is_folder(folder.path / LOW_RES_SCHEDULER):
         return LOW_RES
-    return Scheduler.from_config(folder.json(LOW_RES_SCHEDULER, SCHEDULER_CONFIG)).schedule
+    return read_scheduler(folder.json(LOW_RES_SCHEDULER, SCHEDULER_CONFIG), folder.notices).schedule
 
 
 def _embedded_variant(sd: StableDiffusion, task: str) -> StableDiffusion:

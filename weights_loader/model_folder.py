@@ -5,7 +5,6 @@ read.
 """
 
 import re
-import stat
 from collections import Counter
 from collections.abc import Collection
 from functools import cached_property
@@ -13,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minisd._internal.json_files import read_json
-from minisd.errors import FileFormatError, InputError, MismatchError, UnsafeFileError
+from minisd._internal.messages import shown
+from minisd._internal.model_files import is_file, list_folder, safe_join
+from minisd.errors import FileFormatError, InputError, MismatchError
 
 if TYPE_CHECKING:
     from weights_loader.build import Tensors
@@ -45,7 +46,6 @@ READABLE_PIPELINES = {
 _STEM = r"(?:diffusion_pytorch_model|pytorch_model|model)"
 _WEIGHT_FILE = re.compile(rf"{_STEM}(?:\.(?P<variant>\w+))?\.(?P<format>safetensors|bin)")
 _SHARD_INDEX = re.compile(rf"{_STEM}\.(?P<format>safetensors|bin)\.index(?:\.(?P<variant>\w+))?\.json")
-_FORBIDDEN_CHARACTERS = re.compile(r"[\x00-\x1f\x7f\\:]")
 
 
 class ModelFolder:
@@ -64,17 +64,23 @@ class ModelFolder:
     @cached_property
     def index(self) -> dict[str, Any]:
         """model_index.json, which names the pipeline and its parts. Raises MismatchError if minisd cannot run it."""
-        if not (self.path / MODEL_INDEX).is_file():
+        if MODEL_INDEX not in list_folder(self.path):
             raise MismatchError(
                 f"{self.path} has no {MODEL_INDEX}, so it is not a model in diffusers layout; give the folder that "
                 "contains unet/, vae/ and text_encoder/, or a single weight file."
             )
-        index = read_json(self.path / MODEL_INDEX)
-        if index.get("_class_name") not in READABLE_PIPELINES:
+        index = read_json(self.file(MODEL_INDEX))
+        if str(name := index.get("_class_name")) not in READABLE_PIPELINES:
             raise MismatchError(
-                f"{self.path} is a {index.get('_class_name')!r}, expected a StableDiffusionPipeline; "
-                "minisd runs SD 1.x, 2.x and SDXL."
+                f"{self.path} is a {shown(name)}, expected a StableDiffusionPipeline; minisd runs SD 1.x, 2.x and SDXL."
             )
+        for suffix in ("", "_2"):
+            classes = index.get(f"text_encoder{suffix}", [None, None])
+            if not isinstance(classes, list) or [type(each) for each in classes] not in ([str] * 2, [type(None)] * 2):
+                raise MismatchError(
+                    f"{self.path / MODEL_INDEX} has text_encoder{suffix} {shown(classes)}, expected a library and a "
+                    "class, or two times null."
+                )
         return index
 
     @property
@@ -87,7 +93,10 @@ class ModelFolder:
         """The suffixes of the text encoders' names: [""]; for SDXL ["", "_2"]; for its refiner ["_2"]."""
         if not self.is_xl:
             return [""]
-        return [suffix for suffix in ("", "_2") if (self.index.get(f"text_encoder{suffix}") or [None])[0] is not None]
+        found = [s for s in ("", "_2") if self.index.get(f"text_encoder{s}", [None])[0] is not None]
+        if "_2" not in found:
+            raise MismatchError(f"{self.path / MODEL_INDEX} has no text_encoder_2, which every SDXL model has.")
+        return found
 
     def file(self, name: str) -> Path:
         """The path of a file or folder in this folder. Raises UnsafeFileError if the name leads out of it."""
@@ -97,31 +106,41 @@ class ModelFolder:
         """A JSON file of a part. Raises MismatchError if it is missing, FileFormatError if it is damaged."""
         name = _inside(part, name)
         path = self.file(name)
-        if not path.is_file():
+        if path.name not in list_folder(path.parent):
             raise MismatchError(f"{self.path} has no {name}; the model is incomplete, download it again.")
         return read_json(path)
 
     def weights(self, part: str) -> "Tensors":
         """The tensors of a part, mapped: those of its weight file, or of all shards that its index names.
 
-        Raises MismatchError (no weights, or missing shards), InputError (no such variant), FileFormatError (the index
-        does not match its shards), and what opening weight files raises.
+        A part without the variant is read from its plain file, with a notice, if another part has the variant.
+        Raises MismatchError (no weights, or missing shards), InputError (no part has the variant), FileFormatError (the
+        index does not match its shards), and what opening weight files raises.
         """
         folder = self.file(part) if part else self.path
-        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        names = list_folder(folder)
         chosen = choose_weights(names, self.variant)
         variants = sorted({variant for variant, _ in weight_files(names) if variant is not None})
         if chosen is None:
             hint = f" (only variant {', '.join(variants)}: pass variant={variants[0]!r})" if variants else ""
             raise MismatchError(f"{folder} has no weights{hint}; expected a .safetensors or .bin file.")
         if self.variant is not None and f".{self.variant}." not in chosen:
-            raise InputError(
-                f"{folder} has no weights of variant {self.variant!r}, expected {' or '.join(variants) or 'none'}; "
-                "leave out the variant to read the plain weights."
-            )
+            if self.variant not in self._variants:
+                raise InputError(
+                    f"{self.path} has no weights of variant {shown(self.variant)}, expected "
+                    f"{' or '.join(self._variants) or 'none'}; leave out the variant to read the plain weights."
+                )
+            self.notices.append(f"{part or folder.name} has no weights of variant {self.variant}; {chosen} is loaded.")
         if chosen.endswith(".json"):
             return self._open_shards(_inside(part, chosen))
         return self._open(_inside(part, chosen))
+
+    @cached_property
+    def _variants(self) -> list[str]:
+        """The variants of weights that this folder, or one of the parts, has."""
+        folders = [self.path, *(self.path / name for name in list_folder(self.path))]
+        found = {variant for folder in folders for variant, _ in weight_files(list_folder(folder))}
+        return sorted(variant for variant in found if variant is not None)
 
     def shards(self, index: str) -> dict[str, str]:
         """{tensor: weight file} as a shard index says; the files' names are relative to this folder, like `index`.
@@ -149,7 +168,7 @@ class ModelFolder:
 
         shard_of = self.shards(index)
         names = list(dict.fromkeys(shard_of.values()))
-        missing = [name for name in names if not (self.path / name).is_file()]
+        missing = [name for name in names if not is_file(self.path / name)]
         if missing:
             raise MismatchError(f"{self.path} lacks the shards {', '.join(missing)} of {index}; download them again.")
         files = {name: self._open(name) for name in names}
@@ -197,38 +216,3 @@ def choose_weights(names: Collection[str], variant: str | None = None) -> str | 
     found = weight_files(names)
     preferred = [(v, f) for v in dict.fromkeys((variant, None)) for f in ("safetensors", "bin")]
     return next((found[key] for key in preferred if key in found), None)
-
-
-def safe_join(folder: str | Path, name: str) -> Path:
-    """The path of `name` inside `folder`, for names that a config or an index gives.
-
-    `name` is relative and uses forward slashes ("unet/config.json"). It need not exist; if it does, it must be a
-    regular file or a folder. A symbolic link may lead to another place inside `folder` or, if `folder` is in a snapshot
-    of the hub's cache, into the `blobs` of that cache, where the client keeps files.
-
-    Raises UnsafeFileError: the name is empty, absolute, has a drive letter, a backslash, a control character or a `..`,
-    leads out of the folder through a link, or is a device, socket or named pipe.
-    """
-    folder = Path(folder)
-    parts = name.split("/") if isinstance(name, str) else []
-    if not parts or _FORBIDDEN_CHARACTERS.search(name) or any(part in ("", ".", "..") for part in parts):
-        raise UnsafeFileError(
-            f"The file name {repr(name)[:80]} in {folder} is not a plain relative name such as 'unet/config.json'; "
-            "use this model only if you trust its author and can correct the name."
-        )
-    path = folder.joinpath(*parts)
-    target = path.resolve()
-    if not any(target.is_relative_to(root) for root in (folder.resolve(), *_blob_folders(folder))):
-        raise UnsafeFileError(f"{path} is a link that leads out of its folder, to {target}; copy the file there.")
-    if target.exists() and not (stat.S_ISREG(mode := target.stat().st_mode) or stat.S_ISDIR(mode)):
-        raise UnsafeFileError(f"{path} is a device, socket or pipe, expected a file or a folder; remove it.")
-    return path
-
-
-def _blob_folders(folder: Path) -> list[Path]:
-    """Where links in a snapshot of the hub's cache (.../models--owner--name/snapshots/commit) may lead."""
-    for parent in folder.absolute().parents:
-        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
-            repository = parent.parent.resolve()
-            return [repository / "blobs", repository.parent / "blobs"]  # its own, and the one of all models
-    return []

@@ -2,13 +2,16 @@
 
 from typing import Any
 
+from minisd._internal.messages import shown
 from minisd.configs import UNetConfig
 from minisd.errors import MismatchError
 from weights_loader.official_configs import (
     PLAIN_DOWN,
     PLAIN_UP,
+    UNET_KEYS,
     Fields,
     Json,
+    make_config,
     read_fields,
     require,
     tuple_of,
@@ -30,6 +33,8 @@ PIXEL_UNET_MUST_BE = {
     "add_attention": True,
     "center_input_sample": False,
     "dropout": 0.0,
+    "time_embedding_dim": None,
+    "num_train_timesteps": None,
 }
 PIXEL_UNET_FIELDS: Fields = {
     "in_channels": ("in_channels", 3),
@@ -49,28 +54,28 @@ def pixel_unet_config(json: Json) -> UNetConfig:
     channels = tuple_of(json, "block_out_channels", (224, 448, 672, 896), "unet")
     down = tuple_of(json, "down_block_types", (PLAIN_DOWN,) + ("AttnDownBlock2D",) * 3, "unet")
     up = tuple_of(json, "up_block_types", ("AttnUpBlock2D",) * 3 + (PLAIN_UP,), "unet")
-    if len(down) != len(channels) or up != tuple(PIXEL_DOWN.get(name, "?") for name in reversed(down)):
+    if len(down) != len(channels) or up != tuple(PIXEL_DOWN.get(str(name), "?") for name in reversed(down)):
         raise MismatchError(
-            f"the unet config has blocks {list(down)} and {list(up)}, expected {len(channels)} of "
+            f"the unet config has blocks {shown(list(down))} and {shown(list(up))}, expected {len(channels)} of "
             f"{' or '.join(PIXEL_DOWN)} and their mirror image."
         )
     kind = {key: json.get(key, value) for key, value in PLAIN_DDPM.items()}
     if kind not in (PLAIN_DDPM, ORIGINAL_DDPM):
-        raise MismatchError(f"the unet config has {kind}, expected {PLAIN_DDPM}, or {ORIGINAL_DDPM}.")
-    size = json.get("sample_size") or 64
-    if not isinstance(size, int):
-        raise MismatchError(f"the unet config has sample_size {size!r}, expected one whole number.")
-    head_width = json.get("attention_head_dim", 8)
-    return UNetConfig(
-        channels=channels,
-        depths=tuple(int(name != PLAIN_DOWN) for name in down),
-        heads=tuple(width // head_width if head_width else 1 for width in channels),
-        context_width=0,
-        sample_size=size,
-        only_cross_attention=(False,) * len(channels),
-        original_ddpm=kind == ORIGINAL_DDPM,
+        raise MismatchError(f"the unet config has {shown(kind)}, expected {PLAIN_DDPM}, or {ORIGINAL_DDPM}.")
+    size, head_width = json.get("sample_size"), json.get("attention_head_dim", 8)
+    if type(head_width) is not int and head_width is not None:
+        raise MismatchError(f"the unet config has attention_head_dim {shown(head_width)}, expected a number or null.")
+    values = {
+        "channels": channels,
+        "depths": tuple(int(name != PLAIN_DOWN) for name in down),
+        "heads": tuple(width // head_width if head_width and type(width) is int else 1 for width in channels),
+        "context_width": 0,
+        "sample_size": 64 if size is None else tuple(size) if isinstance(size, list) else size,
+        "only_cross_attention": (False,) * len(channels),
+        "original_ddpm": kind == ORIGINAL_DDPM,
         **read_fields(json, PIXEL_UNET_FIELDS),
-    )
+    }
+    return make_config(UNetConfig, "the unet config", values, UNET_KEYS)
 
 
 def pixel_unet_json(config: UNetConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from minisd._internal.messages import listed, shown
 from minisd.configs import SDXL_VAE, CLIPTextConfig, UNetConfig, VAEConfig
 from minisd.errors import FileFormatError, InputError, MismatchError
 from minisd.models import VAE, CLIPTextTransformer, UNet
@@ -17,14 +19,20 @@ from minisd.pipeline.arguments import SDXL_DEFAULTS, UPSCALER_DEFAULTS
 from minisd.schedulers import DDIM, PNDM, Euler, NoiseSchedule, Scheduler
 from minisd.tokenizer import Tokenizer
 from weights_loader import detect, official_configs
-from weights_loader.build import Network, Prefixed, build, listed
+from weights_loader.build import Network, Prefixed, build, check_blocks
 from weights_loader.formats.weight_file import WeightFile
 from weights_loader.model_folder import LOW_RES_SCHEDULER
 from weights_loader.names import TensorSource, diffusers, expand, ldm, openclip
-from weights_loader.vocabulary import find_tokenizer, padded
+from weights_loader.names.old_attention import as_stored
+from weights_loader.settings import read_defaults, read_scheduler
+from weights_loader.vocabulary import check_length, find_tokenizer, padded
 
 CONFIGS_KEY = "minisd.configs"  # in the metadata of files that minisd wrote: the configs of all parts
 
+# Tensors beside those of a network that are not loaded: constants, the image half, what the VAE was trained against.
+UNUSED_OF_TEXT = ("embeddings.position_ids", "logit_scale", "text_projection", "attn_mask", "visual.", "vision_model.")
+UNUSED_OF_VAE = ("loss.", "logvar", "model_ema.")
+MARKERS = ("v_pred", "ztsnr", "edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min")
 # The tensors of SD 2.x do not show what the UNet predicts; the names of the official files do.
 V_PREDICTION_NAMES = re.compile(r"768-v|v2-1_768|v-ema", re.IGNORECASE)
 EPSILON_NAMES = re.compile(r"512-base|v2-1_512|512-inpainting|512-depth", re.IGNORECASE)
@@ -54,15 +62,16 @@ class StoredTextEncoder(NamedTuple):
         return expand(diffusers.text_encoder(config, prefix=""), names)
 
     def is_ignorable(self, config: CLIPTextConfig, name: str) -> bool:
-        """Whether a tensor is not needed: a constant, or of the layer and projection that SD 2.x does not use."""
-        unused = ("embeddings.position_ids", "logit_scale", "text_projection")
-        return name in unused or (self.is_openclip and name.startswith(f"transformer.resblocks.{config.layers}."))
+        """Whether a tensor is not needed: a constant, the image half, the layer and projection that SD 2.x lacks."""
+        return name.startswith(UNUSED_OF_TEXT) or (
+            self.is_openclip and name.startswith(f"transformer.resblocks.{config.layers}.")
+        )
 
 
 def load_single_file(
     file: WeightFile,
     device: torch.device | str,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     prediction_type: str | None = None,
     tokenizer: Tokenizer | None = None,
     offline: bool | None = None,
@@ -79,13 +88,19 @@ def load_single_file(
             "model, which contains model_index.json."
         )
     configs, texts = read_configs(file, prediction_type), stored_text_encoders(file)
-    check_leftovers(file, texts)
+    note_leftovers(file, texts)
     if tokenizer is None:
         tokenizer = find_tokenizer(file.path, texts[0].is_openclip, offline, progress)
+    for config in configs.texts:
+        check_length(tokenizer, config)
 
     def network(kind: type[Network], config: Any, prefix: str, tensor_sources: Any, ignorable: Any = None) -> Network:
         what, tensors = f"{file.path.name}, {prefix}*", Prefixed(file, prefix)
+        check_blocks(config.layers if kind is CLIPTextTransformer else config.blocks, tensors, what)
         return build(lambda: kind(config), tensor_sources, tensors, what, device, dtype, ignorable)
+
+    def vae_sources(names: list[str]) -> dict[str, TensorSource]:
+        return as_stored(ldm.vae(configs.vae, names), Prefixed(file, ldm.VAE).shapes)
 
     encoders = [
         network(
@@ -100,7 +115,7 @@ def load_single_file(
     return StableDiffusion(
         tokenizer=tokenizer,
         text_encoder=encoders[0],
-        vae=network(VAE, configs.vae, ldm.VAE, partial(ldm.vae, configs.vae), _is_discriminator),
+        vae=network(VAE, configs.vae, ldm.VAE, vae_sources, lambda name: name.startswith(UNUSED_OF_VAE)),
         unet=network(UNet, configs.unet, ldm.UNET, partial(expand, ldm.unet(configs.unet))),
         scheduler=configs.scheduler,
         defaults=configs.defaults,
@@ -123,13 +138,14 @@ def read_configs(file: WeightFile, prediction_type: str | None = None) -> ModelC
         for prefix in prefixes
         for shapes in [Prefixed(file, prefix.prefix).shapes]
     ]
-    if prediction_type is None:
-        prediction_type = _guess_prediction_type(file.path, unet)
-    schedule = NoiseSchedule(prediction_type=prediction_type)
+    marked, zero_snr = marked_prediction(file.shapes, file.metadata, file.path)
+    prediction_type = prediction_type or marked or _guess_prediction_type(file.path, unet)
+    schedule = NoiseSchedule(prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr)
+    spacing = "trailing" if zero_snr else "leading"  # which begins at the level that is pure noise
     if is_xl:  # only the base has zeros as the condition of an empty negative prompt
         facts = {name: getattr(SDXL_VAE, name) for name in ("scaling_factor", "sample_size", "force_upcast")}
         vae, defaults = replace(vae, **facts), replace(SDXL_DEFAULTS, zero_empty_prompt=len(prefixes) == 2)
-        return ModelConfigs(unet, vae, texts, Euler(schedule, timestep_spacing="leading"), defaults, LOW_RES)
+        return ModelConfigs(unet, vae, texts, Euler(schedule, timestep_spacing=spacing), defaults, LOW_RES)
     if is_upscaler:
         scheduler = DDIM(replace(LOW_RES, prediction_type=prediction_type))
         return ModelConfigs(unet, vae, texts, scheduler, UPSCALER_DEFAULTS, LOW_RES)
@@ -143,26 +159,32 @@ def read_configs(file: WeightFile, prediction_type: str | None = None) -> ModelC
         unet = replace(unet, sample_size=96)
     # as in the official repositories: PNDM for epsilon, DDIM for v-prediction and for inpainting with SD 1.x
     ddim = prediction_type == "v_prediction" or (unet.in_channels == 9 and not prefixes[0].is_openclip)
-    return ModelConfigs(unet, vae, texts, DDIM(schedule) if ddim else PNDM(schedule), Defaults(), LOW_RES)
+    scheduler = DDIM(schedule, timestep_spacing=spacing) if ddim else PNDM(schedule)
+    return ModelConfigs(unet, vae, texts, scheduler, Defaults(), LOW_RES)
 
 
 def _stored_configs(file: WeightFile, prediction_type: str | None) -> ModelConfigs:
     try:
-        stored: dict[str, Any] = json.loads(file.metadata[CONFIGS_KEY])
-        scheduler = stored["scheduler"]
-        if prediction_type is not None:
-            scheduler = {**scheduler, "prediction_type": prediction_type}
-        texts = [stored[name] for name in ("text_encoder", "text_encoder_2") if name in stored]
-        return ModelConfigs(
-            official_configs.unet_config(stored["unet"]),
-            official_configs.vae_config(stored["vae"]),
-            [official_configs.text_config(text) for text in texts],
-            Scheduler.from_config(scheduler),
-            Defaults(**stored["defaults"]),
-            Scheduler.from_config(stored[LOW_RES_SCHEDULER]).schedule if LOW_RES_SCHEDULER in stored else LOW_RES,
+        stored = json.loads(file.metadata[CONFIGS_KEY])
+    except (ValueError, RecursionError):
+        stored = None
+    parts = ("unet", "vae", "scheduler", "defaults")
+    objects = [*stored.values(), *map(stored.get, parts)] if isinstance(stored, dict) else [None]
+    if not all(isinstance(each, dict) for each in objects):
+        raise FileFormatError(
+            f"{file.path}: {CONFIGS_KEY} in the metadata is damaged, expected JSON objects {', '.join(parts)}; save "
+            "the model again."
         )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise FileFormatError(f"{file.path}: {CONFIGS_KEY} in the metadata is damaged ({error!r}).") from error
+    texts = [stored[name] for name in ("text_encoder", "text_encoder_2") if name in stored]
+    low_res = stored.get(LOW_RES_SCHEDULER)
+    return ModelConfigs(
+        official_configs.unet_config(stored["unet"]),
+        official_configs.vae_config(stored["vae"]),
+        [official_configs.text_config(text) for text in texts],
+        read_scheduler(stored["scheduler"], file.notices, prediction_type),
+        read_defaults(stored["defaults"], f"{CONFIGS_KEY} in the metadata"),
+        LOW_RES if low_res is None else read_scheduler(low_res, file.notices).schedule,
+    )
 
 
 def stored_text_encoders(file: WeightFile) -> list[StoredTextEncoder]:
@@ -183,24 +205,40 @@ def stored_text_encoders(file: WeightFile) -> list[StoredTextEncoder]:
     return found
 
 
-def check_leftovers(file: WeightFile, texts: list[StoredTextEncoder]) -> None:
-    """Raise MismatchError for tensors that belong to no part; add a notice on EMA weights, which are not loaded."""
-    known = (ldm.UNET, ldm.VAE, *(text.prefix for text in texts), *detect.UNUSED_PREFIXES)
-    unknown = [
-        name
-        for name in file.shapes
-        if not name.startswith(known)
-        and name not in detect.SCHEDULE_BUFFERS
-        and not name.endswith(("position_ids", "logit_scale"))
-    ]
+def note_leftovers(file: WeightFile, texts: list[StoredTextEncoder]) -> None:
+    """Add notices on tensors beside the networks, which are not loaded: averages (EMA), and what no network reads."""
+    parts = (ldm.UNET, ldm.VAE, *(text.prefix for text in texts))
+    usual = (*detect.UNUSED_PREFIXES, *detect.SCHEDULE_BUFFERS)
+    rest = [name for name in file.shapes if not name.startswith(parts)]
+    unknown = [n for n in rest if not n.startswith(usual) and not n.endswith(("position_ids", "logit_scale"))]
+    unknown = [name for name in unknown if name not in MARKERS]
     if unknown:
-        raise MismatchError(
-            f"{file.path} holds {len(unknown)} tensors that belong to no part of a model: {listed(sorted(unknown))}; "
-            "it is another kind of model."
-        )
+        file.notices.append(f"{len(unknown)} tensors that no network reads were not loaded: {listed(unknown, 5)}.")
     averages = sum(name.startswith(f"{ldm.EMA}diffusion_model") for name in file.shapes)
     if averages:
         file.notices.append(f"The file also holds {averages} averaged (EMA) UNet tensors; the plain ones are loaded.")
+
+
+def marked_prediction(names: Container[str], metadata: Mapping[str, str], path: Path) -> tuple[str | None, bool]:
+    """What a file says of its schedule: what the UNet predicts (None: nothing is said), and zero terminal SNR.
+
+    Tensors without elements are marks (v_pred, ztsnr); modelspec.prediction_type is in the metadata of newer trainers.
+    Raises MismatchError: marks that disagree, or of a noise schedule that minisd lacks.
+    """
+    if edm := [name for name in MARKERS if name.startswith("edm_") and name in names]:
+        raise MismatchError(
+            f"{path} holds {edm[0]}: it was trained on the noise levels of EDM, which minisd does not have; "
+            "use another file of this model."
+        )
+    said = metadata.get("modelspec.prediction_type", "").strip().lower()
+    types = {"": None, "v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
+    mark = "v_prediction" if "v_pred" in names else None
+    if said not in types or (mark and types[said] not in (None, mark)):
+        raise MismatchError(
+            f"{path} has modelspec.prediction_type {shown(said)} here{' and a tensor v_pred' * bool(mark)}, "
+            "expected 'epsilon' or 'v', and one answer; correct the metadata."
+        )
+    return mark or types[said], "ztsnr" in names or metadata.get("ss_zero_terminal_snr") == "True"
 
 
 def _guess_prediction_type(path: Path, unet: UNetConfig) -> str:
@@ -214,7 +252,3 @@ def _guess_prediction_type(path: Path, unet: UNetConfig) -> str:
         f"{path.name} is SD 2.x, whose tensors do not show what the UNet predicts; pass "
         "prediction_type='v_prediction' (768 models) or 'epsilon' (512 base models)."
     )
-
-
-def _is_discriminator(name: str) -> bool:
-    return name.startswith("loss.")  # the VAE was trained against it

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from minisd._internal.model_files import is_file
+from minisd.configs import CLIPTextConfig
 from minisd.errors import HubError, MismatchError
 from minisd.tokenizer import EOS, Tokenizer
 
@@ -18,10 +20,10 @@ def find_tokenizer(path: Path, is_openclip: bool, offline: bool | None = None, p
     MismatchError.
     """
     for folder in (path.parent / "tokenizer", path.parent):
-        if all((folder / name).is_file() for name in FILES):
+        if all(is_file(folder / name) for name in FILES):
             return padded(Tokenizer.from_folder(folder), is_openclip)
     for name in ("bpe_simple_vocab_16e6.txt.gz", "bpe_simple_vocab_16e6.txt"):
-        if (path.parent / name).is_file():
+        if is_file(path.parent / name):
             return Tokenizer.from_bpe(path.parent / name, pad=OPENCLIP_PAD if is_openclip else EOS)
     from weights_loader.hub.download import download_files  # imported here, as in sources.py
 
@@ -39,3 +41,12 @@ def padded(tokenizer: Tokenizer, is_openclip: bool) -> Tokenizer:
     """The same vocabulary with the padding of OpenCLIP ("!", id 0) or of CLIP (the end token)."""
     pad = OPENCLIP_PAD if is_openclip else EOS
     return Tokenizer(tokenizer.vocab, tokenizer.merges, pad=pad, max_length=tokenizer.max_length)
+
+
+def check_length(tokenizer: Tokenizer, config: CLIPTextConfig) -> None:
+    """Raise MismatchError if the tokenizer's prompts are longer than the text encoder reads."""
+    if tokenizer.max_length > config.max_length:
+        raise MismatchError(
+            f"the tokenizer has model_max_length {tokenizer.max_length}, expected at most the {config.max_length} of "
+            "the text encoder; take both from one model."
+        )

@@ -1,17 +1,23 @@
 """The files of a CLIP vocabulary: vocab.json and merges.txt, tokenizer.json, the merges file of the original code."""
 
-import gzip
 import json
-import zlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from minisd._internal.atomic_files import write_text
+from minisd._internal.atomic_folders import FileSet, replace_files
 from minisd._internal.json_files import read_json
-from minisd.errors import FileFormatError, MismatchError, OutputError
+from minisd._internal.messages import shown
+from minisd._internal.model_files import is_folder, list_folder, read_model_file, safe_join
+from minisd.errors import FileFormatError, MismatchError
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+NOT_GIVEN = int(1e30)  # the length that transformers writes for a tokenizer without one
+MOST_IDS = 10_000_000
+# A pattern of the names of all files that a tokenizer folder may have
+TOKENIZER_NAMES = r"(?:vocab|added_tokens|special_tokens_map|tokenizer_config|tokenizer)\.json|merges\.txt"
 
 
 class Tables(NamedTuple):
@@ -28,43 +34,107 @@ def read_folder(folder: Path) -> Tables:
     """Read the tokenizer folder of a checkpoint: vocab.json and merges.txt, or tokenizer.json, and their companions.
 
     Special tokens come from special_tokens_map.json, then from tokenizer_config.json: in SD 2 the two disagree on the
-    padding token, and the map is right. Raises FileFormatError or MismatchError; the message names the file.
+    padding token, and the map is right. Raises FileFormatError, MismatchError or UnsafeFileError; the message names the
+    file.
     """
-    if not folder.is_dir():
+    names = list_folder(folder)
+    if not is_folder(folder):
         raise FileFormatError(f"{folder} is not a folder, expected the tokenizer folder of a checkpoint.")
-    config = optional_json(folder / "tokenizer_config.json")
-    specials = {**config, **optional_json(folder / "special_tokens_map.json")}
-    added = optional_json(folder / "added_tokens.json")
-    path = folder / "vocab.json"
-    if path.exists() or not (folder / "tokenizer.json").exists():
-        vocab, merges = read_json(path), read_merges(folder / "merges.txt")
+
+    def optional_json(name: str) -> dict[str, Any]:
+        return read_json(safe_join(folder, name)) if name in names else {}
+
+    config, special_map = optional_json("tokenizer_config.json"), optional_json("special_tokens_map.json")
+    added = _ids(optional_json("added_tokens.json"), folder / "added_tokens.json")
+    if "vocab.json" in names or "tokenizer.json" not in names:
+        path, merges_path = safe_join(folder, "vocab.json"), safe_join(folder, "merges.txt")
+        vocab, merges = read_json(path), read_merges(merges_path)
     else:
-        path = folder / "tokenizer.json"
+        path = merges_path = safe_join(folder, "tokenizer.json")
         vocab, merges, more = read_tokenizer_json(path)
-        added |= more
-    if not all(type(i) is int for i in vocab.values()):
-        raise FileFormatError(f"{path} has ids that are not whole numbers; download it again.")
+        added |= _ids(more, path)
+    vocab = _ids(vocab, path)
+    added |= _decoder(config, folder / "tokenizer_config.json")
+    options: dict[str, Any] = {}
+    for role, usual in (("bos", BOS), ("eos", EOS), ("pad", EOS)):
+        key = f"{role}_token"
+        name = "special_tokens_map.json" if special_map.get(key) is not None else "tokenizer_config.json"
+        options[role] = _special({**config, **special_map}.get(key), key, usual, folder / name)
+    _check_merges(vocab, merges, options, set(added), merges_path)
+    extra = sorted((i, token) for token, i in added.items() if vocab.get(token) != i)
+    options["max_length"] = _max_length(config, folder / "tokenizer_config.json")
+    return Tables(path, vocab, merges, extra, options)
+
+
+def _ids(table: dict[str, Any], path: Path) -> dict[str, int]:
+    """A table of tokens and their ids, checked."""
+    for token, i in table.items():
+        if type(i) is not int or not 0 <= i <= MOST_IDS:
+            raise FileFormatError(f"{path} has id {shown(i)} for {shown(token)}, expected a whole number from 0 up.")
+    return table
+
+
+def _decoder(config: dict[str, Any], path: Path) -> dict[str, int]:
+    """The tokens in tokenizer_config.json, {token: id}; the file has {"id": {"content": token}}."""
+    decoder = config.get("added_tokens_decoder", {})
     try:
-        added |= {token["content"]: int(i) for i, token in config.get("added_tokens_decoder", {}).items()}
-        extra = sorted((int(i), token) for token, i in added.items() if vocab.get(token) != i)
-        options = {role: special(specials, role, usual) for role, usual in (("bos", BOS), ("eos", EOS), ("pad", EOS))}
-        length = min(config.get("model_max_length", 77), 10**6)
-        length = 77 if length == 10**6 else int(length)  # transformers writes 1e30 for "not given"
+        return _ids({token["content"]: int(i) for i, token in decoder.items()}, path)
     except (TypeError, KeyError, AttributeError, ValueError) as error:
-        files = f"{folder / 'tokenizer_config.json'}, special_tokens_map.json or added_tokens.json"
-        raise FileFormatError(f"{files} is not in CLIP's format ({error!r}); download them again.") from error
-    return Tables(path, vocab, merges, extra, {**options, "max_length": length})
+        if isinstance(error, FileFormatError):
+            raise
+        raise FileFormatError(
+            f"{path} has added_tokens_decoder {shown(decoder)}, expected an object from ids to tokens."
+        ) from None
+
+
+def _special(token: Any, key: str, usual: str, path: Path) -> str:
+    """A special token, which the files hold as a text, as an object or not at all."""
+    content = token.get("content") if isinstance(token, dict) else token
+    if token is not None and not isinstance(content, str):
+        raise FileFormatError(f"{path} has {key} {shown(token)}, expected a text or an object with its content.")
+    return usual if token is None else str(content)
+
+
+def _max_length(config: dict[str, Any], path: Path) -> int:
+    """The number of tokens of a prompt; transformers writes 1e30 for "not given"."""
+    length = config.get("model_max_length", NOT_GIVEN)
+    if length == NOT_GIVEN:
+        return 77
+    if type(length) is not int or not 2 <= length <= 65536:
+        raise FileFormatError(f"{path} has model_max_length {shown(length)}, expected a whole number in 2..65536.")
+    return length
+
+
+def _check_merges(
+    vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], options: Mapping[str, str], added: set[str], path: Path
+) -> None:
+    """Each token is a byte, special, or made by a merge; so a list that was cut short does not fit the vocabulary."""
+    made = {left + right for left, right in merges}
+    known = made | added | set(options.values())
+    lost = [token for token in vocab if len(token.removesuffix("</w>")) > 1 and token not in known]
+    if lost:
+        raise MismatchError(
+            f"{path} holds {len(merges):,} merges, and none that makes {len(lost):,} tokens of the vocabulary, such as "
+            f"{shown(lost[0])}; download it again."
+        )
+    for role in ("bos", "eos"):
+        token = options[role]
+        if len(token.removesuffix("</w>")) == 1 or token in made or options["bos"] == options["eos"]:
+            raise MismatchError(
+                f"{path.parent} has {role}_token {shown(token)}, expected a token that is no part of a word, and "
+                "another one for the start than for the end; download special_tokens_map.json again."
+            )
 
 
 def write_folder(
-    folder: Path,
+    folder: str | Path,
     vocab: Mapping[str, int],
     merges: Sequence[tuple[str, str]],
     added: Mapping[str, int | None],
     roles: Mapping[str, str],
     max_length: int,
 ) -> None:
-    """Write the official set of files. roles: the tokens of "bos", "eos", "unk" and "pad". Raises OutputError."""
+    """Replace the official set of files. roles: the tokens of "bos", "eos", "unk" and "pad". Raises OutputError."""
     flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
     specials = {f"{role}_token": {"content": roles[role], **flags} for role in ("bos", "eos", "unk")}
     config = {
@@ -84,49 +154,29 @@ def write_folder(
     }
     if added:
         texts["added_tokens.json"] = json.dumps(added, indent=2)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"the tokenizer cannot be saved in {folder} ({error}); choose another folder.") from error
-    for name, text in texts.items():
-        write_text(text, folder / name, overwrite=True)
 
+    def write(new: Path) -> None:
+        for name, text in texts.items():
+            write_text(text, new / name)
 
-def special(tables: dict[str, Any], role: str, usual: str) -> str:
-    """The special token of a role, which the files hold as a text, as an object or not at all."""
-    token = tables.get(f"{role}_token")
-    token = usual if token is None else token["content"] if isinstance(token, dict) else token
-    if not isinstance(token, str):
-        raise TypeError(f"{role}_token is {token!r}")
-    return token
-
-
-def read_text(path: Path) -> str:
-    """The UTF-8 text of a file; gzip files are decompressed."""
-    try:
-        raw = path.read_bytes()
-        return (gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw).decode()
-    except FileNotFoundError:
-        raise FileFormatError(f"{path} is missing, and the tokenizer needs it; download it again.") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise FileFormatError(f"{path} cannot be read as text ({error}); download it again.") from error
-
-
-def optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+    replace_files(folder, write, FileSet("vocab.json", re.compile(TOKENIZER_NAMES)), overwrite=True)
 
 
 def read_merges(path: Path) -> list[tuple[str, str]]:
-    """Pairs of tokens, one pair a line; the first line is a header unless it is a pair."""
+    """Pairs of tokens, one pair a line; the first line is a header unless it is a pair. Raises FileFormatError."""
+    try:
+        text = read_model_file(path).decode()
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"{path} is not UTF-8 text ({error}); download it again.") from error
     merges = []
-    for number, line in enumerate(read_text(path).split("\n")):
+    for number, line in enumerate(text.split("\n")):
         pair = line.split()
         if number == 0 and ("#version" in line or len(pair) != 2):
             continue
         if len(pair) == 2:
             merges.append((pair[0], pair[1]))
         elif pair:
-            raise FileFormatError(f"{path} has {line[:80]!r} in line {number + 1}, expected two tokens.")
+            raise FileFormatError(f"{path} has {shown(line)} in line {number + 1}, expected two tokens.")
     return merges
 
 
@@ -139,8 +189,10 @@ def read_tokenizer_json(path: Path) -> tuple[dict[str, int], list[tuple[str, str
         merges = [(left, right) for left, right in pairs]
         added = {token["content"]: token["id"] for token in data["added_tokens"]}
         suffix, vocab = model["end_of_word_suffix"], dict(model["vocab"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileFormatError(f"{path} is not in the format of CLIP's tokenizer ({error!r}).") from error
+        if not all(isinstance(token, str) for token in (*added, *vocab, *(t for pair in merges for t in pair))):
+            raise TypeError("a token is not a text")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileFormatError(f"{path} is not in the format of CLIP's tokenizer ({shown(error)}).") from error
     if suffix != "</w>":
         raise MismatchError(f"{path} marks the end of a word by {suffix!r}, expected '</w>' as in CLIP.")
     return vocab, merges, added

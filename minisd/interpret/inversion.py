@@ -61,5 +61,5 @@ def invert(
     cells = (pixels.shape[2] // factor, pixels.shape[3] // factor)
     run(latents=torch.zeros(count, sd.vae.config.latent_channels, *cells))  # checks the arguments before any work
     mean = sd.vae.encode(pixels.to(sd.device, sd.vae.from_latents.weight.dtype)).mean.float()
-    *_, last = run(latents=mean * sd.vae.config.scaling_factor)
+    *_, last = run(latents=sd.vae.scaled(mean))
     return last.latents

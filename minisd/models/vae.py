@@ -131,7 +131,8 @@ class Decoder(nn.Module):
 class VAE(nn.Module):
     """The autoencoder of latent diffusion (Rombach et al. 2022, section 3.1).
 
-    Its latents are the checkpoint's raw latents: `config.scaling_factor` is applied in the pipeline, not here.
+    `encode` and `decode` are about the checkpoint's raw latents. The UNet's latents have about unit variance: `scaled`
+    and `raw` convert them, by config.scaling_factor and, where a checkpoint has them, the statistics of each channel.
     """
 
     def __init__(self, config: VAEConfig) -> None:
@@ -152,3 +153,23 @@ class VAE(nn.Module):
         """Latents (B, C, h, w) -> pixels (B, 3, 8h, 8w), about [-1, 1], not clamped."""
         latents = latents.contiguous(memory_format=torch.channels_last)
         return self.decoder(self.from_latents(latents))
+
+    def scaled(self, raw: Tensor) -> Tensor:
+        """Raw latents z (B, C, h, w) -> those of about unit variance, scaling_factor (z - mean) / std."""
+        factor = self.config.scaling_factor
+        if self.config.latents_mean is None:
+            return raw * factor
+        mean, std = self._statistics(raw)
+        return (raw - mean) * factor / std
+
+    def raw(self, scaled: Tensor) -> Tensor:
+        """The inverse of `scaled`."""
+        factor = self.config.scaling_factor
+        if self.config.latents_mean is None:
+            return scaled / factor
+        mean, std = self._statistics(scaled)
+        return scaled * std / factor + mean
+
+    def _statistics(self, like: Tensor) -> list[Tensor]:
+        """Mean and deviation of each channel of the raw latents, (C, 1, 1) each."""
+        return [like.new_tensor(each)[:, None, None] for each in (self.config.latents_mean, self.config.latents_std)]

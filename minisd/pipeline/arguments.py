@@ -1,11 +1,13 @@
 """The arguments of a call: one dataclass, and the defaults that travel with a model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from minisd._internal.config_fields import Range, Size, check_fields
 from minisd.images import Picture
 from minisd.pipeline.guidance import Scale
 from minisd.pipeline.loss_guidance import Guide, Loss
@@ -19,12 +21,16 @@ class Defaults:
 
     words: every word that the model was trained on, separated by spaces; empty where the list is unknown.
     zero_empty_prompt: whether SDXL's condition for an empty negative prompt is zeros, not the encoded "".
+    Raises InputError for values of another kind, or out of range.
     """
 
-    num_inference_steps: int = 50
-    guidance_scale: float = 7.5
+    num_inference_steps: Size = 50
+    guidance_scale: Annotated[float, Range(-1000, 1000)] = 7.5
     words: str = ""
     zero_empty_prompt: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 DEFAULTS = Defaults()
@@ -34,7 +40,10 @@ SDXL_DEFAULTS = Defaults(guidance_scale=5.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What `StableDiffusion.__call__` and `denoise` accept, not checked yet; __call__ documents each of them."""
+    """What `StableDiffusion.__call__` and `denoise` accept, not checked yet; __call__ documents each of them.
+
+    None means "not given" for every argument: it becomes the default.
+    """
 
     prompt: Texts | None = None
     negative_prompt: Texts = ""
@@ -63,3 +72,8 @@ class Arguments:
     pooled_prompt_embeds: Tensor | None = None
     negative_pooled_prompt_embeds: Tensor | None = None
     guide: Guide | Loss | None = None
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if getattr(self, each.name) is None:
+                object.__setattr__(self, each.name, each.default)

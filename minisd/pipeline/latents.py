@@ -1,4 +1,4 @@
-"""Pixels to latents and back through the autoencoder; its scaling factor is applied here and nowhere else."""
+"""Pixels to latents and back through the autoencoder, scaled for the UNet."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -16,14 +16,14 @@ def encode_pixels(vae: VAE, pixels: Tensor, randn: Randn) -> Tensor:
     vae = _safe_copy(vae)
     gauss = vae.encode(pixels.to(vae.from_latents.weight.dtype))
     latents = gauss.mean.float() + gauss.std.float() * randn(gauss.mean.shape).to(gauss.mean.device)
-    return latents * vae.config.scaling_factor
+    return vae.scaled(latents)
 
 
 def decode_latents(vae: VAE, latents: Tensor) -> Tensor:
     """Latents of about unit variance (B, C, h, w) -> pixels (B, 3, H, W), not clamped, one image at a time."""
     vae = _safe_copy(vae)
     weight = vae.from_latents.weight
-    raw = (latents / vae.config.scaling_factor).to(weight.device)
+    raw = vae.raw(latents).to(weight.device)
     return torch.cat([vae.decode(z[None].to(weight.dtype)).float() for z in raw])
 
 

@@ -23,7 +23,7 @@ class Guide:
     uses the model output from before the change.
 
     loss(x0, i): x0 (B, C, h, w), predicted at call i -> a scalar to minimise; a sum over the batch steers each image
-    independently. A loss on pixels decodes with gradients: sd.vae.decode(x0 / sd.vae.config.scaling_factor).
+    independently. A loss on pixels decodes with gradients: sd.vae.decode(sd.vae.raw(x0)).
     every: the guide acts at calls 0, every, 2 every, ... through_unet: the gradient passes through the UNet; False
     treats its output as constant, which saves time and memory, as in the lesson.
     Raises InputError for settings out of range.
@@ -87,5 +87,5 @@ class Guide:
 def _independent(i: int) -> str:
     return (
         f"the guide's loss has no gradient with respect to x0 at step {i}; compute it from x0 with differentiable "
-        "operations, and decode pixels by sd.vae.decode(x0 / sd.vae.config.scaling_factor), not sd.decode."
+        "operations, and decode pixels by sd.vae.decode(sd.vae.raw(x0)), not sd.decode."
     )

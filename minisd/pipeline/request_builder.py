@@ -216,8 +216,8 @@ class RequestBuilder:
 
     def _usual_size(self, image: Picture | None) -> tuple[int, int]:
         """Height and width in pixels where none is requested: the given image's, or the trained size."""
-        trained = self.unet.sample_size * self.factor
-        return (trained, trained) if image is None else images.size_of(image, "image")
+        height, width = (side * self.factor for side in self.unet.cells)
+        return (height, width) if image is None else images.size_of(image, "image")
 
     def _check_latents(self, latents: Tensor, count: int, given: Arguments) -> None:
         channels, factor = self.vae.latent_channels, self.factor
@@ -245,7 +245,7 @@ class RequestBuilder:
         if given.image is None or not sized_by_image:
             return
         height, width = images.size_of(given.image, "image")
-        trained = self.unet.sample_size * (1 if self.task == "upscaling" else self.factor)
+        trained = max(self.unet.cells) * (1 if self.task == "upscaling" else self.factor)
         if max(height, width) >= 2 * trained:
             yield (
                 f"image is {width} x {height}, the model was trained at {trained} x {trained}: expect repetitions; "

@@ -39,6 +39,7 @@ class Grid:
     timesteps: (calls,) the timestep that the model receives; int64, or float32 for samplers in sigma space.
     source, previous: call i moves x from timestep source[i] to previous[i]; below 0 is the end of the run.
     sigmas: the calls + 1 ratios of noise to signal, the last 0; empty for samplers that use source and previous.
+    earlier_sigmas: in sigma space, the ratios of the calls that a run with `start` leaves out.
     init_noise_sigma: the run starts from unit noise times this.
     """
 
@@ -46,6 +47,7 @@ class Grid:
     source: tuple[int, ...] = ()
     previous: tuple[int, ...] = ()
     sigmas: tuple[float, ...] = ()
+    earlier_sigmas: tuple[float, ...] = ()
     init_noise_sigma: float = 1.0
 
     def __len__(self) -> int:
@@ -72,7 +74,9 @@ class Scheduler(OfficialConfig, ABC):
 
     def __post_init__(self) -> None:
         if self.timestep_spacing not in SPACINGS:
-            raise InputError(f"timestep_spacing is {shown(self.timestep_spacing)}, expected one of {', '.join(SPACINGS)}.")
+            raise InputError(
+                f"timestep_spacing is {shown(self.timestep_spacing)}, expected one of {', '.join(SPACINGS)}."
+            )
         check_fields(self)
         for each in fields(self):
             value = getattr(self, each.name)

@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
-from minisd.errors import InputError
+from minisd._internal.config_fields import Range
 from minisd.schedulers.base import Draw, Grid, Memory, Scheduler, Step
 
 
@@ -18,19 +18,14 @@ class DDIM(Scheduler):
     set_alpha_to_one: the last step ends at the clean image, else at the noise level of timestep 0.
     """
 
-    eta: float = 0.0
+    eta: Annotated[float, Range(0, 1)] = 0.0
     clip_sample: bool = False
-    clip_sample_range: float = 1.0
+    clip_sample_range: Annotated[float, Range(1e-3, 1000)] = 1.0
     set_alpha_to_one: bool = False
 
     official_name: ClassVar[str] = "DDIMScheduler"
     official_defaults: ClassVar[dict[str, Any]] = {"clip_sample": True, "set_alpha_to_one": True}
     fixed_values: ClassVar[dict[str, Any]] = {"thresholding": False}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.eta > 1:
-            raise InputError(f"eta is {self.eta!r}, expected a number in 0..1: 0 adds no noise, 1 as much as DDPM.")
 
     def _step(self, grid: Grid, i: int, x: Tensor, output: Tensor, memory: Memory | None, draw: Draw) -> Step:
         alpha_bar = self.schedule.alpha_bar(grid.source[i])

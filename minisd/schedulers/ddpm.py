@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
+from minisd._internal.config_fields import Range
 from minisd.schedulers.base import Draw, Grid, Memory, Scheduler, Step
 
 
@@ -17,7 +18,7 @@ class DDPM(Scheduler):
     """
 
     clip_sample: bool = False
-    clip_sample_range: float = 1.0
+    clip_sample_range: Annotated[float, Range(1e-3, 1000)] = 1.0
 
     official_name: ClassVar[str] = "DDPMScheduler"
     official_defaults: ClassVar[dict[str, Any]] = {"clip_sample": True}

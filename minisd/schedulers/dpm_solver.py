@@ -30,6 +30,7 @@ class DPMSolverMultistep(LogSNRSpace):
         "use_lu_lambdas": False,
         "lambda_min_clipped": -math.inf,
     }
+    neutral: ClassVar[tuple[str, ...]] = (*LogSNRSpace.neutral, "variance_type")  # of models that predict it
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -37,6 +37,7 @@ class Heun(SigmaSpace):
         "beta_end": 0.012,
     }
     fixed_values: ClassVar[dict[str, Any]] = {**SigmaSpace.fixed_values, "clip_sample": False}
+    neutral: ClassVar[tuple[str, ...]] = ("clip_sample_range",)  # only with clip_sample
 
     def grid(self, n: int, start: int = 0) -> Grid:
         """As in sigma space, but all levels except the first come twice: as the end of a step, and as a start."""

@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from minisd._internal.config_fields import Range, Size, refuse
 from minisd.errors import InputError
 from minisd.schedulers.base import Draw, Grid, Memory, Scheduler, Step
 from minisd.schedulers.spacing import Floats
@@ -22,10 +23,10 @@ class LCM(Scheduler):
     clip_sample limits the predicted x_0 to +-clip_sample_range.
     """
 
-    original_inference_steps: int = 50
-    timestep_scaling: float = 10.0
+    original_inference_steps: Size = 50
+    timestep_scaling: Annotated[float, Range(0, 1000)] = 10.0
     clip_sample: bool = False
-    clip_sample_range: float = 1.0
+    clip_sample_range: Annotated[float, Range(1e-3, 1000)] = 1.0
 
     official_name: ClassVar[str] = "LCMScheduler"
     official_defaults: ClassVar[dict[str, Any]] = {
@@ -34,11 +35,13 @@ class LCM(Scheduler):
         "beta_schedule": "scaled_linear",
     }
     fixed_values: ClassVar[dict[str, Any]] = {"thresholding": False}
+    neutral: ClassVar[tuple[str, ...]] = (*Scheduler.neutral, "set_alpha_to_one")  # the last step adds no noise
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.original_inference_steps < 1:
-            raise InputError("original_inference_steps is 0, expected a whole number from 1 up; LCMs use 50.")
+        if self.original_inference_steps > self.schedule.num_train_timesteps:
+            steps = self.schedule.num_train_timesteps
+            refuse(self, "original_inference_steps", f"at most num_train_timesteps, {steps}; LCMs use 50")
 
     def grid(self, n: int, start: int = 0) -> Grid:
         """As for every sampler, but each step leads to the next timestep of the run.

@@ -52,6 +52,12 @@ class LogSNRSpace(Scheduler):
         "use_dynamic_shifting": False,
         "final_sigmas_type": "zero",
     }
+    neutral: ClassVar[tuple[str, ...]] = (
+        *Scheduler.neutral,
+        "flow_shift",  # this and the other two only with use_flow_sigmas
+        "time_shift_type",
+        "shift_terminal",
+    )
 
     def grid(self, n: int, start: int = 0) -> Grid:
         """As for every sampler, with `sigmas`, the ratios of noise to signal, the last 0."""

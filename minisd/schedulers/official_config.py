@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from inspect import isabstract
 from typing import Any, ClassVar, Self
 
+from minisd._internal.messages import shown
 from minisd.errors import InputError
 from minisd.schedulers.schedule import NoiseSchedule
 
@@ -25,12 +26,14 @@ class OfficialConfig:
     official_name: the name of the class in diffusers.
     official_defaults: the defaults of that class, where they differ from OFFICIAL_DEFAULTS and from our fields.
     fixed_values: keys of that class which are not fields here, with the one value that this sampler supports.
+    neutral: further keys of that class, which have no effect on the sampler.
     samplers: all samplers by official_name, set in minisd/schedulers/__init__.py.
     """
 
     official_name: ClassVar[str]
     official_defaults: ClassVar[dict[str, Any]] = {}
     fixed_values: ClassVar[dict[str, Any]] = {}
+    neutral: ClassVar[tuple[str, ...]] = ("dynamic_thresholding_ratio", "sample_max_value")  # only with thresholding
     samplers: ClassVar[dict[str, type[Any]]] = {}
 
     @classmethod
@@ -46,18 +49,20 @@ class OfficialConfig:
             name = config.get("_class_name")
             if not isinstance(name, str) or name not in cls.samplers:
                 raise InputError(
-                    f"_class_name of the scheduler config is {name!r}, expected one of "
+                    f"_class_name of the scheduler config is {shown(name)}, expected one of "
                     f"{', '.join(sorted(cls.samplers))}; to use another one in its place, call that class's own "
                     "from_config, as in DDIM.from_config(config)."
                 )
             return cls.samplers[name].from_config(config)
         # diffusers lists the keys whose values are defaults of the class that wrote the file
         written_defaults = config.get("_use_default_values") or ()
+        if not isinstance(written_defaults, list | tuple):
+            raise InputError(f"_use_default_values is {shown(written_defaults)}, expected a list of keys.")
         stated = {key: value for key, value in config.items() if key not in written_defaults}
         for key, only in cls.fixed_values.items():
             if stated.get(key, only) != only:
                 raise InputError(
-                    f"{key} is {stated[key]!r}, expected {only!r}: {cls.__name__} supports no other value."
+                    f"{key} is {shown(stated[key])}, expected {only!r}: {cls.__name__} supports no other value."
                 )
         values = {**OFFICIAL_DEFAULTS, **cls.official_defaults, **stated}
         schedule = {each.name: values[each.name] for each in fields(NoiseSchedule) if each.name in values}

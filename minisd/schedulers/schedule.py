@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from minisd._internal.messages import shown
 from minisd.errors import InputError
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -19,6 +20,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 # Replaces alpha_bar = 0, where sigma would be infinite, by sigma 4096, as in the reference.
 SMALLEST_ALPHA_BAR = 2.0**-24
+SMALLEST_BETA = 1e-12  # a level with no noise at all has no sigma
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -28,7 +30,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def is_number(value: object) -> bool:
     """Whether the value is a finite int or float; a bool is not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def is_whole_number(value: object) -> bool:
@@ -57,16 +59,20 @@ class NoiseSchedule:
 
     def __post_init__(self) -> None:
         if self.beta_schedule not in BETA_SCHEDULES:
-            raise InputError(f"beta_schedule is {self.beta_schedule!r}, expected one of {', '.join(BETA_SCHEDULES)}.")
+            raise InputError(
+                f"beta_schedule is {shown(self.beta_schedule)}, expected one of {', '.join(BETA_SCHEDULES)}."
+            )
         if self.prediction_type not in PREDICTION_TYPES:
             raise InputError(
-                f"prediction_type is {self.prediction_type!r}, expected one of {', '.join(PREDICTION_TYPES)}."
+                f"prediction_type is {shown(self.prediction_type)}, expected one of {', '.join(PREDICTION_TYPES)}."
             )
         if not isinstance(self.rescale_betas_zero_snr, bool):
-            raise InputError(f"rescale_betas_zero_snr is {self.rescale_betas_zero_snr!r}, expected True or False.")
+            raise InputError(f"rescale_betas_zero_snr is {shown(self.rescale_betas_zero_snr)}, expected True or False.")
         steps = self.num_train_timesteps
-        if not is_whole_number(steps) or steps < 1:
-            raise InputError(f"num_train_timesteps is {steps!r}, expected a whole number from 1 up.")
+        if not is_whole_number(steps) or not 1 <= steps <= 65536:
+            raise InputError(f"num_train_timesteps is {shown(steps)}, expected a whole number in 1..65536.")
+        if self.rescale_betas_zero_snr and steps < 2:
+            raise InputError("num_train_timesteps is 1, expected at least 2 with rescale_betas_zero_snr.")
         if self.trained_betas is not None:
             if not isinstance(self.trained_betas, list | tuple) or len(self.trained_betas) != steps:
                 raise InputError(
@@ -74,8 +80,10 @@ class NoiseSchedule:
                 )
             object.__setattr__(self, "trained_betas", tuple(self.trained_betas))  # a list cannot be hashed
         for beta in (self.beta_start, self.beta_end, *(self.trained_betas or ())):
-            if not is_number(beta) or not 0 < beta < 1:
-                raise InputError(f"a beta of the noise schedule is {beta!r}, expected a number above 0 and below 1.")
+            if not is_number(beta) or not SMALLEST_BETA <= beta < 1:
+                raise InputError(
+                    f"a beta of the noise schedule is {shown(beta)}, expected a number from {SMALLEST_BETA} to below 1."
+                )
 
     @cached_property
     def betas(self) -> Tensor:

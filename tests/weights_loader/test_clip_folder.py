@@ -1,6 +1,7 @@
 """CLIP's folders: those of transformers in ours, ours in transformers, and those that do not fit, one sentence each."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -277,14 +278,24 @@ def test_tensors_that_do_not_fit(saved: Path, tmp_path: Path) -> None:
 def test_configs_of_other_networks(saved: Path, tmp_path: Path, values: dict[str, Any]) -> None:
     folder = copy(saved, tmp_path / "m")
     edit_json(folder / "config.json", **values)
-    refusal(folder, MismatchError, "expected 'clip'" if "model_type" in values else "1 channels")
+    refusal(folder, MismatchError, "expected 'clip'" if "model_type" in values else "num_channels 1, expected 3")
 
 
-@pytest.mark.parametrize("values", [{"image_std": [1, 0, 1]}, {"image_mean": [0.5, 0.5]}, {"do_normalize": False}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"image_std": [1, 0, 1]},
+        {"image_mean": [0.5, 0.5]},
+        {"image_mean": [0.5, 0.5, math.nan]},
+        {"do_normalize": False},
+        {"rescale_factor": 1},
+        {"resample": 0},
+    ],
+)
 def test_other_ways_to_normalise(saved: Path, tmp_path: Path, values: dict[str, Any]) -> None:
     folder = copy(saved, tmp_path / "m")
     (folder / "preprocessor_config.json").write_text(json.dumps(values))
-    refusal(folder, MismatchError, "the preprocessor config has image_mean")
+    refusal(folder, MismatchError, f"the preprocessor config has {next(iter(values))}")
 
 
 def test_incomplete_folders(saved: Path, tmp_path: Path) -> None:

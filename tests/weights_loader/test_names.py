@@ -28,7 +28,8 @@ from minisd.models import VAE, CLIPTextTransformer, UNet
 from minisd.schedulers import Scheduler
 from weights_loader import detect, official_configs
 from weights_loader.names import TensorSource, diffusers, expand, ldm, openclip, write
-from weights_loader.single_file import check_leftovers, read_configs, stored_text_encoders
+from weights_loader.names.old_attention import as_stored
+from weights_loader.single_file import note_leftovers, read_configs, stored_text_encoders
 
 Manifest = dict[str, tuple[int, ...]]
 MODELS = (
@@ -123,7 +124,7 @@ def test_official_vae_in_diffusers_layout(shared_data: Path, model: str, old: bo
     config = official_configs.vae_config(read(shared_data, model, "vae"))
     ours = meta(VAE, config)
     shapes = manifest(shared_data, f"{model}.vae.diffusers{'_oldattn' if old else ''}")
-    assert_fits(ours, expand(diffusers.vae(config, old_attention=old), ours), shapes)
+    assert_fits(ours, as_stored(expand(diffusers.vae(config), ours), shapes), shapes)
 
 
 @pytest.mark.parametrize("position_ids", [False, True])
@@ -196,7 +197,7 @@ def test_official_sdxl_single_file(shared_data: Path, model: str, size: int) -> 
         sources = openclip.text_encoder(list(ours)) if text.is_openclip else diffusers_sources
         optional = ("logit_scale", "embeddings.position_ids")
         assert_fits(ours, sources, part(shapes, text.prefix), optional)
-    check_leftovers(file, texts)
+    note_leftovers(file, texts)
     assert file.notices == []
 
 
@@ -388,8 +389,7 @@ def test_values_survive_both_directions(sd2: bool) -> None:
     stored = round_trip(ldm.vae(sd.vae.config, list(vae)), vae)
     query = stored["decoder.mid.attn_1.q.weight"]  # a 1x1 convolution there
     assert torch.equal(query[:, :, 0, 0], vae["decoder.middle.attention.attention.q.weight"])
-    for old in (False, True):
-        round_trip(expand(diffusers.vae(sd.vae.config, old_attention=old), vae), vae)
+    round_trip(expand(diffusers.vae(sd.vae.config), vae), vae)
     text = sd.text_encoder.state_dict()
     round_trip(expand(diffusers.text_encoder(sd.text_encoder.config), text), text)
 

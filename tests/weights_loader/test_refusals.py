@@ -178,10 +178,13 @@ def test_folders_of_other_pipelines(sd1: Saved, tmp_path: Path) -> None:
     refusal(folder, MismatchError, "StableDiffusion3Pipeline.*SD 1.x, 2.x and SDXL")
 
 
-def test_unknown_scheduler(sd1: Saved, tmp_path: Path) -> None:
+def test_samplers_on_other_noise_schedules(sd1: Saved, tmp_path: Path) -> None:
     folder = copy(sd1.folder, tmp_path / "m")
-    edit_json(folder / "scheduler" / "scheduler_config.json", _class_name="MagicScheduler")
-    refusal(folder, InputError, "'MagicScheduler', expected one of DDIMScheduler")
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text('{"_class_name": "EDMEulerScheduler", "sigma_data": 0.5}')
+    refusal(folder, MismatchError, "'EDMEulerScheduler' and no betas, expected one of DDIMScheduler")
+    path.write_text('{"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": true}')
+    refusal(folder, MismatchError, "use_flow_sigmas True")
 
 
 FOREIGN_FILES: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
@@ -193,7 +196,7 @@ FOREIGN_FILES: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
     "ControlNet": ({"control_model.input_blocks.0.0.weight": (4, 8)}, "a ControlNet"),
     "a UNet alone": (
         {"model.diffusion_model.input_blocks.0.0.weight": (4, 8)},
-        "no text encoder",
+        "holds a UNet in the original layout but no VAE and no text encoder",
     ),
     "SD 3": ({"model.diffusion_model.joint_blocks.0.x": (4, 8)}, "SD 3"),
     "Flux": ({"double_blocks.0.x": (4, 8)}, "Flux"),
@@ -203,7 +206,15 @@ FOREIGN_FILES: dict[str, tuple[dict[str, tuple[int, ...]], str]] = {
         {"text_model.embeddings.token_embedding.weight": (4, 8)},
         r"a single network \(text_encoder\)",
     ),
-    "nothing known": ({"bert.weight": (4, 8)}, "holds bert.weight, expected a Stable Diffusion model"),
+    "a VAE alone, in the original layout": (
+        {"first_stage_model.encoder.conv_in.weight": (4, 8)},
+        "holds a VAE in the original layout but no UNet and no text encoder",
+    ),
+    "a text encoder alone, in the original layout": (
+        {"cond_stage_model.transformer.text_model.embeddings.token_embedding.weight": (4, 8)},
+        "holds a text encoder in the original layout but no UNet and no VAE",
+    ),
+    "nothing known": ({"bert.weight": (4, 8)}, "holds 'bert.weight', expected a Stable Diffusion model"),
 }
 
 
@@ -226,7 +237,7 @@ def test_tensors_of_no_component_are_refused(sd1: Saved, tmp_path: Path) -> None
     """F23 in a single file."""
     path = single(sd1, tmp_path / "m.safetensors")
     tensors = safetensors.torch.load_file(path)
-    for name in ("mystery.weight", "model.diffusion_model.mystery", "first_stage_model.mystery"):
+    for name in ("model.diffusion_model.mystery", "first_stage_model.mystery"):
         safetensors.torch.save_file({**tensors, name: torch.zeros(1)}, path)
         refusal(path, MismatchError, "mystery")
     del tensors["model.diffusion_model.out.2.bias"]

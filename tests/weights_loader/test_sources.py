@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minisd._internal.model_files import safe_join
 from minisd.errors import FileFormatError, HubOffline, InputError, MismatchError, UnsafeFileError
 from weights_loader.hub.needed_files import needed_files, variants
-from weights_loader.model_folder import ModelFolder, choose_weights, safe_join, weight_files
+from weights_loader.model_folder import ModelFolder, choose_weights, weight_files
 from weights_loader.sources import KNOWN, resolve
 
 

@@ -21,6 +21,9 @@ from weights_loader.formats.pickle_globals import RECIPE, Stub, find_globals
 
 LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)[2:]  # the first object of the older format, after the protocol
 
+DICTS_OF_WEIGHTS = ("state_dict", "model", "model_state_dict", "module", "weights", "params")
+MOST_WRAPPERS = 5  # one within another
+
 _lock = threading.Lock()  # torch has one list of safe globals for all threads
 
 
@@ -96,7 +99,7 @@ def _inspect_legacy(file: BinaryIO, path: Path) -> dict[str, type[Stub]]:
 
 
 def _collect(value: Any, sizes: set[int] | None, path: Path) -> Contents:
-    """The tensors of a dict, of its `state_dict`, of a list, or of the dicts in a dict without tensors."""
+    """The tensors of a dict, of a wrapper such as `state_dict` in it, of a list, or of the dicts in a dict."""
     kind = value if isinstance(value, type) else type(value)
     if issubclass(kind, Stub):
         raise UnsafeFileError(f"{path} is a pickled object of {shown(kind.__name__)}, not a dict of tensors; {RECIPE}.")
@@ -104,13 +107,11 @@ def _collect(value: Any, sizes: set[int] | None, path: Path) -> Contents:
         value = {str(index): item for index, item in enumerate(value)}
     if not isinstance(value, dict):
         raise FileFormatError(f"{path} contains a {kind.__name__}, expected a dict of tensors; {RECIPE}.")
-    if isinstance(value.get("state_dict"), dict):
-        weights = value["state_dict"]
-        others = {key: item for key, item in value.items() if key != "state_dict"}
-    elif any(isinstance(item, torch.Tensor) for item in value.values()):
-        weights, others = value, {}
-    else:
-        weights, others = _flatten(value)
+    value, others = _unwrap(value)
+    weights = value
+    if not _has_tensors(value):
+        weights, more = _flatten(value)
+        others |= more
     tensors = {}
     for name, item in weights.items():
         if isinstance(name, str) and isinstance(item, torch.Tensor):
@@ -119,6 +120,22 @@ def _collect(value: Any, sizes: set[int] | None, path: Path) -> Contents:
         else:
             others[name] = item
     return Contents(tensors, *_describe(others))
+
+
+def _has_tensors(value: dict[Any, Any]) -> bool:
+    return any(isinstance(item, torch.Tensor) for item in value.values())
+
+
+def _unwrap(value: dict[Any, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """The innermost dict in `state_dict` or another wrapper, in any depth, and the entries beside it."""
+    others: dict[Any, Any] = {}
+    for _ in range(MOST_WRAPPERS):
+        inner = next((key for key in DICTS_OF_WEIGHTS if isinstance(value.get(key), dict) and value[key]), None)
+        if inner is None or (inner != "state_dict" and _has_tensors(value)):
+            break
+        others |= {key: item for key, item in value.items() if key != inner}
+        value = value[inner]
+    return value, others
 
 
 def _flatten(value: dict[Any, Any]) -> tuple[dict[str, torch.Tensor], dict[Any, Any]]:

@@ -26,6 +26,8 @@ SUFFIXES: dict[str, Format] = {
     ".pth": "pickle",
 }
 WRAPPERS = ("module.", "_orig_mod.")  # prefixes of DistributedDataParallel and torch.compile
+# A tensor of every model in the original layout: what stands before its name is a wrapper's prefix.
+ANCHOR = "model.diffusion_model.input_blocks.0.0.weight"
 OTHER_FORMATS = {  # by their first bytes
     b"\x1f\x8b": "a gzip archive: unpack it first (gunzip)",
     b"7z\xbc\xaf": "a 7z archive: unpack it first",
@@ -48,7 +50,7 @@ class WeightFile:
         format: "safetensors" or "pickle", by the content of the file and not by its name.
         shapes, dtypes: of every tensor, by name.
         metadata: of the header (safetensors), or the plain values beside the weights (pickle: `global_step`).
-        prefix: a wrapper's prefix ("module.", "_orig_mod.") that was removed from every name, or "".
+        prefix: a wrapper's prefix ("module.", "state_dict.") that was removed from the names that have it, or "".
         notices: one sentence for each fact that a person may want to know.
     """
 
@@ -64,7 +66,7 @@ class WeightFile:
         self.shapes = {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
         self.dtypes = {name: tensor.dtype for name, tensor in self._tensors.items()}
         if self.prefix:
-            self.notices.append(f"The prefix {self.prefix!r} was removed from every tensor name.")
+            self.notices.append(f"The prefix {shown(self.prefix)} was removed from the tensors' names.")
         if SUFFIXES.get(path.suffix.lower(), format) != format:
             self.notices.append(f"{path.name} is {FORMAT_NAMES[format]}, although its name says otherwise.")
 
@@ -158,11 +160,12 @@ def _check_memory(file: BinaryIO, path: Path) -> None:
 
 
 def _common_prefix(names: list[str]) -> str:
-    """The prefixes of wrappers that all names have, outermost first."""
+    """The prefixes of wrappers that all names have, outermost first; in a whole model, whatever comes before."""
     prefix = ""
     while found := [each for each in WRAPPERS if all(name.startswith(prefix + each) for name in names)]:
         prefix += found[0]
-    return prefix
+    wrapped = next((name for name in names if name.endswith(f".{ANCHOR}")), None)
+    return prefix if wrapped is None or ANCHOR in names else wrapped.removesuffix(ANCHOR)
 
 
 def _reason(error: Exception) -> str:

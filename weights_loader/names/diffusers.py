@@ -12,7 +12,6 @@ RESNET = {
 }
 TRANSFORMER = {"norm": "norm", "proj_in": "proj_in", "proj_out": "proj_out"}
 ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out.0"}
-OLD_ATTENTION = {"q": "query", "k": "key", "v": "value", "out": "proj_attn"}  # in the first files on the hub
 FEED_FORWARD = {"expand": "net.0.proj", "contract": "net.2"}
 LAYER = {
     "norm1": "layer_norm1",
@@ -49,18 +48,17 @@ def transformer(ours: str, theirs: str, depth: int) -> dict[str, str]:
     return modules
 
 
-def attention_block(ours: str, theirs: str, old: bool = False) -> dict[str, str]:
-    """Self-attention without text; `old` for files from before 2023."""
-    table = OLD_ATTENTION if old else ATTENTION
-    return {f"{ours}.norm": f"{theirs}.group_norm", **under(f"{ours}.attention", theirs, table)}
+def attention_block(ours: str, theirs: str) -> dict[str, str]:
+    """Self-attention without text; names.old_attention has other spellings."""
+    return {f"{ours}.norm": f"{theirs}.group_norm", **under(f"{ours}.attention", theirs, ATTENTION)}
 
 
-def unet(config: UNetConfig, old_attention: bool = False) -> dict[str, str]:
+def unet(config: UNetConfig) -> dict[str, str]:
     """{our module: their module} of UNet2DConditionModel, or of UNet2DModel, which reads no text."""
 
     def attention_after_resnet(ours: str, theirs: str, depth: int) -> dict[str, str]:
         has_text = config.context_width > 0
-        return transformer(ours, theirs, depth) if has_text else attention_block(ours, theirs, old_attention)
+        return transformer(ours, theirs, depth) if has_text else attention_block(ours, theirs)
 
     modules = {
         "time.linear1": "time_embedding.linear_1",
@@ -87,8 +85,8 @@ def unet(config: UNetConfig, old_attention: bool = False) -> dict[str, str]:
     return modules
 
 
-def vae(config: VAEConfig, old_attention: bool = False) -> dict[str, str]:
-    """{our module: their module} of AutoencoderKL; `old_attention` for files from before 2023."""
+def vae(config: VAEConfig) -> dict[str, str]:
+    """{our module: their module} of AutoencoderKL."""
     modules = {"to_moments": "quant_conv", "from_latents": "post_quant_conv"}
     halves = (("encoder", "down", config.layers_per_block), ("decoder", "up", config.layers_per_block + 1))
     for half, way, blocks in halves:
@@ -96,7 +94,7 @@ def vae(config: VAEConfig, old_attention: bool = False) -> dict[str, str]:
             f"{half}.conv_in": f"{half}.conv_in",
             f"{half}.norm_out": f"{half}.conv_norm_out",
             f"{half}.conv_out": f"{half}.conv_out",
-            **attention_block(f"{half}.middle.attention", f"{half}.mid_block.attentions.0", old_attention),
+            **attention_block(f"{half}.middle.attention", f"{half}.mid_block.attentions.0"),
         }
         for i in (0, 1):
             modules |= under(f"{half}.middle.resnets.{i}", f"{half}.mid_block.resnets.{i}", RESNET)

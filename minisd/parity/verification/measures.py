@@ -73,11 +73,11 @@ class ModelUnderTest:
     def trace(self, run: Run) -> Trace:
         """The results of a run, computed at the first call. Raises what the pipeline raises."""
         if run not in self._traces:
-            own, side = self.sd, self.sd.unet.config.sample_size
+            own = self.sd
             # with the class's own spacing, which diffusers also uses when it gets the config of another sampler
             sampler = run.sampler(schedule=own.scheduler.schedule)
             sd = StableDiffusion(own.tokenizer, own.text_encoder, own.vae, own.unet, sampler)
-            noise = run.noise((1, sd.vae.config.latent_channels, side, side))
+            noise = run.noise((1, sd.vae.config.latent_channels, *own.unet.config.cells))
             steps = sd.denoise(run.prompt, num_inference_steps=run.steps, guidance_scale=7.5, latents=noise)
             calls = len(sampler.grid(run.steps))
             latents = [s.latents for s in tqdm(steps, f"{run.sampler.__name__}", calls, disable=not self.progress)]
