@@ -86,6 +86,12 @@ class TrainingRun:
                 read_run(self.path, {}, self.about, all_of_it=False)
                 check_target(self.path, overwrite=True)
 
+    def is_finished(self) -> bool:
+        """Whether nothing of its budget is left."""
+        state = read_run(self.path, {}, None) or {"step": 0, "elapsed": 0.0}
+        steps = self.budget.steps
+        return state["elapsed"] >= 60 * self.budget.minutes if steps is None else state["step"] >= steps
+
 
 def train(
     model: Network, loss: TrainingLoss, recipe: Recipe, run: TrainingRun, show: Callable[[Network], None] | None = None

@@ -1,5 +1,6 @@
 """`minisd train`: from scratch in seconds, stage by stage, and further; mistakes are found before any training."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,11 @@ def test_all_stages_from_scratch_and_one_from_a_model(tmp_path: Path, capsys: py
     again, _ = weights_loader.load_clip(tmp_path / "second" / "model")
     moved = again.image_encoder.position_embedding.weight - clip.image_encoder.position_embedding.weight
     assert 0 < moved.abs().max() < 0.01
+
+    assert train("unet", tmp_path / "second", "--start-from", str(model)) == 0  # the model is written again
+    kept, _ = weights_loader.load_clip(tmp_path / "second" / "model")
+    assert torch.equal(kept.logit_scale, again.logit_scale)
+    assert not list(tmp_path.rglob(".minisd-*"))
 
     assert train("vae", tmp_path / "second", "--start-from", str(model)) == 2  # the UNet fits its own autoencoder
     assert "another vae" in capsys.readouterr().err
@@ -108,3 +114,81 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path, capsys: pytest
     (tmp_path / "run").write_text("mine")
     assert train("all", tmp_path / "run") == 2
     assert "is a file" in capsys.readouterr().err
+
+
+def test_a_run_is_continued_as_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Other pictures, captions, token, word, rank or model: the differences, and the result stays as it is."""
+    for name, change in (("model", 0.0), ("other", 0.01)):
+        sd = small_pipeline()
+        sd.unet.conv_in.weight.data += change
+        weights_loader.save(sd, tmp_path / name)
+    for name in ("red", "blue"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (40, 40), name).save(tmp_path / name / "1.png")
+    usual = {"--start-from": tmp_path / "model", "--pictures": tmp_path / "red", "--prompt": "a <x> <y>", "--steps": 1}
+    embedding = {**usual, "--token": "<x>", "--like": "cat"}
+
+    def run(stage: str, arguments: dict[str, object]) -> int:
+        return main(
+            ["train", stage, str(tmp_path / "run"), *(str(each) for pair in arguments.items() for each in pair)]
+        )
+
+    for stage, first, others in [
+        ("lora", {**usual, "--rank": 2}, {"--rank": 3}),
+        ("embedding", embedding, {"--token": "<y>", "--like": "dog"}),
+    ]:
+        others |= {"--pictures": tmp_path / "blue", "--start-from": tmp_path / "other", "--prompt": "a dog <x> <y>"}
+        assert run(stage, first) == 0
+        result = tmp_path / "run" / f"{stage}.safetensors"
+        before = result.read_bytes()
+        capsys.readouterr()
+        for option, value in others.items():
+            assert run(stage, {**first, option: value, "--steps": 2}) == 9
+            words = {"--pictures": "pictures and captions", "--prompt": "pictures and captions"}
+            name = words.get(option, option.removeprefix("--").replace("start-from", "start model"))
+            complaint = capsys.readouterr().err
+            assert f"is a run of something else: {name} is " in complaint
+            assert complaint.count("\n") == 1
+            assert result.read_bytes() == before
+        assert run(stage, {**first, "--steps": 2}) == 0
+        assert result.read_bytes() != before
+
+
+def test_a_stage_is_continued_from_the_same_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("text", tmp_path / "run") == 0
+    before = (tmp_path / "run" / "text.pt").read_bytes()
+    for stage in ("text", "all"):  # of "all" no other stage is trained first
+        assert train(stage, tmp_path / "run", "--start-from", "sticker") == 9
+        assert "text.pt is a run of something else: start model is " in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"text.pt"}
+    assert (tmp_path / "run" / "text.pt").read_bytes() == before
+
+
+def test_a_stage_is_not_trained_further_below_another_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in ("text", "clip", "text"):
+        assert train(stage, tmp_path / "run", "--steps", "1") == 0
+    assert train("text", tmp_path / "run", "--steps", "2") == 9
+    assert "clip.pt was trained with text.pt as it is" in capsys.readouterr().err
+    assert torch.load(tmp_path / "run" / "text.pt", weights_only=True)["step"] == 1
+    assert train("clip", tmp_path / "run", "--steps", "2") == 0
+
+
+def test_an_interruption_saves_the_run_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def press(model: object, average: object, decay: float) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("minisd.training.trainer._update_average", press)
+    assert train("text", tmp_path / "run", "--steps", "3") == 130
+    path = tmp_path / "run" / "text.pt"
+    said = f"minisd: interrupted at step 1; {path} has the run, and the same command continues it\n"
+    assert capsys.readouterr().err == said
+    assert torch.load(path, weights_only=True)["step"] == 1
+
+
+def test_folders_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    for name in ("file/run", "x" * 256):
+        assert train("text", tmp_path / name) == 8
+        assert capsys.readouterr().err.count("\n") == 1

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from minisd._internal.atomic_folders import check_folder
-from minisd.errors import InputError, MismatchError
+from minisd.errors import InputError, MismatchError, ResumeError
 from minisd.models import CLIP, VAE, UNet
 from minisd.pipeline import Defaults, StableDiffusion
 from minisd.sticker.training.autoencoder import VAE_CONFIG, new_vae, normalise, train_vae
@@ -172,7 +172,8 @@ def train_stages(
 
     The other networks that these need come from their runs in the folder, or from `start`, whose CLIP is `clip`.
     report: gives the function for the progress of a stage.
-    Raises OutputError and ResumeError for the file of any of the runs, before any training.
+    Raises OutputError and ResumeError for the file of any of the runs, before any training; ResumeError, too, if a
+    stage would be trained further with whose result another one was trained.
     """
     done = Networks(new_tokenizer(), clip=clip)
     runs = {
@@ -181,6 +182,13 @@ def train_stages(
     }
     for run in runs.values():
         run.check()
+    for name, stage in STAGES.items():
+        for other in () if options.keep_latents else {*stage.needs} & {*runs}:
+            if (options.folder / f"{name}.pt").exists() and not runs[other].is_finished():
+                raise ResumeError(
+                    f"{options.folder}/{name}.pt was trained with {other}.pt as it is, expected no further training of "
+                    f"{other!r}; train only {name!r}, give the budget of before, or name a new folder."
+                )
     if start is not None:
         done.vae, done.unet, done.probe = start.vae, start.unet, done.probe_or_new()
         encoder = done.probe.text_encoder
