@@ -8,6 +8,7 @@ from typing import Any
 
 from minisd.errors import MismatchError
 from weights_loader import detect, official_configs
+from weights_loader.adapters.description import describe
 from weights_loader.build import Prefixed
 from weights_loader.formats.weight_file import WeightFile, open_weights
 from weights_loader.model_folder import SCHEDULER_CONFIG, ModelFolder
@@ -38,7 +39,8 @@ class Inspection:
 
     def __str__(self) -> str:
         lines = [f"{self.path}", f"layout     {self.layout}", f"family     {self.family}"]
-        lines.append(f"predicts   {self.prediction_type or 'unknown (the tensors do not show it)'}")
+        if "unet" in self.components:
+            lines.append(f"predicts   {self.prediction_type or 'unknown (the tensors do not show it)'}")
         for name, part in self.components.items():
             dtypes = ", ".join(f"{dtype} x{count}" for dtype, count in part.dtypes.items())
             lines.append(f"{name:<16} {part.tensors:5d} tensors {part.parameters:13,d} parameters  {dtypes}")
@@ -48,6 +50,7 @@ class Inspection:
 def inspect(source: str | Path) -> Inspection:
     """The layout, family, networks, dtypes and notices of a file or folder; print it for a table.
 
+    An adapter's layout names its format, and its rank or its number of vectors.
     source: as for weights_loader.load, but nothing is downloaded. Raises the classes of minisd.errors.
     """
     path = resolve(source, offline=True)
@@ -68,6 +71,9 @@ def _inspect_folder(folder: ModelFolder) -> Inspection:
 
 
 def _inspect_file(file: WeightFile) -> Inspection:
+    if (adapter := describe(file.shapes)) is not None:
+        everything = {adapter.kind: _summary(file.shapes, file.dtypes)}
+        return Inspection(file.path, adapter.layout, adapter.family, None, everything, file.notices)
     try:
         layout = detect.layout(file.shapes, file.path)
     except MismatchError as error:  # it names the format, which is what inspecting is for

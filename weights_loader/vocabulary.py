@@ -12,6 +12,10 @@ FILES = ("vocab.json", "merges.txt")
 OPENCLIP_PAD = "!"  # id 0
 
 
+class NoVocabulary(MismatchError):
+    """A single file has no vocabulary beside it, and CLIP's cannot be downloaded."""
+
+
 def find_tokenizer(path: Path, is_openclip: bool, offline: bool | None = None, progress: bool = True) -> Tokenizer:
     """The tokenizer for a single file, with the padding of its text encoder.
 
@@ -30,7 +34,7 @@ def find_tokenizer(path: Path, is_openclip: bool, offline: bool | None = None, p
     try:
         folder = download_files(CLIP_REPO, FILES, offline, progress)
     except HubError as error:
-        raise MismatchError(
+        raise NoVocabulary(
             f"{path.name} contains no vocabulary, and CLIP's is not available ({error}); put vocab.json and merges.txt "
             "beside the file, or pass tokenizer= a folder with them."
         ) from error

@@ -3,9 +3,12 @@
 import argparse
 
 import weights_loader
+from minisd._internal.messages import LONGEST, printable
+from minisd.cli.output import say
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the table."""
-    print(weights_loader.inspect(args.source))
+    for line in str(weights_loader.inspect(args.source)).splitlines():
+        say(printable(line) if len(line) > LONGEST or not line.isprintable() else line)  # keeps the columns
     return 0

@@ -3,6 +3,7 @@
 import argparse
 import re
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,6 +11,8 @@ import torch
 import weights_loader
 from minisd._internal.atomic_files import check_target, write_json
 from minisd.parity.verification import FACTS, MODELS, ModelUnderTest, Result, open_reference_image, verify
+from weights_loader.sources import EMBEDDED, resolve
+from weights_loader.vocabulary import NoVocabulary
 
 FAILED = 1
 NAMES = {  # the last part of hub ids, known names and official files
@@ -34,17 +37,21 @@ def run(args: argparse.Namespace) -> int:
     torch.backends.cudnn.allow_tf32 = False  # full float32
     torch.backends.cuda.matmul.allow_tf32 = False
     device = weights_loader.check_device(args.device or weights_loader.best_device())
-    sd = weights_loader.load(
+    load = partial(
+        weights_loader.load,
         args.model,
         device=device,
         variant=args.variant,
-        tokenizer=args.tokenizer,
         offline=args.offline,
         progress=not args.quiet,
     )
+    try:
+        sd, has_vocabulary = load(tokenizer=args.tokenizer), True
+    except NoVocabulary:  # the networks are checked with any other one, which no check reads
+        sd, has_vocabulary = load(tokenizer=resolve(EMBEDDED) / "tokenizer"), False
     family = sd.unet.config.family
     model = args.known_as or model_name(args.model, family)
-    tested = ModelUnderTest(sd, golden, picture, progress=not args.quiet)
+    tested = ModelUnderTest(sd, golden, picture, not args.quiet, has_vocabulary)
     checks = verify(tested, FACTS, family, model, args.quick)
     print(f"{args.model}: {family}, {model or 'unknown model'}")
     print(row("check", "expected", "got", "difference", "allowed", "verdict"))

@@ -442,3 +442,25 @@ def test_command_refuses_other_families(folder: Path, tmp_path: Path) -> None:
         run("no-such-model", "--json", str(tmp_path / "no" / "report.json"))
     with pytest.raises(InputError, match="v9"):
         run(str(folder), "--as", "v9")
+
+
+def test_a_single_file_without_a_vocabulary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The checks that read none are made, the others are skipped with the reason."""
+    sd = weights_loader.load("sticker")
+    weights_loader.save(sd, tmp_path / "single.safetensors", layout="ldm")
+    monkeypatch.setattr(UNetConfig, "family", "SD 1.x")
+    parameters = list(sd.vae.parameters())
+    size = (sum(map(torch.numel, parameters)), len(parameters))
+    facts = [
+        Fact("vae", ("SD 1.x",), measures.size("vae"), size),
+        Fact("ids", ("SD 1.x",), measures.prompt_ids("a cat"), (0,), tokenizes=True),
+        Fact("image", ("SD 1.x",), lambda tested: pytest.fail("it was drawn"), (0,), denoises=True),
+    ]
+    monkeypatch.setattr(command, "FACTS", facts)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert run(str(tmp_path / "single.safetensors"), "--offline", "--quiet") == 0
+    out = capsys.readouterr().out
+    assert out.count("skipped: needs the vocabulary: --tokenizer FOLDER") == 2
+    assert "1 pass, 0 FAIL, 2 skipped" in out

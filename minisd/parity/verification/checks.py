@@ -22,7 +22,8 @@ class Fact:
 
     tolerance: the allowed difference of each number; half_tolerance: for weights that were stored in float16.
     at_least: larger numbers pass, too. model: the only model of the family with these numbers. needs: an image that
-    the user must provide. denoises: the measurement takes minutes.
+    the user must provide. denoises: the measurement takes minutes. tokenizes: it reads the vocabulary;
+    denoising does, too.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Fact:
     model: str | None = None
     needs: Literal["golden", "picture"] | None = None
     denoises: bool = False
+    tokenizes: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def _check(fact: Fact, tested: ModelUnderTest, model: str | None, quick: bool, h
         return Result(fact.name, "skipped", note="needs denoising")
     if fact.needs is not None and getattr(tested, fact.needs) is None:
         return Result(fact.name, "skipped", note=f"needs --{fact.needs} {REFERENCE_IMAGES[fact.needs].name}")
+    if (fact.tokenizes or fact.denoises) and not tested.has_vocabulary:
+        return Result(fact.name, "skipped", note="needs the vocabulary: --tokenizer FOLDER")
     tolerance = fact.half_tolerance if half and fact.half_tolerance is not None else fact.tolerance
     try:
         with torch.no_grad():

@@ -70,7 +70,7 @@ SIZES = [
 ]
 
 TOKENS = [
-    Fact(f"ids of {prompt!r}", families, measures.prompt_ids(prompt), padded(ids, pad))
+    Fact(f"ids of {prompt!r}", families, measures.prompt_ids(prompt), padded(ids, pad), tokenizes=True)
     for families, pad in ((SD1 + SDXL, EOS), (SD2 + REFINER, 0))
     for prompt, ids in PROMPTS.items()
 ]

@@ -59,6 +59,7 @@ class ModelUnderTest:
     golden: Image.Image | None = None
     picture: Image.Image | None = None
     progress: bool = False
+    has_vocabulary: bool = True  # False: of a single file without one; sd.tokenizer is that of another model
     _traces: dict[Run, Trace] = field(default_factory=dict)
 
     @property
@@ -187,12 +188,9 @@ def open_reference_image(path: str | Path, option: str) -> Image.Image:
     """Open the image of `--golden` or `--picture`. Raises InputError for another image, or none."""
     expected = REFERENCE_IMAGES[option]
     try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises for bad files
-        raise InputError(
-            f"{path} cannot be read as an image ({error}), expected {expected.name} for --{option}."
-        ) from error
+        image = images.open_image(path).convert("RGB")
+    except InputError as error:
+        raise InputError(f"{error} It is for --{option}, expected {expected.name}.") from error
     got = _statistics(_bytes(image))
     if max(abs(have - want) for have, want in zip(got, expected.statistics, strict=True)) > 0.01:
         shown = ", ".join(f"{value:.2f}" for value in got)
