@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import stat
 import warnings
 import zipfile
@@ -51,12 +52,12 @@ def write_run(path: Path, parts: Mapping[str, Part], step: int, elapsed: float, 
     state |= {"step": step, "elapsed": elapsed, "about": json.dumps(about)}
 
     def keep(file: object) -> None:
+        _previous(path).unlink(missing_ok=True)
         if path.exists():
-            _previous(path).unlink(missing_ok=True)
             try:
                 os.link(path, _previous(path))
             except OSError:  # a file system without hard links
-                os.replace(path, _previous(path))
+                shutil.copyfile(path, _previous(path))
 
     write_atomically(path, lambda file: torch.save(state, file), overwrite=True, check=keep)
 
@@ -65,13 +66,14 @@ def read_run(path: Path, parts: Mapping[str, Part], about: Mapping[str, object] 
     """Load the newest intact state of a run into objects, by name; returns the whole state, None if there is no file.
 
     about: what the run must be a run of; None: anything. all_of_it: whether the run may be nothing more than that.
-    A damaged file is renamed to `path`.damaged, with a warning, if the state before it is intact.
+    A damaged file is renamed to `path`.damaged, with a warning, if the state before it is intact. Without a file at
+    `path` the state before is not used: who removes a run begins a new one.
 
     Raises ResumeError: the files are damaged, or of a run of another model, or of something else, which is listed.
     """
     problems: dict[Path, _Damaged] = {}
     for candidate in (path, _previous(path)):
-        if not os.path.exists(candidate):
+        if not os.path.exists(path) or not os.path.exists(candidate):
             continue
         try:
             state = _read(candidate)
@@ -89,7 +91,6 @@ def read_run(path: Path, parts: Mapping[str, Part], about: Mapping[str, object] 
                 f"{state['step']}, takes its place.",
                 stacklevel=3,
             )
-        if candidate != path:
             os.replace(candidate, path)
         return state
     if problems:
