@@ -20,6 +20,7 @@ from tokenizers import Tokenizer as Engine
 
 from minisd._internal import validation
 from minisd._internal.added_tokens import AddedTokens
+from minisd._internal.messages import shown
 from minisd._internal.vocabulary_files import BOS, EOS, read_folder, read_merges, write_folder
 from minisd.errors import InputError, MismatchError
 
@@ -82,7 +83,7 @@ class Tokenizer:
             raise InputError(f"a vocabulary of {len(vocab)} tokens must have the ids 0 to {len(vocab) - 1}, each once.")
         for token in (bos, eos, pad, *(t for left, right in merges for t in (left, right, left + right))):
             if token not in vocab:
-                raise InputError(f"{token!r} is not in the vocabulary; use vocabulary and merges of one model.")
+                raise InputError(f"{shown(token)} is not in the vocabulary; use vocabulary and merges of one model.")
         if max_length < 2:
             raise InputError(f"max_length is {max_length}, expected at least 2, for the start and end tokens.")
         self.vocab, self.merges = vocab, merges
@@ -125,7 +126,7 @@ class Tokenizer:
             tokenizer = cls(tables.vocab, tables.merges, **tables.options)
             for i, token in tables.added:
                 if i != len(tokenizer):
-                    raise InputError(f"the added token {token!r} has id {i}, expected {len(tokenizer)}.")
+                    raise InputError(f"the added token {shown(token)} has id {i}, expected {len(tokenizer)}.")
                 tokenizer.add_token(token)
             tokenizer._added.group_by_name()
         except InputError as error:
@@ -247,7 +248,7 @@ class Tokenizer:
     def id_to_token(self, index: int) -> str:
         """The token of an id, as `tokenize` writes it. Raises InputError outside the vocabulary."""
         if not isinstance(index, int) or not 0 <= index < len(self):
-            raise InputError(f"a token id is {index!r}, expected a whole number in 0..{len(self) - 1}.")
+            raise InputError(f"a token id is {shown(index)}, expected a whole number in 0..{len(self) - 1}.")
         known = len(self._tokens)
         return self._tokens[index] if index < known else self._added.names[index - known]
 

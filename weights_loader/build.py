@@ -16,6 +16,7 @@ from weights_loader.devices import stored_dtype
 from weights_loader.names import TensorSource
 
 MAX_NAMES_SHOWN = 10  # in an error message
+CHARACTERS_OF_NAMES = 300
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -127,11 +128,10 @@ def _check(
             if source.name in stored and tuple(stored[source.name]) != source.shape(shapes[name])
         }
     )
-    problems = [
-        f"{len(names)} {kind}: {listed(names)}"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-        if names
-    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    kinds = {kind: names for kind, names in kinds.items() if names}
+    room = CHARACTERS_OF_NAMES // max(len(kinds), 1)
+    problems = [f"{len(names)} {kind}: {listed(names, room)}" for kind, names in kinds.items()]
     if problems:
         raise MismatchError(
             f"{what} does not fit its network; {'; '.join(problems)}; nothing was loaded, "
@@ -139,9 +139,12 @@ def _check(
         )
 
 
-def listed(names: list[str]) -> str:
-    """Names for an error message, at most MAX_NAMES_SHOWN."""
-    return ", ".join(names[:MAX_NAMES_SHOWN]) + (", ..." if len(names) > MAX_NAMES_SHOWN else "")
+def listed(names: list[str], room: int = 1000) -> str:
+    """The first names for an error message: at most MAX_NAMES_SHOWN, and no more than fit in `room` characters."""
+    most = MAX_NAMES_SHOWN
+    while most > 1 and len(", ".join(names[:most])) > room:
+        most -= 1
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def is_position_ids(name: str) -> bool:

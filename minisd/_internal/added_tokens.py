@@ -7,6 +7,7 @@ from tokenizers import AddedToken, Encoding
 from tokenizers import Tokenizer as Engine
 
 from minisd._internal import validation
+from minisd._internal.messages import shown
 from minisd.errors import InputError
 
 
@@ -44,13 +45,13 @@ class AddedTokens:
         """Raises InputError for a token that is blank, exists already or is a word of the vocabulary."""
         validation.text(token, "a new token")
         if not token or token != token.strip():
-            raise InputError(f"a new token is {token!r}, expected a name without blanks at its ends; rename it.")
+            raise InputError(f"a new token is {shown(token)}, expected a name without blanks at its ends; rename it.")
         normal = self._engine.normalizer.normalize_str
         taken = {normal(name) for name in (*self._special, *self.names)}
         for name in _names(token, vectors):
             spellings = (name, normal(name), normal(name) + "</w>")
             if normal(name) in taken or any(each in self._vocab for each in spellings):
-                raise InputError(f"the token {name!r} exists already; choose a name like '<my-cat>'.")
+                raise InputError(f"the token {shown(name)} exists already; choose a name like '<my-cat>'.")
 
     def group_by_name(self) -> None:
         """Read `x`, `x_1`, `x_2` in a row as one token of three vectors, as the reference does; after loading."""
