@@ -13,6 +13,8 @@ import torch
 
 from minisd._internal.atomic_files import write_json
 from minisd._internal.atomic_folders import FileSet, replace_files
+from minisd._internal.messages import shown
+from minisd._internal.model_files import is_file, list_folder
 from minisd.errors import InputError, MismatchError
 from minisd.models import CLIP
 from minisd.tokenizer import Tokenizer
@@ -25,6 +27,7 @@ from weights_loader.names import write
 from weights_loader.names.clip import tensor_sources
 from weights_loader.saving import CLIP_NAMES
 from weights_loader.sources import EMBEDDED, resolve
+from weights_loader.vocabulary import check_length
 
 CLIP_FOLDER = "clip"  # inside a model, beside unet/, vae/ and text_encoder/
 CLIP_FILES = FileSet("config.json", re.compile(CLIP_NAMES))
@@ -47,8 +50,8 @@ def load_clip(
             f"{source} is not a folder, expected 'sticker' or a folder in the layout of transformers' CLIPModel; "
             "`hf download openai/clip-vit-large-patch14` downloads one and prints its path."
         )
-    folder = ModelFolder(path / CLIP_FOLDER if (path / MODEL_INDEX).is_file() else path)
-    if not (folder.path / "config.json").is_file():
+    folder = ModelFolder(path / CLIP_FOLDER if is_file(path / MODEL_INDEX) else path)
+    if "config.json" not in list_folder(folder.path):
         raise MismatchError(
             f"{folder.path} has no config.json, so it is not a CLIP; give a folder that transformers' CLIPModel or "
             "weights_loader.save_clip wrote."
@@ -56,6 +59,7 @@ def load_clip(
     text, image = clip_configs(folder.json(""))
     image = with_normalisation(image, _preprocessor(folder))
     tokenizer = Tokenizer.from_folder(_vocabulary(folder.path))
+    check_length(tokenizer, text)
     if len(tokenizer) > text.vocab_size:
         raise MismatchError(
             f"{folder.path}: the tokenizer has {len(tokenizer)} ids, expected at most the {text.vocab_size} of the "
@@ -109,17 +113,19 @@ def save_clip(
 
 def _preprocessor(folder: ModelFolder) -> dict:
     """The settings of CLIPImageProcessor, from the file of either version of transformers; {} if there is neither."""
-    if (folder.path / PREPROCESSOR).is_file():
+    names = list_folder(folder.path)
+    if PREPROCESSOR in names:
         return folder.json("", PREPROCESSOR)
-    if (folder.path / PROCESSOR).is_file():
-        return folder.json("", PROCESSOR).get("image_processor", {})
-    return {}
+    settings = folder.json("", PROCESSOR).get("image_processor", {}) if PROCESSOR in names else {}
+    if not isinstance(settings, dict):
+        raise MismatchError(f"{folder.path / PROCESSOR} has image_processor {shown(settings)}, expected an object.")
+    return settings
 
 
 def _vocabulary(folder: Path) -> Path:
     """The folder with the vocabulary."""
     for path in (folder, folder.parent / "tokenizer"):
-        if any((path / name).is_file() for name in ("vocab.json", "tokenizer.json")):
+        if any(is_file(path / name) for name in ("vocab.json", "tokenizer.json")):
             return path
     raise MismatchError(
         f"{folder} has no vocab.json and merges.txt, and no folder `tokenizer` beside it; add them to either."

@@ -141,7 +141,7 @@ def test_some_values(folder: Path) -> None:
 def test_every_value(folder: Path) -> None:
     cases = list(changes(folder))
     assert len(cases) > 2000
-    print(check(folder, cases))
+    print(check(folder, random.Random(2).sample(cases, 2000)))
 
 
 @pytest.mark.parametrize(
