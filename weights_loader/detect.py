@@ -35,7 +35,9 @@ UNUSED_PREFIXES = (
     "embedding_manager.",
     "denoiser.sigmas",
 )
-PARTS = {  # the networks of an original file, by the beginnings of their tensors' names
+PARTS: dict[
+    str, str | tuple[str, ...]
+] = {  # the networks of an original file, by the beginnings of their tensors' names
     "a UNet": ldm.UNET,
     "a VAE": ldm.VAE,
     "a text encoder": ("cond_stage_model.", "conditioner.embedders."),

@@ -159,8 +159,8 @@ def read_configs(file: WeightFile, prediction_type: str | None = None) -> ModelC
         unet = replace(unet, sample_size=96)
     # as in the official repositories: PNDM for epsilon, DDIM for v-prediction and for inpainting with SD 1.x
     ddim = prediction_type == "v_prediction" or (unet.in_channels == 9 and not prefixes[0].is_openclip)
-    scheduler = DDIM(schedule, timestep_spacing=spacing) if ddim else PNDM(schedule)
-    return ModelConfigs(unet, vae, texts, scheduler, Defaults(), LOW_RES)
+    sampler: Scheduler = DDIM(schedule, timestep_spacing=spacing) if ddim else PNDM(schedule)
+    return ModelConfigs(unet, vae, texts, sampler, Defaults(), LOW_RES)
 
 
 def _stored_configs(file: WeightFile, prediction_type: str | None) -> ModelConfigs:

@@ -35,7 +35,8 @@ class FieldError(InputError):
 
 def check_fields(config: Any) -> None:
     """Raise FieldError for the first field whose value has another kind than its annotation, or is out of its range."""
-    hints = _hints(type(config))
+    kind: Any = type(config)
+    hints = _hints(kind)
     for each in fields(config):
         value = getattr(config, each.name)
         if not _fits(value, hints[each.name]):
@@ -48,7 +49,7 @@ def refuse(config: Any, field: str, expected: str) -> NoReturn:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
 
 
@@ -58,7 +59,7 @@ def _fits(value: object, hint: Any) -> bool:
         return any(_fits(value, each) for each in arguments)
     if origin is Annotated:
         limits = arguments[1]
-        return _fits(value, arguments[0]) and limits.low <= value <= limits.high  # type: ignore[operator]
+        return _fits(value, arguments[0]) and limits.low <= value <= limits.high
     if origin is tuple:
         if not isinstance(value, tuple) or not value:
             return False

@@ -117,7 +117,7 @@ def _check_merges(
             f"{path} holds {len(merges):,} merges, and none that makes {len(lost):,} tokens of the vocabulary, such as "
             f"{shown(lost[0])}; download it again."
         )
-    for role in ("bos", "eos"):
+    for role in ("bos", "eos"):  # padding may be any token
         token = options[role]
         if len(token.removesuffix("</w>")) == 1 or token in made or options["bos"] == options["eos"]:
             raise MismatchError(

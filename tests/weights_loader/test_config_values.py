@@ -42,7 +42,7 @@ OTHER_MODEL = {
     "vae/config.json": {"norm_num_groups", "scaling_factor", "sample_size", "force_upcast"},
     "text_encoder/config.json": {"num_attention_heads", "layer_norm_eps"},
     "tokenizer/tokenizer_config.json": {"model_max_length"},
-    "tokenizer/special_tokens_map.json": set(),
+    "tokenizer/special_tokens_map.json": {"pad_token"},
     "clip/config.json": {"num_attention_heads", "layer_norm_eps"},
     "clip/preprocessor_config.json": {"image_mean", "image_std"},
 }
