@@ -35,9 +35,8 @@ UNUSED_PREFIXES = (
     "embedding_manager.",
     "denoiser.sigmas",
 )
-PARTS: dict[
-    str, str | tuple[str, ...]
-] = {  # the networks of an original file, by the beginnings of their tensors' names
+# The networks of an original file, by the beginnings of their tensors' names.
+PARTS: dict[str, str | tuple[str, ...]] = {
     "a UNet": ldm.UNET,
     "a VAE": ldm.VAE,
     "a text encoder": ("cond_stage_model.", "conditioner.embedders."),
