@@ -27,7 +27,7 @@ from weights_loader.names import write
 from weights_loader.names.clip import tensor_sources
 from weights_loader.saving import CLIP_NAMES
 from weights_loader.sources import EMBEDDED, resolve
-from weights_loader.vocabulary import check_length
+from weights_loader.vocabulary import check_vocabulary
 
 CLIP_FOLDER = "clip"  # inside a model, beside unet/, vae/ and text_encoder/
 CLIP_FILES = FileSet("config.json", re.compile(CLIP_NAMES))
@@ -59,7 +59,7 @@ def load_clip(
     text, image = clip_configs(folder.json(""))
     image = with_normalisation(image, _preprocessor(folder))
     tokenizer = Tokenizer.from_folder(_vocabulary(folder.path))
-    check_length(tokenizer, text)
+    check_vocabulary(tokenizer, text)
     if len(tokenizer) > text.vocab_size:
         raise MismatchError(
             f"{folder.path}: the tokenizer has {len(tokenizer)} ids, expected at most the {text.vocab_size} of the "

@@ -30,7 +30,7 @@ from weights_loader.pixel_configs import pixel_unet_config
 from weights_loader.settings import read_defaults, read_scheduler
 from weights_loader.single_file import load_single_file
 from weights_loader.sources import EMBEDDED, EMBEDDED_VARIANTS, locate, resolve
-from weights_loader.vocabulary import check_length
+from weights_loader.vocabulary import check_vocabulary
 
 
 @memory.translated("loading the model")
@@ -135,7 +135,7 @@ def load_folder(
         raise MismatchError(" ".join(problems))
     encoders = [parts[f"text_encoder{suffix}"] for suffix in folder.text_suffixes]
     for each, encoder in zip(tokenizers, encoders, strict=True):
-        check_length(each, encoder.config)
+        check_vocabulary(each, encoder.config)
     return StableDiffusion(
         tokenizer=tokenizers[0],
         text_encoder=encoders[0],

@@ -25,7 +25,7 @@ from weights_loader.model_folder import LOW_RES_SCHEDULER
 from weights_loader.names import TensorSource, diffusers, expand, ldm, openclip
 from weights_loader.names.old_attention import as_stored
 from weights_loader.settings import read_defaults, read_scheduler
-from weights_loader.vocabulary import check_length, find_tokenizer, padded
+from weights_loader.vocabulary import check_vocabulary, find_tokenizer, padded
 
 CONFIGS_KEY = "minisd.configs"  # in the metadata of files that minisd wrote: the configs of all parts
 
@@ -92,7 +92,7 @@ def load_single_file(
     if tokenizer is None:
         tokenizer = find_tokenizer(file.path, texts[0].is_openclip, offline, progress)
     for config in configs.texts:
-        check_length(tokenizer, config)
+        check_vocabulary(tokenizer, config)
 
     def network(kind: type[Network], config: Any, prefix: str, tensor_sources: Any, ignorable: Any = None) -> Network:
         what, tensors = f"{file.path.name}, {prefix}*", Prefixed(file, prefix)

@@ -47,10 +47,15 @@ def padded(tokenizer: Tokenizer, is_openclip: bool) -> Tokenizer:
     return Tokenizer(tokenizer.vocab, tokenizer.merges, pad=pad, max_length=tokenizer.max_length)
 
 
-def check_length(tokenizer: Tokenizer, config: CLIPTextConfig) -> None:
-    """Raise MismatchError if the tokenizer's prompts are longer than the text encoder reads."""
+def check_vocabulary(tokenizer: Tokenizer, config: CLIPTextConfig) -> None:
+    """Raise MismatchError if prompts are longer than the text encoder reads, or end in another token."""
     if tokenizer.max_length > config.max_length:
         raise MismatchError(
             f"the tokenizer has model_max_length {tokenizer.max_length}, expected at most the {config.max_length} of "
             "the text encoder; take both from one model."
+        )
+    if config.end_id is not None and config.end_id != tokenizer.eos_id:
+        raise MismatchError(
+            f"the text encoder config has eos_token_id {config.end_id}, expected the {tokenizer.eos_id} of the "
+            "tokenizer; take both from one model."
         )

@@ -179,6 +179,18 @@ def test_configs_made_by_hand(kind: type, values: dict[str, Any]) -> None:
     assert len(str(caught.value)) < LONGEST
 
 
+def test_the_end_token_is_that_of_the_tokenizer(folder: Path) -> None:
+    for part in ("text_encoder", "clip"):
+        path = folder / part / "config.json"
+        text = path.read_text()
+        stored = json.loads(text)
+        stored.get("text_config", stored)["eos_token_id"] = 64
+        path.write_text(json.dumps(stored))
+        with pytest.raises(MismatchError, match="eos_token_id 64, expected the 539 of the tokenizer"):
+            results(folder)
+        path.write_text(text)
+
+
 def test_prompts_longer_than_the_text_encoder_reads(folder: Path) -> None:
     path = folder / "tokenizer" / "tokenizer_config.json"
     text = path.read_text()
