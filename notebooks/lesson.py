@@ -26,11 +26,15 @@ TITLE = 11  # points
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # safe for colour blindness
 
 
-def claim(sentence: str, holds: bool | Tensor) -> None:
-    """Print a sentence that is true. Raises AssertionError if it is false: so prose and code cannot disagree."""
+def claim(sentence: str, holds: bool | Tensor) -> str:
+    """Print a sentence that is true, and return it, for the title of a figure.
+
+    Raises AssertionError if it is false: so prose, titles and code cannot disagree.
+    """
     if not bool(holds):
         raise AssertionError(f"this claim is false: {sentence}")
     print("✓", sentence)
+    return sentence
 
 
 def axes(rows: int = 1, columns: int = 1, width: float = 4.0, height: float = 3.0) -> tuple[Figure, Any]:

@@ -43,7 +43,7 @@ print(f"the loss changes by {by_trying[0]:.3f} for each unit of w, by {by_trying
 # %% [markdown]
 # Both are negative: to make the loss smaller, make `w` and `b` larger. But trying needs two runs of the network for
 # *each* weight. With a billion weights that is hopeless. There is a way to get all derivatives for about the price of
-# two runs, and all of deep learning is built on it.
+# three runs, and all of deep learning is built on it.
 #
 # ## The chain rule
 #

@@ -344,8 +344,8 @@ lesson.claim("it is the same result, shuffled in the same way", same(shuffled, m
 # <details><summary>Answer</summary>
 #
 # Only in its order: each position finds the same colours, wherever they are now. Therefore text encoders add to each
-# word a vector for its place (notebook 11). The UNet manages without such vectors, since its convolutions know which
-# positions are neighbours.
+# word a vector for its place (notebook 11). The UNet manages without such vectors: its convolutions know which
+# positions are neighbours, and the zeros that they add around the map show where its border is.
 #
 # </details>
 #

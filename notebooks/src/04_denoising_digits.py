@@ -68,8 +68,9 @@ lesson.pictures(
 #
 # We mix a digit with noise: random numbers, drawn for each pixel on its own from the normal distribution. Twenty
 # **levels** say how much. At level 0 there is nearly only image, at level 19 nearly only noise. The two shares are the
-# cosine and the sine of an angle, whose squares sum to 1: then image and noise are exchanged for each other, and the
-# mixture grows neither brighter nor darker. (Notebook 05 shows what Stable Diffusion takes instead.)
+# cosine and the sine of an angle, whose squares sum to 1: image is exchanged for noise, and the numbers keep about the
+# same size. (The picture still grows brighter, because the digits are mostly black and noise is gray on average.
+# Notebook 05 shows what Stable Diffusion takes instead.)
 
 # %%
 levels = 20
@@ -500,7 +501,7 @@ for (a, b), row in zip(pairs, read(between).view(4, 8), strict=True):
 # | the label counts as much as training made it count | guidance amplifies it | notebook 08 |
 # | pixels | latents of an autoencoder | notebook 09 |
 # | a table of ten labels | a text encoder; each position looks at each word | notebooks 10 and 11 |
-# | a judge of digits | measures such as FID | notebook 28 |
+# | a judge of digits | measures such as FID | planned |
 #
 # ## Summary
 #

@@ -122,11 +122,14 @@ lesson.pictures(
 )
 for t, x in zip(times, noisy, strict=True):
     assert torch.allclose(x, ours.add_noise(x0, noise, t), atol=1e-6)
-print("standard deviation of the latents:", ", ".join(f"{float(x.std()):.2f}" for x in noisy))
+deviations = [float(x.std()) for x in noisy]
+print("standard deviation of the latents:", ", ".join(f"{each:.2f}" for each in deviations))
+lesson.claim("the deviation stays between 0.6 and 1.1", all(0.6 < each < 1.1 for each in deviations))
 
 # %% [markdown]
-# The deviation stays near 1 all the way: nothing is added on top, image is *exchanged* for noise. That is why latents
-# are scaled to about unit variance before they enter the loop.
+# The size of the numbers stays about the same all the way: this plain image has a deviation of 0.7, an average image
+# and pure noise have 1. Nothing is added on top; image is *exchanged* for noise. That is why latents are scaled to
+# about unit variance before they enter the loop.
 #
 # ## What the model predicts
 #
@@ -167,7 +170,7 @@ print("what this model was trained to predict:", ours.prediction_type)
 # **one** call. What will come back from t = 999, where nothing of the image is left?
 
 # %%
-words = sd.encode_prompt(["an orange star"])
+words = sd.encode_prompt(["an orange star to the left of a blue circle"])
 
 
 @torch.no_grad()
@@ -180,8 +183,8 @@ guessed_at = [250, 600, 999]
 guesses = [predict(add_noise(x0, noise, t), t)[0] for t in guessed_at]
 lesson.pictures(
     [decoded(add_noise(x0, noise, t)) for t in guessed_at] + [decoded(x) for x in guesses],
-    alt="Above the image under three amounts of noise, below the model's guess: clear, less so, hardly there.",
-    title="The more noise, the more a single guess is an average",
+    alt="Above the image under three amounts of noise; below the guesses: clear, clear, and at t = 999 two pale blobs.",
+    title="A single guess from pure noise is an average",
     columns=3,
     labels=[f"t = {t}" for t in guessed_at],
     rows=["noisy", "one guess"],
@@ -195,9 +198,11 @@ lesson.claim("the error grows with the noise", errors[0] < errors[1] < errors[2]
 # <details><summary>Answer</summary>
 #
 # The training loss is a squared error, and what makes a squared error small when many images are possible is their
-# mean. At t = 999 all images that fit the words are possible, wherever their object may be: a blur, so pale that it may
-# look white. So we take a small step in the direction of the guess, look again, and the next guess has more
-# information. That is the whole idea of a sampler.
+# mean. At t = 250 and 600 the noise still shows where the objects are. At t = 999 all images that fit the words are
+# possible, wherever their objects may be, so the guess is two pale blobs, one at the left and one at the right. They
+# are pink rather than orange and blue, because the decoder was never trained on the mean of many latents. So we take a
+# small step in the direction of the guess, look again, and the next guess has more information. That is the whole idea
+# of a sampler.
 #
 # </details>
 #
@@ -210,6 +215,9 @@ lesson.claim("the error grows with the noise", errors[0] < errors[1] < errors[2]
 
 
 # %%
+words = sd.encode_prompt(["an orange star"])  # from here on one object
+
+
 def ddim_step(x, t, s):
     """From timestep t to s < t; s = -1 is the clean image."""
     x0, eps = predict(x, t)
@@ -362,7 +370,8 @@ lesson.pictures(
 # %% [markdown]
 # ## Summary
 #
-# - A noise schedule is one falling curve, $\bar\alpha_t$; $x_t$ is a mixture of image and noise whose variance stays 1.
+# - A noise schedule is one falling curve, $\bar\alpha_t$; $x_t$ is a mixture of image and noise whose size stays
+#   about the same.
 # - The model's answer, whether $\epsilon$, $v$ or $x_0$, gives both the image and the noise.
 # - One guess is an average of all that is possible. Samplers therefore go in steps: **DDIM** mixes the guessed image
 #   and the guessed noise again, with less noise; **DDPM** draws from where the chain may have been.

@@ -94,7 +94,7 @@ hands = sinusoids(every, config.channels[0])
 alike = hands @ hands[600] / hands[600].square().sum()
 figure, (left, right) = lesson.axes(1, 2, width=4.2, height=2.8)
 left.imshow(hands.T, aspect="auto", cmap="gray", interpolation="nearest")
-left.set(xlabel="timestep", ylabel="place in the vector", title="32 hands of a clock")
+left.set(xlabel="timestep", ylabel="place in the vector", title="16 hands, two coordinates each")
 right.plot(every, alike)
 right.axvline(600, color="#bbbbbb", linestyle="--")
 right.set(xlabel="timestep", ylabel="similarity to t = 600", title="Near in time, near in the vector")
@@ -461,7 +461,7 @@ for row, seed in zip(rows, seeds, strict=True):
 lesson.pictures(
     [picture for row in rows for picture in row],
     alt="Two rows: with all parts a circle above a square; nothing like it without skips, other objects without words.",
-    title="Leave one part out: no image, wrong colours, other objects, or hardly a change",
+    title="Leave one part out: no image, other sizes, other objects, a stain, or hardly a change",
     columns=1 + len(parts),
     labels=["all parts", *(f"no {part}" for part in parts)],
     rows=[f"seed {seed}" for seed in seeds],
@@ -492,8 +492,8 @@ lesson.claim("nothing is missed as much as the skips", error("skips") > max(erro
 #   the same: the words change each prediction a little, but at every step in the same direction.
 # - **Time**: the UNet has to guess from the latents how much noise there is. Its predictions are further off than
 #   without words. Something like the objects of the prompt appears, but colours, edges and places suffer.
-# - **Self-attention**: positions far apart can hardly agree on what each of them draws. One image may stay nearly as it
-#   was, while in another one both objects become the same.
+# - **Self-attention**: positions far apart can hardly agree on what each of them draws. Layout and circle stay, but a
+#   part of the square gets another colour.
 # - **Middle**: it may not be missed at all, in this model. Its images are small, and the blocks around the middle work
 #   at the same resolution. Every part only adds a correction to what it gets, and nothing in the training says that
 #   each part has to be used.

@@ -319,6 +319,9 @@ lesson.pictures(
     labels=["all parts", "1 · no words", "2 · no time", "3 · misread", "4 · no factor", "5 · no skips"],
     size=1.4,
 )
+blank = to_pil(vae.decode(torch.zeros(1, *shape)).detach())[0]
+apart = np.abs(np.asarray(pictures[4], dtype=float) - np.asarray(blank, dtype=float)).mean()
+lesson.claim("without the factor it is nearly the image of zeros: a few of 255 apart on average", apart < 5)
 lesson.claim("without mistakes it is the image from before", distance(pictures[0], theirs) <= 1)
 lesson.claim("each mistake shows", all(distance(picture, theirs) > 20 for picture in pictures[1:]))
 
@@ -328,7 +331,8 @@ lesson.claim("each mistake shows", all(distance(picture, theirs) > 20 for pictur
 # 1. An image all the same, of something else: the UNet can draw without a prompt (notebook 08).
 # 2. It believes at each step that there is nothing but noise, so it keeps on giving its first, vague guess.
 # 3. The steps lead elsewhere, and nothing that looks like an image comes out.
-# 4. Right layout, no contrast: the decoder gets latents that are about five times too small.
+# 4. Nearly the image of latents that are all 0, a beige field: the decoder gets latents that are about five times too
+#    small.
 # 5. Nearly everything is lost: the way up needs the maps of the way down, because only these hold the exact places. The
 #    few cells in the middle cannot hold that.
 #

@@ -290,8 +290,12 @@ lesson.claim("it loses more than the autoencoder does", decibels(start, again) <
 # %%
 lesson.pictures(
     [*to_pil(start), *to_pil(again)],
-    alt="Above six images of two objects, below what came back after inversion, some faded or lost.",
-    title="20 steps up and 20 down: not all of it finds the way back",
+    alt="Above six images of two objects on white. Below what came back: the objects, on gray in all but the first.",
+    title=lesson.claim(
+        "20 steps up and 20 down: the objects come back, most of the white backgrounds turn gray",
+        [check(image, prompt).background_found for image, prompt in zip(again, old_prompts, strict=True)].count("gray")
+        > 3,
+    ),
     columns=6,
     rows=["image", "came back"],
     size=1.05,
@@ -300,8 +304,10 @@ lesson.pictures(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Not well. The errors add up on the way: each step starts where the last one, slightly wrong, ended. More and smaller
-# steps help, as neighbours are then closer together; but then every run down takes as many steps, too.
+# Not well. The errors add up on the way: each step starts where the last one, slightly wrong, ended. The background
+# suffers most. How bright it is depends on the mean of the noise, a single small number for each channel, so the same
+# small error in every cell is enough to change it. More and smaller steps help, as neighbours are then closer together;
+# but then every run down takes as many steps, too.
 #
 # </details>
 #

@@ -97,7 +97,7 @@ lesson.claim("and so is the library's `replace_word`", torch.allclose(swapped, t
 # <details><summary>Answer</summary>
 #
 # Equal. After the table nothing knows what the word was; only its vector is left. This is what makes textual inversion
-# (notebook 23) possible: a vector that belongs to no word works like a word.
+# possible (a lesson on it is planned): a vector that belongs to no word works like a word.
 #
 # </details>
 #
@@ -132,7 +132,7 @@ colours, shapes = draw(mixed_words("red", "blue"), dice(1)), draw(mixed_words("c
 lesson.pictures(
     [*to_pil(colours), *to_pil(shapes)],
     alt="Seven circles from red to blue; below seven objects from circle to star; the change is abrupt.",
-    title="Between two words: mostly one or the other",
+    title="Between two words: one or the other, and a sudden change",
     columns=len(weights),
     labels=[f"{w:g}" for w in weights],
     rows=["red to\nblue", "circle to\nstar"],
@@ -140,14 +140,16 @@ lesson.pictures(
 print("red to blue:   ", ", ".join(named(colours)))
 print("circle to star:", ", ".join(named(shapes)))
 lesson.claim("the ends are the two words", "red" in named(colours)[0] and "blue" in named(colours)[-1])
+found = {*named(colours), *named(shapes)}
+lesson.claim("and nothing is between them", found == {"red circle", "blue circle", "red star"})
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Read the two lines above. Nothing tells the encoder that a vector between two words means an object between two
+# Red or blue, nothing between: at one share of the way the circle changes from the one to the other, and the circle
+# becomes a star as suddenly. Nothing tells the encoder that a vector between two words means an object between two
 # objects. It was trained on the words alone, and whatever it makes of the space between them, it was never corrected
-# for. Often it decides for one of the two, and sometimes for something else. (In the large models, with far more words
-# in the table, half a puppy and half a skunk do give a strange animal.)
+# for. (In the large models, with far more words in the table, half a puppy and half a skunk do give a strange animal.)
 #
 # </details>
 #
@@ -205,7 +207,8 @@ for strip in strips:
 # %% [markdown]
 # ## From noise to noise: not straight
 #
-# A filmstrip can also keep the prompt and walk from one noise to another. The straight way fails here:
+# A filmstrip can also keep the prompt and walk from one noise to another. The straight way should fail
+# here, because it leads through noise that is too quiet:
 #
 # **Predict, then run**: two noises, each with a deviation of 1. What is the deviation halfway between them?
 
@@ -253,8 +256,8 @@ lesson.pictures(
 )
 
 # %% [markdown]
-# If both rows look alike, then this model forgives a noise that is a little too quiet. How quiet may it be? The mean
-# of 4 noises has a deviation of 0.5, the mean of 16 one of 0.25, and so on:
+# It does not fail: both rows show the same stars. This model forgives a noise that is a little too quiet. How quiet may
+# it be? The mean of 4 noises has a deviation of 0.5, the mean of 16 one of 0.25, and so on:
 
 # %%
 right_at = {}
@@ -332,11 +335,12 @@ results = {
 for name, count in results.items():
     print(f"{name:16}: {count} of 8 show {long!r}")
 lesson.claim("the order counts", results["the other order"] < results["as it is"])
+lesson.claim("without places it is still read", results["places left out"] == results["as it is"])
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Not by this alone, if the last line is still above the second. A token sees only the tokens before it, and it can
+# Not by the places alone: without them all images are still right. A token sees only the tokens before it, and it can
 # count them: so this rule also carries the order, and the places make it easier to read.
 #
 # </details>

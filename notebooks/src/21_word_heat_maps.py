@@ -74,18 +74,52 @@ lesson.claim(
 # over heads, layers and steps.
 
 # %%
+from minisd.sticker.world.checker.check import check
+
 named = ["red", "circle", "above", "blue", "square"]
 heat = {word: maps.heat_map(word, prompt) for word in named}
+objects = {thing.shape: thing for thing in check(picture, prompt).found}
+
+
+def inside(thing, size):
+    """The cells (size, size) whose centres are in an object, taken as a disc of its area."""
+    centres = (torch.arange(size) + 0.5) / size
+    return (centres - thing.x) ** 2 + (centres[:, None] - thing.y) ** 2 < thing.area / torch.pi
+
+
+masks = {shape: inside(thing, len(heat["red"])) for shape, thing in objects.items()}
+masks["elsewhere"] = ~(masks["circle"] | masks["square"])
+share = {word: {where: float(heat[word][mask].mean()) for where, mask in masks.items()} for word in named}
+for word, each in share.items():
+    print(f"{word:7}", ", ".join(f"{where} {value:.3f}" for where, value in each.items()))
 lesson.pictures(
-    [picture, *(overlay(picture, heat[word]) for word in named)],
-    alt="The image, then five heat maps over it, one for each word, bright where the image looks at the word.",
-    title="Nouns light up their objects",
+    [picture, *(overlay(picture, heat[word]) for word in named), picture, *heat.values()],
+    alt="Heat maps of five words, each on its own scale, below all on one: circle and above are bright at the circle, "
+    "square at the square, red and blue are even.",
+    title=lesson.claim(
+        "Nouns point at their objects; the colours point nowhere",
+        all(share[noun][noun] > 1.3 * share[noun]["elsewhere"] for noun in ("circle", "square"))
+        and all(max(share[word].values()) < 1.15 * min(share[word].values()) for word in ("red", "blue")),
+    ),
+    columns=1 + len(named),
     labels=["image", *named],
-    size=1.4,
+    rows=["each on its\nown scale", "all on\none scale"],
+    size=1.3,
+    cmap="magma",
 )
+alike = float(torch.corrcoef(torch.stack([heat["above"].flatten(), heat["circle"].flatten()]))[0, 1])
+lesson.claim("the map of “above” has the form of that of “circle”", alike > 0.9)
 
 # %% [markdown]
-# Compare the nouns with the other words: attention to a word need not be on what the word describes.
+# The image takes its colours from somewhere else: the state of the word "circle" has read "red" (notebook 11), so the
+# noun carries its colour. The map of "above" is a quarter as strong as that of "circle" and has the same form. An
+# overlay stretches every map to its own range, so it makes weak maps look strong; print the shares before you believe
+# a heat map.
+#
+# **This UNet had help.** Its training had a second loss, which taught the attention of nouns to be where their objects
+# are ([grounding.py](../minisd/sticker/training/grounding.py), notebook 13). So the maps below show what that loss
+# achieved, not what attention finds alone. Nobody taught Stable Diffusion's attention; Tang et al. 2023 (DAAM) measured
+# it there.
 #
 # ## Does it point at the right object?
 #
@@ -166,7 +200,8 @@ lesson.claim("together they are all of it", abs(float(mean.sum()) - 1) < 1e-3)
 #
 # - Cross-attention is how words enter; its weights, a share for each place and token, can be recorded without changing
 #   the image.
-# - Averaged over heads, layers and steps they become heat maps of words, and those of nouns point at their objects.
+# - Averaged over heads, layers and steps they become heat maps of words. Here those of nouns point at their objects,
+#   which a loss taught them; those of colours point nowhere.
 # - They show where the model looks, not why it draws what it draws.
 #
 # **Code**: [attention_maps.py](../minisd/interpret/attention_maps.py), `Attention` in
