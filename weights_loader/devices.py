@@ -17,6 +17,11 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def stored_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which weights of a file are kept: their own, or float32 if minisd has no other for them."""
+    return dtype if dtype in DTYPES else torch.float32
+
+
 def check_dtype(dtype: torch.dtype) -> None:
     """Raise InputError for a dtype in which minisd neither loads nor saves weights."""
     if dtype not in DTYPES:
