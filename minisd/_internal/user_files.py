@@ -25,7 +25,7 @@ def open_regular(path: str | Path) -> BinaryIO:
     except (OSError, ValueError, TypeError) as error:  # a name that is too long, or holds NUL; no permission
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{_name(path)} cannot be read ({reason}), expected a file; check its name.") from error
-    what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+    what = "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
     raise InputError(f"{_name(path)} cannot be read, it is {what}; expected a regular file.")
 
 

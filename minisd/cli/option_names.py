@@ -16,7 +16,7 @@ OPTION_OF = {  # where the option is not the argument's name with dashes
 }
 ONE_WORD = {"eta", "strength"}  # always arguments
 ENGLISH = {"device", "height", "image", "seed", "width"}  # arguments at the beginning, or directly after these words:
-BEFORE = re.compile(r"(?:^|\b(?:and|give|of|or|remove|without) )$")
+BEFORE = re.compile(r"(?:^|\b(?:and|give|of|(?<!pipe )(?<!socket )or|remove|without) )$")
 QUOTED = r"""(?<!\w)(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`[^`]*`)(?!\w)"""
 NAME = r"(?<![\w./\\-])(?P<name>[a-z]+(?:_[a-z]+)*)(?![\w/\\-]|\.\w)(?P<value>=(?:True\b| )?)?"  # of no path or option
 WORDS = re.compile(f"{QUOTED}|{NAME}")

@@ -171,6 +171,7 @@ def test_names_in_quotes_and_paths_stay() -> None:
         ("pass noise_level='fp16' or revision='main'", "pass --noise-level 'fp16' or revision='main'"),
     ):
         assert with_options(before, known) == after
+    assert with_options("a.png is a pipe or device", ("--device",)) == "a.png is a pipe or device"
     assert with_options("image is 3", ("--image", "--upscale"), ["a", "--upscale", "b.png"]) == "--upscale is 3"
 
 
