@@ -5,6 +5,7 @@ import numbers
 import operator
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -30,9 +31,13 @@ def whole_number(value: object, name: str, low: int, high: int) -> int:
 def real_number(value: object, name: str, low: float, high: float) -> float:
     """`value` as a float in low..high, also from NumPy and torch; InputError for bools, NaN, strings and others."""
     plain = _plain(value)
-    if not isinstance(plain, numbers.Real) or isinstance(plain, bool) or not low <= plain <= high:
+    number = math.nan
+    if isinstance(plain, numbers.Real) and not isinstance(plain, bool):
+        with suppress(OverflowError):  # a whole number beyond all floats
+            number = float(plain)
+    if not low <= number <= high:
         raise InputError(f"{name} is {shown(plain)}, expected a number in {low:g}..{high:g}.")
-    return float(plain)
+    return number
 
 
 def _plain(value: object) -> object:

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     open_closed_descriptors()
     stdout, stderr = Lines(sys.stdout), Lines(sys.stderr)
-    with redirect_stdout(stdout), redirect_stderr(stderr):  # type: ignore[type-var]
+    with redirect_stdout(stdout), redirect_stderr(stderr):
         try:
             code = _run(argv)
         except SystemExit:  # of --help

@@ -46,7 +46,7 @@ class Arguments:
     """
 
     prompt: Texts | None = None
-    negative_prompt: Texts = ""
+    negative_prompt: Texts | None = ""
     height: int | None = None
     width: int | None = None
     num_inference_steps: int | None = None

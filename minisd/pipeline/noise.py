@@ -28,8 +28,7 @@ def make_generators(
     if generator is not None:
         if seed is not None:
             raise InputError("a seed and a generator were both given; give one of them.")
-        listed = isinstance(generator, Sequence)
-        generators = list(generator) if listed else [generator]  # type: ignore[list-item, arg-type]
+        generators = list(generator) if isinstance(generator, Sequence) else [generator]
         if not all(isinstance(each, torch.Generator) for each in generators):
             raise InputError("generator is neither a torch.Generator nor a list of them; expected torch.Generator().")
         if isinstance(generator, torch.Generator) or len(generators) == count:

@@ -32,7 +32,7 @@ def _watch(response: Any) -> None:
     library = importlib.import_module(type(response).__module__.partition(".")[0])  # httpx, under the client's name
     body = response.stream
 
-    class Watched(library.SyncByteStream):  # type: ignore[name-defined, misc]
+    class Watched(library.SyncByteStream):  # type: ignore[name-defined]
         def __iter__(self) -> Iterator[bytes]:
             began, received = time.monotonic(), 0
             for chunk in body:
