@@ -21,7 +21,7 @@ from minisd.course.pipelines import (
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
 )
-from minisd.course.pixels import DDPMPipeline, UNet2DModel
+from minisd.course.pixels import DDIMPipeline, DDPMPipeline, UNet2DModel
 from minisd.course.scheduler import CourseScheduler
 from minisd.course.schedulers import (
     DDIMScheduler,
@@ -37,17 +37,25 @@ from minisd.course.schedulers import (
 )
 from minisd.course.text import CLIPTextModel
 from minisd.course.tokens import CLIPTokenizer
+from minisd.course.training_helpers import (
+    CLIPFeatureExtractor,
+    StableDiffusionSafetyChecker,
+    get_cosine_schedule_with_warmup,
+    get_scheduler,
+)
 
 # The courses silence the log of diffusers; minisd has no log.
 logging = SimpleNamespace(set_verbosity_error=lambda: None, set_verbosity_warning=lambda: None)
 
 __all__ = [
     "AutoencoderKL",
+    "CLIPFeatureExtractor",
     "CLIPTextModel",
     "CLIPTokenizer",
     "CourseComponent",
     "CourseOutput",
     "CourseScheduler",
+    "DDIMPipeline",
     "DDIMScheduler",
     "DDPMPipeline",
     "DDPMScheduler",
@@ -62,8 +70,11 @@ __all__ = [
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
     "StableDiffusionPipeline",
+    "StableDiffusionSafetyChecker",
     "UNet2DConditionModel",
     "UNet2DModel",
     "UniPCMultistepScheduler",
+    "get_cosine_schedule_with_warmup",
+    "get_scheduler",
     "logging",
 ]

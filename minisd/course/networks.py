@@ -37,11 +37,6 @@ class UNet2DConditionModel(CourseComponent):
     kind: ClassVar[type] = UNet
     part: ClassVar[str] = "unet"
 
-    @property
-    def in_channels(self) -> int:
-        """Channels of the input latents."""
-        return self.core.config.in_channels
-
     def __call__(
         self,
         sample: Tensor,

@@ -17,7 +17,7 @@ class StableDiffusionPipeline(CoursePipeline):
 
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int = 50,
@@ -31,6 +31,7 @@ class StableDiffusionPipeline(CoursePipeline):
         return_dict: bool = True,
         callback: Callback | None = None,
         callback_steps: int = 1,
+        **official: Any,
     ) -> CourseOutput | tuple[Any, None]:
         """Prompts -> .images; arguments and errors are those of minisd.pipeline.StableDiffusion.
 
@@ -38,7 +39,7 @@ class StableDiffusionPipeline(CoursePipeline):
         calls for 50 steps, so callback_steps=12 gives the five frames of the course.
         """
         return self._run(
-            prompt, negative_prompt, generator, output_type, return_dict, callback,
+            prompt, negative_prompt, generator, output_type, return_dict, callback, official,
             height=height, width=width, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
             num_images_per_prompt=num_images_per_prompt, eta=eta, latents=latents, callback_steps=callback_steps,
         )  # fmt: skip
@@ -49,7 +50,7 @@ class StableDiffusionImg2ImgPipeline(CoursePipeline):
 
     def __call__(
         self,
-        prompt: str | Sequence[str],
+        prompt: str | Sequence[str] | None = None,
         image: Picture | None = None,
         strength: float = 0.8,
         num_inference_steps: int = 50,
@@ -63,12 +64,13 @@ class StableDiffusionImg2ImgPipeline(CoursePipeline):
         callback: Callback | None = None,
         callback_steps: int = 1,
         init_image: Picture | None = None,
+        **official: Any,
     ) -> CourseOutput | tuple[Any, None]:
         """Prompts and images -> .images. init_image: the older name of image. See StableDiffusionPipeline."""
         if (image is None) == (init_image is None):
             raise InputError("expected one of image and init_image, got none or both; give image.")
         return self._run(
-            prompt, negative_prompt, generator, output_type, return_dict, callback,
+            prompt, negative_prompt, generator, output_type, return_dict, callback, official,
             image=init_image if image is None else image, strength=strength, num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale, num_images_per_prompt=num_images_per_prompt, eta=eta,
             callback_steps=callback_steps,
@@ -80,9 +82,9 @@ class StableDiffusionInpaintPipeline(CoursePipeline):
 
     def __call__(
         self,
-        prompt: str | Sequence[str],
-        image: Picture,
-        mask_image: Picture,
+        prompt: str | Sequence[str] | None = None,
+        image: Picture | None = None,
+        mask_image: Picture | None = None,
         height: int | None = None,
         width: int | None = None,
         strength: float = 1.0,
@@ -97,10 +99,13 @@ class StableDiffusionInpaintPipeline(CoursePipeline):
         return_dict: bool = True,
         callback: Callback | None = None,
         callback_steps: int = 1,
+        **official: Any,
     ) -> CourseOutput | tuple[Any, None]:
         """Prompts, images and masks -> .images. height, width: by default those of the image."""
+        if image is None or mask_image is None:
+            raise InputError("inpainting needs an image and a mask_image, got one or none; give both.")
         return self._run(
-            prompt, negative_prompt, generator, output_type, return_dict, callback,
+            prompt, negative_prompt, generator, output_type, return_dict, callback, official,
             image=image, mask_image=mask_image, height=height, width=width, strength=strength,
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
             num_images_per_prompt=num_images_per_prompt, eta=eta, latents=latents, callback_steps=callback_steps,
@@ -110,10 +115,19 @@ class StableDiffusionInpaintPipeline(CoursePipeline):
 class StableDiffusionDepth2ImgPipeline(CoursePipeline):
     """Image to image with a depth model."""
 
+    def __init__(self, *parts: Any, **named: Any) -> None:
+        """As for every pipeline. Raises InputError for a model without depth."""
+        super().__init__(*parts, **named)
+        if self.core.task != "depth":
+            raise InputError(
+                f"this pipeline needs a depth model, this one is for {self.core.task}; load 'sticker-depth' or "
+                "stabilityai/stable-diffusion-2-depth."
+            )
+
     def __call__(
         self,
-        prompt: str | Sequence[str],
-        image: Picture,
+        prompt: str | Sequence[str] | None = None,
+        image: Picture | None = None,
         depth_map: Picture | None = None,
         strength: float = 0.8,
         num_inference_steps: int = 50,
@@ -126,10 +140,13 @@ class StableDiffusionDepth2ImgPipeline(CoursePipeline):
         return_dict: bool = True,
         callback: Callback | None = None,
         callback_steps: int = 1,
+        **official: Any,
     ) -> CourseOutput | tuple[Any, None]:
         """Prompts, images, depth maps (larger is nearer) -> .images. minisd has no depth estimator: give depth_map."""
+        if image is None:
+            raise InputError("depth to image needs an image, got none; give image and depth_map.")
         return self._run(
-            prompt, negative_prompt, generator, output_type, return_dict, callback,
+            prompt, negative_prompt, generator, output_type, return_dict, callback, official,
             image=image, depth_map=depth_map, strength=strength, num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale, num_images_per_prompt=num_images_per_prompt, eta=eta,
             callback_steps=callback_steps,

@@ -1,6 +1,7 @@
 """Diffusion models of pixels without text, which the first units of the Hugging Face course train and sample."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import torch
@@ -12,14 +13,14 @@ from minisd import images
 from minisd._internal import validation
 from minisd._internal.atomic_files import write_json
 from minisd.configs import UNetConfig
-from minisd.course.component import CourseOutput
+from minisd.course.component import CourseOutput, load_scheduler
 from minisd.course.scheduler import CourseScheduler
-from minisd.course.schedulers import wrap_scheduler
+from minisd.course.schedulers import DDIMScheduler, wrap_scheduler
 from minisd.errors import InputError
 from minisd.models import UNet
 from minisd.schedulers import Scheduler
 from weights_loader.loading import load_network
-from weights_loader.model_folder import MODEL_INDEX, SCHEDULER_CONFIG, ModelFolder
+from weights_loader.model_folder import MODEL_INDEX, SCHEDULER_CONFIG
 from weights_loader.names import diffusers as names
 from weights_loader.pixel_configs import PIXEL_PIPELINE, PIXEL_UNET_MUST_BE, pixel_unet_config, pixel_unet_json
 from weights_loader.saving import save_network
@@ -58,9 +59,32 @@ class UNet2DModel(nn.Module):
         return cls._from_core(core)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write a folder with weights and config.json. Raises OutputError."""
+        """Write a folder with weights and config.json, which replace those in it. Raises OutputError."""
         config = self.core.config
-        save_network(self.core, pixel_unet_json(config), names.unet(config), Path(save_directory))
+        save_network(self.core, pixel_unet_json(config), names.unet(config), Path(save_directory), overwrite=True)
+
+    @property
+    def down_blocks(self) -> list[SimpleNamespace]:
+        """The levels on the way down, each with .resnets, .downsamplers and .upsamplers (None without), as modules."""
+        return [_as_official(level, "downsamplers") for level in self.core.down]
+
+    @property
+    def up_blocks(self) -> list[SimpleNamespace]:
+        """The levels on the way up; see down_blocks."""
+        return [_as_official(level, "upsamplers") for level in self.core.up]
+
+    @property
+    def conv_in(self) -> nn.Module:
+        """The first convolution."""
+        return self.core.conv_in
+
+    @property
+    def conv_out(self) -> nn.Module:
+        """The last convolution."""
+        return self.core.conv_out
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Accepted without effect; see CourseComponent."""
 
     @property
     def config(self) -> UNetConfig:
@@ -89,6 +113,12 @@ class UNet2DModel(nn.Module):
         return CourseOutput(sample=output) if return_dict else (output,)
 
 
+def _as_official(level: Any, name: str) -> SimpleNamespace:
+    """A level of the UNet under the names of the reference; its resampling layer is in the list `name`."""
+    resampling = None if level.resample is None else [level.resample]
+    return SimpleNamespace(**{"resnets": level.resnets, "downsamplers": None, "upsamplers": None, name: resampling})
+
+
 class DDPMPipeline:
     """Generates images from noise; any scheduler may be assigned."""
 
@@ -110,26 +140,36 @@ class DDPMPipeline:
         self._scheduler = wrap_scheduler(scheduler)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, torch_dtype: torch.dtype | None = None) -> Self:
-        """Load a hub id or a folder of save_pretrained. Raises what loading raises."""
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        torch_dtype: torch.dtype | None = None,
+        use_safetensors: bool | None = None,
+        low_cpu_mem_usage: bool | None = None,
+    ) -> Self:
+        """Load a hub id or a folder of save_pretrained, or one with the network and scheduler_config.json at its root.
+
+        use_safetensors, low_cpu_mem_usage: ignored. Raises what loading raises.
+        """
         path = weights_loader.resolve(source)
-        config = ModelFolder(path).json("scheduler", SCHEDULER_CONFIG)
-        unet = UNet2DModel.from_pretrained(path, subfolder="unet", torch_dtype=torch_dtype)
-        return cls(unet, Scheduler.from_config(config))
+        subfolder = "unet" if (path / "unet").is_dir() else None
+        unet = UNet2DModel.from_pretrained(path, subfolder=subfolder, torch_dtype=torch_dtype)
+        return cls(unet, load_scheduler(path))
 
     def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write a folder in diffusers layout. Raises OutputError."""
+        """Write a folder in diffusers layout; a model in it is replaced, other files stay. Raises OutputError."""
         path = Path(save_directory)
         self.unet.save_pretrained(path / "unet")
         (path / "scheduler").mkdir(exist_ok=True)
-        write_json(self.scheduler.core.to_config(), path / "scheduler" / SCHEDULER_CONFIG)
+        write_json(self.scheduler.core.to_config(), path / "scheduler" / SCHEDULER_CONFIG, overwrite=True)
         index = {
             "_class_name": PIXEL_PIPELINE,
             "_diffusers_version": "0.42.1",
             "scheduler": ["diffusers", self.scheduler.core.official_name],
             "unet": ["diffusers", "UNet2DModel"],
         }
-        write_json(index, path / MODEL_INDEX)
+        write_json(index, path / MODEL_INDEX, overwrite=True)
 
     def to(self, device: torch.device | str) -> Self:
         """Move the network. Raises DeviceError for a device that does not exist."""
@@ -150,21 +190,42 @@ class DDPMPipeline:
         num_inference_steps: int = 1000,
         output_type: str = "pil",
         return_dict: bool = True,
+        **step: Any,
     ) -> CourseOutput | tuple[Any]:
         """Generate batch_size images -> .images, PIL images or, with "np", an array (B, H, W, C) in [0, 1].
 
-        generator: for all noise; by default torch's global one. Raises InputError.
+        generator: for all noise; by default torch's global one. step: eta, for DDIM. Raises InputError.
         """
         count = validation.whole_number(batch_size, "batch_size", 1, MAX_BATCH)
         if output_type not in ("pil", "np"):
             raise InputError(f"output_type is {output_type!r}, expected 'pil' or 'np'.")
         config, device, dtype = self.unet.config, self.unet.device, self.unet.dtype
-        shape = (count, config.in_channels, config.sample_size, config.sample_size)
+        shape = (count, config.in_channels, *config.cells)
         self.scheduler.set_timesteps(num_inference_steps)
         x = torch.randn(shape, generator=generator, dtype=dtype).to(device) * self.scheduler.init_noise_sigma
         for t in tqdm(self.scheduler.timesteps, disable=not self._progress):
             output = self.unet(self.scheduler.scale_model_input(x, t), t, return_dict=False)[0]
-            x = self.scheduler.step(output, t, x, generator=generator, return_dict=False)[0]
+            x = self.scheduler.step(output, t, x, generator=generator, return_dict=False, **step)[0]
         array = images.to_numpy(x)
         found = images.numpy_to_pil(array) if output_type == "pil" else array
         return CourseOutput(images=found) if return_dict else (found,)
+
+
+class DDIMPipeline(DDPMPipeline):
+    """DDPMPipeline with DDIM in place of the given scheduler, and 50 steps."""
+
+    def __init__(self, unet: UNet2DModel, scheduler: Scheduler | CourseScheduler) -> None:
+        """Raises InputError for a component that is not minisd's."""
+        super().__init__(unet, DDIMScheduler.from_config(wrap_scheduler(scheduler).config))
+
+    def __call__(  # type: ignore[override]  # eta is the third argument, as in the reference
+        self,
+        batch_size: int = 1,
+        generator: torch.Generator | None = None,
+        eta: float = 0.0,
+        num_inference_steps: int = 50,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> CourseOutput | tuple[Any]:
+        """As for DDPMPipeline; eta: the share of noise that each step adds."""
+        return super().__call__(batch_size, generator, num_inference_steps, output_type, return_dict, eta=eta)

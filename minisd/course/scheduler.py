@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from minisd.course.component import CourseOutput, load
+from minisd.course.component import CourseOutput, load_scheduler
 from minisd.errors import InputError
 from minisd.schedulers import DDIM, NoiseSchedule, Scheduler
 from minisd.schedulers.base import Memory
@@ -22,11 +22,15 @@ from minisd.schedulers.sigma_space import SigmaSpace
 
 
 class SchedulerConfig(CourseOutput):
-    """The values of scheduler_config.json; `core` is the sampler that they belong to."""
+    """The values of scheduler_config.json; `core` is the sampler that they belong to.
 
-    def __init__(self, core: Scheduler) -> None:
-        super().__init__(core.to_config())
+    leftovers: values of the samplers before it that this one lacks; the next one may have them.
+    """
+
+    def __init__(self, core: Scheduler, leftovers: Mapping[str, Any]) -> None:
+        super().__init__({**leftovers, **core.to_config()})
         self.core = core
+        self.leftovers = {**leftovers, **{each.name: getattr(core, each.name) for each in fields(core)}}
 
 
 class CourseScheduler:
@@ -34,6 +38,8 @@ class CourseScheduler:
 
     core: Scheduler
     kind: ClassVar[type[Scheduler]]
+    reference_values: ClassVar[Mapping[str, Any]] = {}  # of the fields that the official class lacks
+    knows_zero_snr: ClassVar[bool] = True  # whether the official class reads rescale_betas_zero_snr
     timesteps: Tensor
     sigmas: Tensor  # of samplers in sigma space
 
@@ -43,7 +49,7 @@ class CourseScheduler:
         unknown = sorted(set(config) - own - set(self.kind.fixed_values))
         if unknown:
             raise InputError(f"{type(self).__name__} has no {', '.join(unknown)}, expected {', '.join(sorted(own))}.")
-        self._set_core(self.kind.from_config(config))
+        self._set_core(self.kind.from_config({**self.reference_values, **config}))
 
     @classmethod
     def from_core(cls, core: Scheduler) -> Self:
@@ -52,20 +58,41 @@ class CourseScheduler:
         scheduler._set_core(core)
         return scheduler
 
+    @classmethod
+    def like_reference(cls, core: Scheduler) -> Self:
+        """A wrapper that ignores what the official class does not know, as the reference does, but keeps it in .config.
+
+        `from_core` wraps the sampler as it is.
+        """
+        zero_snr = core.schedule.rescale_betas_zero_snr and cls.knows_zero_snr
+        scheduler = cls.from_core(replace(core, schedule=replace(core.schedule, rescale_betas_zero_snr=zero_snr)))
+        scheduler._described = core
+        return scheduler
+
     def _set_core(self, core: Scheduler) -> None:
-        self.core = core
+        self.core = self._described = core
+        self._leftovers: Mapping[str, Any] = {}
         # the reference starts with every timestep of the training; LCM has fewer
         self.set_timesteps(getattr(core, "original_inference_steps", core.schedule.num_train_timesteps))
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls, config: Mapping[str, Any] | str | Path, **options: Any) -> Self:
         """This sampler from the .config of another, or from a dict; unknown keys are ignored.
 
-        Keys that a .config lacks get the values of Stable Diffusion. Raises InputError.
+        Keys that a .config lacks get the values of Stable Diffusion. A name, or a folder, with the options of
+        `from_pretrained`: the config of a model. Raises InputError.
         """
+        if isinstance(config, str | Path):
+            return cls.from_pretrained(config, **options)
         if isinstance(config, SchedulerConfig):
-            return cls.from_core(cls.kind.in_place_of(config.core))
-        return cls.from_core(cls.kind.from_config(config))
+            own = {each.name for each in fields(cls.kind)}
+            lacking = own - {each.name for each in fields(config.core)}
+            others = {**cls.reference_values, **config.leftovers}
+            values = {name: value for name, value in others.items() if name in lacking}
+            scheduler = cls.like_reference(cls.kind.in_place_of(config.core, **{**values, **options}))
+            scheduler._leftovers = {name: value for name, value in config.leftovers.items() if name not in own}
+            return scheduler
+        return cls.like_reference(cls.kind.from_config({**cls.reference_values, **config, **options}))
 
     @classmethod
     def from_pretrained(
@@ -80,13 +107,13 @@ class CourseScheduler:
         """This sampler with the noise schedule of a model. Raises InputError, and what weights_loader.load raises."""
         if subfolder not in (None, "scheduler"):
             raise InputError(f"subfolder is {subfolder!r}, expected 'scheduler' for {cls.__name__}.")
-        sd = load(source, revision, use_auth_token=use_auth_token, local_files_only=local_files_only)
-        return cls.from_core(cls.kind.in_place_of(sd.scheduler))
+        core = load_scheduler(source, revision, use_auth_token, local_files_only)
+        return cls.from_config(SchedulerConfig(core, {}))
 
     @property
     def config(self) -> SchedulerConfig:
         """The settings, by name and by key; another sampler's from_config accepts them."""
-        return SchedulerConfig(self.core)
+        return SchedulerConfig(self._described, self._leftovers)
 
     @property
     def num_train_timesteps(self) -> int:
@@ -165,6 +192,10 @@ class CourseScheduler:
         self._last, self._x, self._x_prev = i, sample.detach().clone(), x_prev.detach().clone()
         self._before, self._after = memory, after
         return CourseOutput(prev_sample=x_prev, pred_original_sample=x0) if return_dict else (x_prev, x0)
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The target of v prediction for x0 and noise (B, ...) at whole timesteps, () or (B,). Raises InputError."""
+        return self.core.schedule.velocity(sample, noise, torch.as_tensor(timesteps))
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor | float) -> Tensor:
         """x0 and noise (B, ...) mixed at timesteps, one or B, in this sampler's own space.

@@ -1,5 +1,8 @@
 """The samplers under the names of the courses."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from minisd import schedulers
 from minisd.course.scheduler import CourseScheduler
 from minisd.errors import InputError
@@ -22,12 +25,15 @@ class PNDMScheduler(CourseScheduler):
     """PNDM, the default of the courses: n steps are n + 1 calls of the UNet."""
 
     kind = schedulers.PNDM
+    knows_zero_snr = False
 
 
 class LMSDiscreteScheduler(CourseScheduler):
-    """LMS, in sigma space. A run that starts later uses its own slopes; the reference assumes earlier ones."""
+    """LMS, in sigma space. A run that starts later has the reference's values, unless lower_order_start is True."""
 
     kind = schedulers.LMS
+    reference_values: ClassVar[Mapping[str, Any]] = {"lower_order_start": False}
+    knows_zero_snr = False
 
 
 class EulerDiscreteScheduler(CourseScheduler):
@@ -46,6 +52,7 @@ class HeunDiscreteScheduler(CourseScheduler):
     """Heun, in sigma space: n steps are 2 n - 1 calls of the UNet."""
 
     kind = schedulers.Heun
+    knows_zero_snr = False
 
 
 class DPMSolverMultistepScheduler(CourseScheduler):

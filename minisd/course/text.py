@@ -11,6 +11,11 @@ from minisd.course.component import CourseComponent, CourseOutput
 from minisd.errors import InputError
 from minisd.models import CLIPTextTransformer
 
+NO_MASK = (
+    "attention_mask and output_attentions are not supported, expected None for both; "
+    "the text encoder reads padding tokens like any other."
+)
+
 
 class TextEmbeddings(CourseComponent):
     """Ids to vectors; .token_embedding and .position_embedding are the embedding tables."""
@@ -49,10 +54,7 @@ class TextLayers(CourseComponent):
         always causal. return_dict False: a tuple. Raises InputError for other masks and for output_attentions.
         """
         if attention_mask is not None or output_attentions:
-            raise InputError(
-                "attention_mask and output_attentions are not supported, expected None for both; "
-                "the text encoder reads padding tokens like any other."
-            )
+            raise InputError(NO_MASK)
         length = inputs_embeds.shape[1]
         future = torch.ones(length, length, dtype=torch.bool, device=inputs_embeds.device).triu(1)
         mask = causal_attention_mask
@@ -104,9 +106,32 @@ class CLIPTextModel(CourseComponent):
     kind: ClassVar[type] = CLIPTextTransformer
     part: ClassVar[str] = "text_encoder"
 
-    def __call__(self, input_ids: Tensor) -> CourseOutput:
-        """Ids (B, L) -> .last_hidden_state (B, L, width)."""
-        return CourseOutput(last_hidden_state=self.core(input_ids))
+    def __call__(
+        self,
+        input_ids: Tensor,
+        attention_mask: None = None,
+        position_ids: None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> CourseOutput | tuple[Any, ...]:
+        """Ids (B, L) -> .last_hidden_state (B, L, width), .pooler_output (B, width), its row at the end token.
+
+        output_hidden_states: .hidden_states, too, before the first layer and after each. return_dict False: a tuple.
+        Raises InputError for position_ids and what the layers do not support.
+        """
+        if position_ids is not None:
+            raise InputError("position_ids are not supported, expected None: positions are 0, 1, 2, ...")
+        if attention_mask is not None or output_attentions:
+            raise InputError(NO_MASK)
+        states = [self.core.embed(input_ids)]
+        for layer in self.core.layers:
+            states.append(layer(states[-1]))
+        last = self.core.final_norm(states[-1])
+        output = CourseOutput(last_hidden_state=last, pooler_output=self.core.pool(last, input_ids))
+        if output_hidden_states:
+            output["hidden_states"] = tuple(states)
+        return tuple(output.values()) if return_dict is False else output
 
     @property
     def text_model(self) -> TextModel:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisd.configs import CLIPImageConfig, CLIPTextConfig
+from minisd.errors import InputError
 from minisd.models.layers import Attention
 
 
@@ -39,6 +40,20 @@ class TransformerLayer(nn.Module):
         return x + self.contract(self.activation(self.expand(self.norm2(x))))
 
 
+class TokenEmbedding(nn.Embedding):
+    """The vectors of the ids of a vocabulary."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Ids (...), int64 -> vectors (..., width). Raises InputError for an id outside of the vocabulary."""
+        try:
+            return super().forward(input)
+        except IndexError:
+            raise InputError(
+                f"token ids are {int(input.min())} to {int(input.max())}, expected ids of this model's vocabulary, 0 "
+                f"to {len(self.weight) - 1}; ids differ between vocabularies, ask this model's tokenizer."
+            ) from None
+
+
 class CLIPTextTransformer(nn.Module):
     """The text half of CLIP (Radford et al. 2021).
 
@@ -50,7 +65,7 @@ class CLIPTextTransformer(nn.Module):
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.token_embedding = TokenEmbedding(config.vocab_size, config.width)
         self.position_embedding = nn.Embedding(config.max_length, config.width)
         self.layers = nn.ModuleList(TransformerLayer(config, causal=True) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(config.width, config.norm_eps)

@@ -30,13 +30,21 @@ def lms_coefficients(sigmas: tuple[float, ...], i: int, order: int) -> list[floa
 
 @dataclass(frozen=True)
 class LMS(SigmaSpace):
-    """Integrates dx/dsigma = eps: the polynomial through the last four eps."""
+    """Integrates dx/dsigma = eps: the polynomial through the last four eps.
+
+    lower_order_start: a run that starts later, as in image to image, begins with order 1, as a run from noise does.
+    False: as in the reference, it weighs its first slopes as if the calls before it had slopes, which count as zero.
+    """
+
+    lower_order_start: bool = True
 
     official_name: ClassVar[str] = "LMSDiscreteScheduler"
 
     def _step(self, grid: Grid, i: int, x: Tensor, output: Tensor, memory: Memory | None, draw: Draw) -> Step:
         x0, slope = self.x0_and_slope(grid, i, x, output)
         slopes = (slope.clone(), *(memory or ()))[:ORDER]  # a clone, because the caller may reuse its buffer
-        weights = lms_coefficients(grid.sigmas, i, len(slopes))
-        x_prev = x + sum(weight * slope for weight, slope in zip(weights, slopes, strict=True))
+        sigmas, call = (*grid.earlier_sigmas, *grid.sigmas), len(grid.earlier_sigmas) + i
+        order = len(slopes) if self.lower_order_start else min(call + 1, ORDER)
+        weights = lms_coefficients(sigmas, call, order)
+        x_prev = x + sum(weight * slope for weight, slope in zip(weights, slopes, strict=False))
         return Step(x_prev, x0, slopes)

@@ -45,6 +45,7 @@ class SigmaSpace(Scheduler):
         return Grid(
             torch.tensor(times[start:], dtype=torch.float32),
             sigmas=(*sigmas[start:].tolist(), 0.0),
+            earlier_sigmas=tuple(sigmas[:start].tolist()),
             init_noise_sigma=float(init_noise_sigma),
         )
 

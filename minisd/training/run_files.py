@@ -48,7 +48,7 @@ def fingerprint(*things: nn.Module | Tensor | str) -> str:
 
 def write_run(path: Path, parts: Mapping[str, Part], step: int, elapsed: float, about: Mapping[str, object]) -> None:
     """Replace the file of a run, and keep the one before as `path`.previous. Raises OutputError."""
-    state = {name: part.state_dict() for name, part in parts.items()}
+    state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
     state |= {"step": step, "elapsed": elapsed, "about": json.dumps(about)}
 
     def keep(file: object) -> None:

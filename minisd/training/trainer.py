@@ -27,7 +27,7 @@ from minisd._internal.atomic_files import check_target
 from minisd._internal.atomic_folders import make_folder
 from minisd._internal.file_lock import only_writer
 from minisd.errors import NumericalError, ResumeError
-from minisd.training.run_files import read_run, write_run
+from minisd.training.run_files import Part, read_run, write_run
 
 Network = TypeVar("Network", bound=nn.Module)
 TrainingLoss = Callable[[torch.Generator, float], Tensor]
@@ -121,7 +121,7 @@ def _train(
         model.parameters(), recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay, fused=True
     )
     generator, process = torch.Generator(), _process()
-    parts = {"model": model, "average": average, "optimizer": optimizer}
+    parts: dict[str, Part] = {"model": model, "average": average, "optimizer": optimizer}
     about = {**run.about, "processes": dist.get_world_size() if dist.is_initialized() else 1}
     about |= {f"recipe.{name}": value for name, value in asdict(recipe).items()}
     if process > 0:

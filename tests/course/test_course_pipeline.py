@@ -95,7 +95,7 @@ def test_a_failing_callback(pipe: StableDiffusionPipeline) -> None:
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
-@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, None, "12"])
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "12"])
 def test_callback_steps_is_a_positive_whole_number(pipe: StableDiffusionPipeline, wrong: object) -> None:
     with pytest.raises(InputError, match="callback_steps"):
         pipe(PROMPT, num_inference_steps=2, callback=print, callback_steps=wrong)  # type: ignore[arg-type]
