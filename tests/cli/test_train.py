@@ -1,5 +1,6 @@
 """`minisd train`: from scratch in seconds, stage by stage, and further; mistakes are found before any training."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,12 +166,12 @@ def test_a_stage_is_continued_from_the_same_start(tmp_path: Path, capsys: pytest
 
 
 def test_a_stage_is_not_trained_further_below_another_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for stage in ("text", "clip", "text"):
-        assert train(stage, tmp_path / "run", "--steps", "1") == 0
+    assert train("text", tmp_path / "run", "--steps", "1") == 0
+    shutil.copy(tmp_path / "run" / "text.pt", tmp_path / "run" / "clip.pt")
+    assert train("text", tmp_path / "run", "--steps", "1") == 0  # nothing is left to train
     assert train("text", tmp_path / "run", "--steps", "2") == 9
     assert "clip.pt was trained with text.pt as it is" in capsys.readouterr().err
     assert torch.load(tmp_path / "run" / "text.pt", weights_only=True)["step"] == 1
-    assert train("clip", tmp_path / "run", "--steps", "2") == 0
 
 
 def test_an_interruption_saves_the_run_and_says_so(
