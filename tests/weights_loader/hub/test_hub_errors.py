@@ -24,7 +24,7 @@ def test_attempts_of_the_client_are_not_logged(caplog: pytest.LogCaptureFixture)
     assert top.level == before
 
 
-@pytest.mark.parametrize(("value", "seconds"), [("7", 7), ("soon", 5), ("", 5), (formatdate(usegmt=True), 0)])
+@pytest.mark.parametrize(("value", "seconds"), [("7", 7), ("soon", 5), ("", 5), (formatdate(0, usegmt=True), 0)])
 def test_how_long_to_wait_in_seconds_or_as_a_date(value: str, seconds: float) -> None:
     error = ConnectionError()
     error.response = SimpleNamespace(headers={"Retry-After": value})  # type: ignore[attr-defined]
