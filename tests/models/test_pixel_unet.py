@@ -101,7 +101,7 @@ def test_sinusoids_of_the_first_networks() -> None:
         ({"down_block_types": ["SkipDownBlock2D", "DownBlock2D"]}, "mirror image"),
         ({"up_block_types": ["UpBlock2D", "UpBlock2D"]}, "mirror image"),
         ({"resnet_time_scale_shift": "scale_shift"}, "resnet_time_scale_shift"),
-        ({"sample_size": [32, 16]}, "sample_size"),
+        ({"sample_size": [32, 16, 8]}, "sample_size"),
         ({"add_attention": False}, "add_attention"),
         ({"dropout": 0.1}, "dropout"),
     ],

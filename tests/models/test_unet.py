@@ -198,7 +198,7 @@ def test_transformers_have_group_norm_epsilon_1e_6_and_layer_norm_1e_5() -> None
 
 
 def test_norm_groups_are_a_field() -> None:
-    unet = meta_unet(UNetConfig(channels=(16, 24), depths=(1, 0), heads=(2, 2), norm_groups=4))
+    unet = meta_unet(UNetConfig((16, 24), (1, 0), heads=(2, 2), norm_groups=4, only_cross_attention=(False, False)))
     assert {m.num_groups for m in unet.modules() if isinstance(m, nn.GroupNorm)} == {4}
 
 
@@ -215,7 +215,9 @@ def test_time_embedding_is_float32_for_half_precision() -> None:
     t = torch.tensor([999])
     assert sinusoids(t, 320).dtype == torch.float32
     seen: list[torch.Tensor] = []
-    unet = UNet(UNetConfig(channels=(32, 32), depths=(1, 0), heads=(2, 2), context_width=16)).bfloat16()
+    unet = UNet(
+        UNetConfig((32, 32), (1, 0), heads=(2, 2), context_width=16, only_cross_attention=(False, False))
+    ).bfloat16()
     unet.time.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     with torch.no_grad():
         unet(torch.zeros(1, 4, 8, 8, dtype=torch.bfloat16), t, torch.zeros(1, 77, 16, dtype=torch.bfloat16))
