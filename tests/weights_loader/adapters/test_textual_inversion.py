@@ -192,13 +192,14 @@ def test_end_token_in_configs() -> None:
         ({"vocab_size": 300, "eos_token_id": 2}, 299),
         ({"vocab_size": 300, "eos_token_id": 49407}, 299),
         ({"vocab_size": 300, "eos_token_id": 290}, 290),
-        ({"vocab_size": 300, "eos_token_id": "290"}, 299),
-        ({"vocab_size": 300, "eos_token_id": True}, 299),
     ):
         config = official_configs.text_config(json_config)
         assert config.end_token == end
         assert official_configs.text_config(official_configs.text_json(config)) == config
         assert official_configs.text_json(config)["eos_token_id"] == end
+    for wrong in ("290", True):
+        with pytest.raises(MismatchError, match="eos_token_id"):
+            official_configs.text_config({"vocab_size": 300, "eos_token_id": wrong})
 
 
 def test_a_model_with_new_words_is_saved_and_loaded_here_and_by_the_reference(sd1: Saved, tmp_path: Path) -> None:
