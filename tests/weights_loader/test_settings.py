@@ -102,7 +102,7 @@ def test_statistics_travel_with_the_model(model: Path, tmp_path: Path) -> None:
     assert again.vae.config == sd.vae.config
     pixels += [sd.decode(torch.zeros(1, 4, 8, 8)), again.decode(torch.zeros(1, 4, 8, 8))]
     assert (pixels[0] - pixels[1]).abs().max() > 0.01
-    assert torch.equal(pixels[1], pixels[2])
+    torch.testing.assert_close(pixels[1], pixels[2], atol=1e-5, rtol=0)  # two files: kernels may round differently
     edit_json(model / "vae/config.json", latents_std=None)
     refusal(model, MismatchError, "latents_mean")
 
