@@ -108,6 +108,24 @@ def test_an_error_changes_nothing(tmp_path: Path, error: BaseException, marked: 
     assert os.listdir(tmp_path) == ["m"]
 
 
+def test_the_old_folder_is_put_back_where_the_new_one_cannot_get_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_with_others(tmp_path)
+    before, rename = contents(folder), os.rename
+
+    def refuse_the_new_one(source: str | Path, target: str | Path) -> None:
+        if Path(source).suffix == ".new":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuse_the_new_one)
+    with pytest.raises(OutputError, match="it is unchanged"):
+        save(folder, "new")
+    assert contents(folder) == before
+    assert os.listdir(tmp_path) == ["m"]
+
+
 @pytest.mark.parametrize("marked", [True, False])
 @pytest.mark.parametrize("name", ["b", "a/config/mine.txt"])
 def test_what_is_in_the_way_is_named_and_kept(tmp_path: Path, name: str, marked: bool) -> None:
