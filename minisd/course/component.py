@@ -72,7 +72,8 @@ def load_scheduler(
     if path.is_file():
         return weights_loader.load(path).scheduler
     notices: list[str] = []
-    part = "" if (path / SCHEDULER_CONFIG).is_file() else "scheduler"
+    is_flat = (path / SCHEDULER_CONFIG).is_file() and not (path / "scheduler").is_dir()
+    part = "" if is_flat else "scheduler"
     scheduler = read_scheduler(ModelFolder(path).json(part, SCHEDULER_CONFIG), notices)
     for notice in notices:
         warnings.warn(notice, stacklevel=3)
@@ -139,8 +140,8 @@ class CourseComponent:
         """
         if subfolder not in (None, cls.part):
             raise InputError(f"subfolder is {subfolder!r}, expected {cls.part!r} for {cls.__name__}.")
-        path = Path(source).expanduser()
-        if subfolder is None and path.is_dir() and not (path / MODEL_INDEX).is_file():
+        path = Path(os.path.expanduser(source))  # os.path raises for no name, unlike Path
+        if subfolder is None and os.path.isdir(path) and not (path / MODEL_INDEX).is_file():
             if cls.kind is Tokenizer:
                 return cls(Tokenizer.from_folder(path))
             return cls(load_network(path.resolve(), cls.kind, variant=variant, dtype=torch_dtype or torch.float32))

@@ -12,18 +12,19 @@ import weights_loader
 from minisd import images
 from minisd._internal import validation
 from minisd._internal.atomic_files import write_json
+from minisd._internal.atomic_folders import replace_files
 from minisd.configs import UNetConfig
 from minisd.course.component import CourseOutput, load_scheduler
 from minisd.course.scheduler import CourseScheduler
 from minisd.course.schedulers import DDIMScheduler, wrap_scheduler
 from minisd.errors import InputError
 from minisd.models import UNet
-from minisd.schedulers import Scheduler
+from minisd.schedulers import DDIM, Scheduler
 from weights_loader.loading import load_network
 from weights_loader.model_folder import MODEL_INDEX, SCHEDULER_CONFIG
 from weights_loader.names import diffusers as names
 from weights_loader.pixel_configs import PIXEL_PIPELINE, PIXEL_UNET_MUST_BE, pixel_unet_config, pixel_unet_json
-from weights_loader.saving import save_network
+from weights_loader.saving import MODEL_FILES, save_network
 
 MAX_BATCH = 4096
 
@@ -52,8 +53,7 @@ class UNet2DModel(nn.Module):
         cls, source: str | Path, *, subfolder: str | None = None, torch_dtype: torch.dtype | None = None
     ) -> Self:
         """Load a folder of save_pretrained or, with subfolder "unet", a pipeline. Raises what loading raises."""
-        path = weights_loader.resolve(source) if subfolder else Path(source).expanduser().resolve()
-        core = load_network(path, UNet, subfolder or "", dtype=torch_dtype or torch.float32)
+        core = load_network(weights_loader.resolve(source), UNet, subfolder or "", dtype=torch_dtype or torch.float32)
         if core.config.context_width:
             raise InputError(f"{source} is a UNet with text; use UNet2DConditionModel.from_pretrained.")
         return cls._from_core(core)
@@ -159,17 +159,20 @@ class DDPMPipeline:
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write a folder in diffusers layout; a model in it is replaced, other files stay. Raises OutputError."""
-        path = Path(save_directory)
-        self.unet.save_pretrained(path / "unet")
-        (path / "scheduler").mkdir(exist_ok=True)
-        write_json(self.scheduler.core.to_config(), path / "scheduler" / SCHEDULER_CONFIG, overwrite=True)
         index = {
             "_class_name": PIXEL_PIPELINE,
             "_diffusers_version": "0.42.1",
             "scheduler": ["diffusers", self.scheduler.core.official_name],
             "unet": ["diffusers", "UNet2DModel"],
         }
-        write_json(index, path / MODEL_INDEX, overwrite=True)
+
+        def write(new: Path) -> None:
+            self.unet.save_pretrained(new / "unet")
+            (new / "scheduler").mkdir()
+            write_json(self.scheduler.core.to_config(), new / "scheduler" / SCHEDULER_CONFIG)
+            write_json(index, new / MODEL_INDEX)
+
+        replace_files(save_directory, write, MODEL_FILES, overwrite=True)
 
     def to(self, device: torch.device | str) -> Self:
         """Move the network. Raises DeviceError for a device that does not exist."""
@@ -216,7 +219,10 @@ class DDIMPipeline(DDPMPipeline):
 
     def __init__(self, unet: UNet2DModel, scheduler: Scheduler | CourseScheduler) -> None:
         """Raises InputError for a component that is not minisd's."""
-        super().__init__(unet, DDIMScheduler.from_config(wrap_scheduler(scheduler).config))
+        config = wrap_scheduler(scheduler).config
+        # what another sampler's config lacks has the official values, not those of Stable Diffusion: x0 is clipped
+        lacking = {name: value for name, value in DDIM.official_defaults.items() if name not in config}
+        super().__init__(unet, DDIMScheduler.from_config(config, **lacking))
 
     def __call__(  # type: ignore[override]  # eta is the third argument, as in the reference
         self,
