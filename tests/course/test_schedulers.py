@@ -136,6 +136,25 @@ def test_add_noise(name: str) -> None:
         mine.add_noise(x, noise, mine.timesteps[:2])
 
 
+@pytest.mark.parametrize("name", ["DDPMScheduler", "DDIMScheduler"])
+@pytest.mark.parametrize("t", [torch.tensor([0, 999]), torch.tensor([500]), torch.tensor(3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_velocity(name: str, t: torch.Tensor, dtype: torch.dtype) -> None:
+    """One timestep, or one for each image of the batch."""
+    x0, noise = torch.randn(2, 2, 4, 3, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    options = {**SCHEDULE, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    mine, expected = (getattr(lib, name)(**options).get_velocity(x0, noise, t) for lib in (course, diffusers))
+    close(mine, expected, 1e-5)
+    assert mine.dtype == expected.dtype == dtype
+
+
+def test_a_velocity_outside_of_the_training() -> None:
+    x = torch.ones(2, 1, 2, 2)
+    for t in (torch.tensor([0, 1000]), torch.tensor([1, 2, 3])):
+        with pytest.raises(InputError):
+            course.DDPMScheduler().get_velocity(x, x, t)
+
+
 def test_before_set_timesteps() -> None:
     """A new scheduler accepts every timestep of the training."""
     x, noise = torch.ones(2, 4, 4, 4), torch.full((2, 4, 4, 4), 2.0)
