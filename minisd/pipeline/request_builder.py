@@ -137,7 +137,10 @@ class RequestBuilder:
         if self.task == "upscaling" and (image is None or mask is not None):
             raise InputError("this is an upscaler: give image, the small image, and no mask_image.")
         if depth is not None and self.task != "depth":
-            raise InputError(f"depth_map needs a depth model, this model is for {self.task}; load SD 2 depth.")
+            raise InputError(
+                f"depth_map needs a depth model, this model is for {self.task}; load 'sticker-depth', the embedded "
+                "model, or an SD 2 depth checkpoint."
+            )
         if self.task != "upscaling":
             if given.noise_level is not None:
                 raise InputError(f"noise_level needs an upscaler, this model is for {self.task}; remove the argument.")

@@ -175,7 +175,7 @@ def test_kinds_of_pictures_are_one(sd: StableDiffusion) -> None:
         ({"image": [picture(), picture(12, 16)]}, "2 sizes"),
         ({"image": picture(), "mask_image": torch.zeros(10, 10)}, "mask_image is 10 x 10, expected 32 x 24"),
         ({"image": picture(), "mask_image": torch.zeros(3, 1, 24, 32, 1)}, "mask_image has the shape"),
-        ({"depth_map": torch.zeros(24, 32)}, "depth model"),
+        ({"depth_map": torch.zeros(24, 32)}, "model is for text; load 'sticker-depth', .* or an SD 2 depth checkpoint"),
         ({"noise_level": 3}, "upscaler"),
     ],
 )  # fmt: skip
