@@ -8,7 +8,7 @@ Then the learned merges are applied, the earliest learned first (Sennrich et al.
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -124,11 +124,7 @@ class Tokenizer:
         tables = read_folder(Path(path))
         try:
             tokenizer = cls(tables.vocab, tables.merges, **tables.options)
-            for i, token in tables.added:
-                if i != len(tokenizer):
-                    raise InputError(f"the added token {shown(token)} has id {i}, expected {len(tokenizer)}.")
-                tokenizer.add_token(token)
-            tokenizer._added.group_by_name()
+            tokenizer.restore_tokens(tables.added)
         except InputError as error:
             raise MismatchError(f"{tables.path} does not fit the files beside it: {error}") from error
         return tokenizer
@@ -151,9 +147,8 @@ class Tokenizer:
         Added tokens are written to added_tokens.json. Raises OutputError.
         """
         vocab = {token: i for i, token in enumerate(self._tokens)}
-        added = {token: self.token_to_id(token) for token in self.added}
         roles = {"bos": self.bos, "eos": self.eos, "unk": self.eos, "pad": self.pad}
-        write_folder(folder, vocab, self.merges, added, roles, self.max_length)
+        write_folder(folder, vocab, self.merges, self.added_ids, roles, self.max_length)
 
     def __call__(self, prompts: str | Sequence[str]) -> torch.Tensor:
         """Prompts (one text or a list of B) -> ids (B, max_length) int64; see `encode`."""
@@ -232,6 +227,14 @@ class Tokenizer:
         """
         return self._added.add(token, vectors)
 
+    def restore_tokens(self, stored: Iterable[tuple[int, str]]) -> None:
+        """Append the added tokens of a saved model, (id, token) sorted by id.
+
+        `x`, `x_1`, `x_2` in a row become one token of three vectors; tokens that exist with their id are kept. Raises
+        InputError for a token that cannot have its id.
+        """
+        self._added.restore(stored)
+
     def check_new_token(self, token: str, vectors: int = 1) -> None:
         """Raises InputError if `add_token` would."""
         self._added.check(token, vectors)
@@ -240,6 +243,11 @@ class Tokenizer:
     def added(self) -> list[str]:
         """The tokens after the vocabulary, in id order."""
         return list(self._added.names)
+
+    @property
+    def added_ids(self) -> dict[str, int]:
+        """The ids of the tokens after the vocabulary."""
+        return {token: i for i, token in enumerate(self._added.names, len(self._tokens))}
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token as `tokenize` writes it ("cat</w>"); None for an unknown token."""

@@ -29,7 +29,7 @@ from weights_loader.model_folder import (
     XL_PIPELINES,
 )
 from weights_loader.names import TensorSource, diffusers, expand, ldm, openclip, write
-from weights_loader.single_file import CONFIGS_KEY
+from weights_loader.single_file import ADDED_TOKENS, CONFIGS_KEY
 
 # Patterns of all files that writers of models write, with variants and shards: what the new model lacks is removed
 _WEIGHTS = r"(?:diffusion_pytorch_model|pytorch_model|model)[\w.-]*\.(?:safetensors|bin)(?:\.index(?:\.\w+)?\.json)?"
@@ -167,7 +167,7 @@ def _index(sd: StableDiffusion) -> dict[str, object]:
 
 
 def save_ldm(sd: StableDiffusion, path: str | Path, dtype: torch.dtype | None, overwrite: bool) -> None:
-    """Write one file in the original layout, with the configs of all parts in its metadata.
+    """Write one file in the original layout, with the configs of all parts and the learned words in its metadata.
 
     A text encoder with exact GELU is written as an OpenCLIP encoder, any other as a CLIP encoder. The last layer of
     OpenCLIP is not written, because SD 2.x does not use it and minisd does not load it.
@@ -185,6 +185,7 @@ def save_ldm(sd: StableDiffusion, path: str | Path, dtype: torch.dtype | None, o
         "scheduler": sd.scheduler.to_config(),
         LOW_RES_SCHEDULER: DDPM(sd.low_res).to_config(),
         "defaults": asdict(sd.defaults),
+        ADDED_TOKENS: {f"tokenizer{s}": tokenizer.added_ids for s, (tokenizer, _) in text_components(sd).items()},
     }
     for i, (suffix, (_, encoder)) in enumerate(text_components(sd).items()):
         state, is_openclip = encoder.state_dict(), encoder.config.activation == "gelu"

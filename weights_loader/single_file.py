@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from minisd._internal.messages import listed, shown
+from minisd._internal.vocabulary_files import token_ids
 from minisd.configs import SDXL_VAE, CLIPTextConfig, UNetConfig, VAEConfig
 from minisd.errors import FileFormatError, InputError, MismatchError
 from minisd.models import VAE, CLIPTextTransformer, UNet
@@ -25,9 +26,10 @@ from weights_loader.model_folder import LOW_RES_SCHEDULER
 from weights_loader.names import TensorSource, diffusers, expand, ldm, openclip
 from weights_loader.names.old_attention import as_stored
 from weights_loader.settings import read_defaults, read_scheduler
-from weights_loader.vocabulary import check_vocabulary, find_tokenizer, padded
+from weights_loader.vocabulary import check_vocabulary, find_tokenizer, padded, restore_words
 
 CONFIGS_KEY = "minisd.configs"  # in the metadata of files that minisd wrote: the configs of all parts
+ADDED_TOKENS = "added_tokens"  # among them: {"tokenizer": {word: id}, "tokenizer_2": ...}
 
 # Tensors beside those of a network that are not loaded: constants, the image half, what the VAE was trained against.
 UNUSED_OF_TEXT = ("embeddings.position_ids", "logit_scale", "text_projection", "attn_mask", "visual.", "vision_model.")
@@ -47,6 +49,7 @@ class ModelConfigs(NamedTuple):
     scheduler: Scheduler
     defaults: Defaults
     low_res: NoiseSchedule
+    added_tokens: Sequence[Mapping[str, int]] = ()  # of each tokenizer, by id
 
 
 class StoredTextEncoder(NamedTuple):
@@ -91,8 +94,11 @@ def load_single_file(
     note_leftovers(file, texts)
     if tokenizer is None:
         tokenizer = find_tokenizer(file.path, texts[0].is_openclip, offline, progress)
-    for config in configs.texts:
-        check_vocabulary(tokenizer, config)
+    tokenizers = [tokenizer, *(padded(tokenizer, text.is_openclip) for text in texts[1:])]
+    for each, config in zip(tokenizers, configs.texts, strict=True):
+        check_vocabulary(each, config)
+    for each, added in zip(tokenizers, configs.added_tokens, strict=False):  # other programs' files have no words
+        restore_words(each, added, file.path)
 
     def network(kind: type[Network], config: Any, prefix: str, tensor_sources: Any, ignorable: Any = None) -> Network:
         what, tensors = f"{file.path.name}, {prefix}*", Prefixed(file, prefix)
@@ -113,14 +119,14 @@ def load_single_file(
         for text, config in zip(texts, configs.texts, strict=True)
     ]
     return StableDiffusion(
-        tokenizer=tokenizer,
+        tokenizer=tokenizers[0],
         text_encoder=encoders[0],
         vae=network(VAE, configs.vae, ldm.VAE, vae_sources, lambda name: name.startswith(UNUSED_OF_VAE)),
         unet=network(UNet, configs.unet, ldm.UNET, partial(expand, ldm.unet(configs.unet))),
         scheduler=configs.scheduler,
         defaults=configs.defaults,
         low_res=configs.low_res,
-        tokenizer_2=padded(tokenizer, texts[1].is_openclip) if len(texts) == 2 else None,
+        tokenizer_2=tokenizers[1] if len(texts) == 2 else None,
         text_encoder_2=encoders[1] if len(texts) == 2 else None,
     )
 
@@ -177,6 +183,7 @@ def _stored_configs(file: WeightFile, prediction_type: str | None) -> ModelConfi
         )
     texts = [stored[name] for name in ("text_encoder", "text_encoder_2") if name in stored]
     low_res = stored.get(LOW_RES_SCHEDULER)
+    added = stored.get(ADDED_TOKENS, {})
     return ModelConfigs(
         official_configs.unet_config(stored["unet"]),
         official_configs.vae_config(stored["vae"]),
@@ -184,6 +191,7 @@ def _stored_configs(file: WeightFile, prediction_type: str | None) -> ModelConfi
         read_scheduler(stored["scheduler"], file.notices, prediction_type),
         read_defaults(stored["defaults"], f"{CONFIGS_KEY} in the metadata"),
         LOW_RES if low_res is None else read_scheduler(low_res, file.notices).schedule,
+        [token_ids(added[name], f"{file.path}: {ADDED_TOKENS}") for name in sorted(added)],
     )
 
 

@@ -1,10 +1,11 @@
 """The vocabulary of a single-file checkpoint, which contains none: beside the file, else CLIP's from the hub."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from minisd._internal.model_files import is_file
 from minisd.configs import CLIPTextConfig
-from minisd.errors import HubError, MismatchError
+from minisd.errors import HubError, InputError, MismatchError
 from minisd.tokenizer import EOS, Tokenizer
 
 CLIP_REPO = "openai/clip-vit-large-patch14"  # all official models have the same vocabulary
@@ -59,3 +60,11 @@ def check_vocabulary(tokenizer: Tokenizer, config: CLIPTextConfig) -> None:
             f"the text encoder config has eos_token_id {config.end_id}, expected the {tokenizer.eos_id} of the "
             "tokenizer; take both from one model."
         )
+
+
+def restore_words(tokenizer: Tokenizer, added: Mapping[str, int], path: Path) -> None:
+    """Add the learned words of a saved model to its tokenizer. Raises MismatchError: a vocabulary of another size."""
+    try:
+        tokenizer.restore_tokens(sorted((i, word) for word, i in added.items()))
+    except InputError as error:
+        raise MismatchError(f"{path} holds learned words that do not fit the tokenizer: {error}") from None

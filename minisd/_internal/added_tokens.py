@@ -1,6 +1,6 @@
 """Tokens that textual inversion adds to a vocabulary: each stands for one embedding vector or for several."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from tokenizers import AddedToken, Encoding
@@ -53,8 +53,18 @@ class AddedTokens:
             if normal(name) in taken or any(each in self._vocab for each in spellings):
                 raise InputError(f"the token {shown(name)} exists already; choose a name like '<my-cat>'.")
 
-    def group_by_name(self) -> None:
-        """Read `x`, `x_1`, `x_2` in a row as one token of three vectors, as the reference does; after loading."""
+    def restore(self, stored: Iterable[tuple[int, str]]) -> None:
+        """Append the tokens that a saved model has beyond its vocabulary: (id, name), sorted by id.
+
+        `x`, `x_1`, `x_2` in a row are one token of three vectors, as in the reference. Tokens that exist with their id
+        are kept. Raises InputError for a token that cannot have its id.
+        """
+        for i, token in stored:
+            if self._engine.token_to_id(token) == i:
+                continue
+            if i != (expected := len(self._vocab) + len(self.names)):
+                raise InputError(f"the added token {shown(token)} has id {i}, expected {expected}.")
+            self.add(token, 1)
         first = 0
         for i, name in enumerate(self.names):
             if i > first and name == f"{self.names[first]}_{i - first}":

@@ -45,15 +45,15 @@ def read_folder(folder: Path) -> Tables:
         return read_json(safe_join(folder, name)) if name in names else {}
 
     config, special_map = optional_json("tokenizer_config.json"), optional_json("special_tokens_map.json")
-    added = _ids(optional_json("added_tokens.json"), folder / "added_tokens.json")
+    added = token_ids(optional_json("added_tokens.json"), folder / "added_tokens.json")
     if "vocab.json" in names or "tokenizer.json" not in names:
         path, merges_path = safe_join(folder, "vocab.json"), safe_join(folder, "merges.txt")
         vocab, merges = read_json(path), read_merges(merges_path)
     else:
         path = merges_path = safe_join(folder, "tokenizer.json")
         vocab, merges, more = read_tokenizer_json(path)
-        added |= _ids(more, path)
-    vocab = _ids(vocab, path)
+        added |= token_ids(more, path)
+    vocab = token_ids(vocab, path)
     added |= _decoder(config, folder / "tokenizer_config.json")
     options: dict[str, Any] = {}
     for role, usual in (("bos", BOS), ("eos", EOS), ("pad", EOS)):
@@ -66,8 +66,10 @@ def read_folder(folder: Path) -> Tables:
     return Tables(path, vocab, merges, extra, options)
 
 
-def _ids(table: dict[str, Any], path: Path) -> dict[str, int]:
-    """A table of tokens and their ids, checked."""
+def token_ids(table: Any, path: Path | str) -> dict[str, int]:
+    """A table of tokens and their ids, checked. path: for messages."""
+    if not isinstance(table, dict):
+        raise FileFormatError(f"{path} is {shown(table)}, expected an object from tokens to ids.")
     for token, i in table.items():
         if type(i) is not int or not 0 <= i <= MOST_IDS:
             raise FileFormatError(f"{path} has id {shown(i)} for {shown(token)}, expected a whole number from 0 up.")
@@ -78,7 +80,7 @@ def _decoder(config: dict[str, Any], path: Path) -> dict[str, int]:
     """The tokens in tokenizer_config.json, {token: id}; the file has {"id": {"content": token}}."""
     decoder = config.get("added_tokens_decoder", {})
     try:
-        return _ids({token["content"]: int(i) for i, token in decoder.items()}, path)
+        return token_ids({token["content"]: int(i) for i, token in decoder.items()}, path)
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         if isinstance(error, FileFormatError):
             raise

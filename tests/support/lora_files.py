@@ -111,6 +111,30 @@ def write_peft(changes: Changes, path: Path) -> Path:
     return save(tensors, path, {"format": "pt", "lora_adapter_metadata": json.dumps(settings)})
 
 
+def write_named_adapter(changes: Changes, path: Path, a: str = "A.style", b: str = "B.style") -> Path:
+    """PEFT's own state dict of networks in a pipeline: its prefix, and the adapter's name. No alpha."""
+    tensors = {}
+    for name, module, change in rows(changes):
+        stem = f"{name}.base_model.model.{module}.lora_"
+        tensors |= {f"{stem}{a}.weight": change.down, f"{stem}{b}.weight": change.up}
+    return save(tensors, path)
+
+
+def write_comfyui(changes: Changes, path: Path, names: Mapping[str, str], prefix: str = "diffusion_model.") -> Path:
+    """`names`: the original names of the UNet's modules by diffusers'. Layers without an original name are left out."""
+    fronts = {
+        "text_encoder": "text_encoders.clip_l.transformer.",
+        "text_encoder_2": "text_encoders.clip_g.transformer.",
+    }
+    tensors = {}
+    for name, module, change in rows(changes):
+        stem = prefix + names[module] if name == "unet" else fronts[name] + module
+        tensors |= {f"{stem}.lora_down.weight": change.down, f"{stem}.lora_up.weight": change.up}
+        if change.alpha is not None:
+            tensors[f"{stem}.alpha"] = torch.tensor(change.alpha)
+    return save(tensors, path)
+
+
 def write_diffusers(changes: Changes, path: Path) -> Path:
     """2023: `.lora.down` in the UNet, `.lora_linear_layer.down` in text encoders, alpha as tensors."""
     tensors = {}

@@ -3,11 +3,12 @@
 import re
 from typing import NamedTuple
 
-from weights_loader.adapters.lora_file import ENDINGS
+from weights_loader.adapters.lora_file import ENDINGS, bundled_words, plain_name
 from weights_loader.detect import FAMILIES, Shapes
 
 LORA_FORMATS = (  # by a pattern that one of the names matches
     (r"^lora_(unet|te\d?)_", "kohya"),
+    (r"^(diffusion_model|text_encoders)\..+\.lora_", "ComfyUI"),
     (r"\.lora_[AB]\b", "PEFT"),
     (r"^(unet|text_encoder):\d+:|^\d+$", "cloneofsimo"),
     (r"[._]lora[._]|_lora\.|lora_linear_layer", "diffusers"),
@@ -41,16 +42,19 @@ def _describe_lora(shapes: Shapes, name: str) -> Description | None:
     widths = [
         downs[key][1] for pattern in (CROSS_ATTENTION, SELF_ATTENTION) for key in downs if re.search(pattern, key)
     ]
-    return Description("LoRA", f"a LoRA in the format of {name}, {rank}, {len(downs)} layers", _family(widths[:1]))
+    words = "".join(f", and the word {word}" for word in bundled_words(shapes))
+    layout = f"a LoRA in the format of {name}, {rank}, {len(downs)} layers{words}"
+    return Description("LoRA", layout, _family(widths[:1]))
 
 
 def _is_down(key: str) -> bool:
     if key.isdigit():  # cloneofsimo's list without names: up, down, up, ...
         return int(key) % 2 == 1
-    return any(factor == "down" and key.endswith(ending) for ending, factor in ENDINGS.items())
+    return any(factor == "down" and plain_name(key).endswith(ending) for ending, factor in ENDINGS.items())
 
 
 def _describe_embedding(shapes: Shapes) -> Description | None:
+    shapes = {key: shape for key, shape in shapes.items() if not key.startswith("string_to_token.")}
     known = [
         key for key in shapes if re.search(r"^(string_to_param\.|emb_params$|clip_[lg]$|text_encoders_\d$|<.+>$)", key)
     ]

@@ -15,7 +15,7 @@ from weights_loader.adapters.lora_file import Keys, plan
 from weights_loader.adapters.lora_names import Target, layers, networks
 from weights_loader.adapters.peft_config import PeftConfig, header_settings
 from weights_loader.build import listed
-from weights_loader.formats.weight_file import WeightFile, open_weights
+from weights_loader.formats.weight_file import WeightFile, computable, open_weights
 
 PEFT_CONFIG = "adapter_config.json"
 FILES_IN_FOLDERS = (  # in order of preference
@@ -29,8 +29,8 @@ FILES_IN_FOLDERS = (  # in order of preference
 def load_lora(sd: StableDiffusion, path: str | Path, scale: float = 1.0) -> Lora:
     """Merge a LoRA into the networks of a pipeline; returns a handle that changes its scale and removes it.
 
-    path: a .safetensors, .pt or .bin file in the format of diffusers, PEFT, kohya (LoCon too) or cloneofsimo; or a
-    folder with such a file and PEFT's adapter_config.json. scale: the strength; 1 is that of training.
+    path: a .safetensors, .pt or .bin file in the format of diffusers, PEFT, kohya (LoCon too), ComfyUI or cloneofsimo;
+    or a folder with such a file and PEFT's adapter_config.json. scale: the strength; 1 is that of training.
     Several LoRAs can be merged. Removing one restores the bits that the weights would have without it.
 
     Raises InputError (scale), MismatchError (another kind of adapter, another family, keys or shapes that fit no
@@ -69,7 +69,7 @@ def _open(source: str | Path) -> tuple[WeightFile, PeftConfig]:
 
 def _read(file: WeightFile, keys: Keys, target: Target, config: PeftConfig) -> LowRank:
     """The change of one layer, as a copy: LoRA files are small and often rewritten."""
-    down, up = (file.tensor(key).clone() for key in (keys.down, keys.up))
+    down, up = (computable(file.tensor(key)).clone() for key in (keys.down, keys.up))
     for key, tensor in ((keys.down, down), (keys.up, up)):
         if not tensor.is_floating_point():
             raise MismatchError(f"{file.path}: {key} holds {tensor.dtype}, expected floating-point weights.")
@@ -80,7 +80,7 @@ def _read(file: WeightFile, keys: Keys, target: Target, config: PeftConfig) -> L
     rank = down.shape[0]
     if keys.alpha is None:
         return LowRank(down, up, config.factor(keys.down, target.network, rank))
-    alpha = file.tensor(keys.alpha)
+    alpha = computable(file.tensor(keys.alpha))
     if alpha.numel() != 1 or not torch.isfinite(alpha).all():
         raise MismatchError(f"{file.path}: {keys.alpha} has shape {tuple(alpha.shape)}, expected one finite number.")
     return LowRank(down, up, float(alpha) / rank)

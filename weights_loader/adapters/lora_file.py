@@ -1,7 +1,7 @@
 """The layers that a LoRA file changes, and the tensors of each change, from names and shapes alone.
 
-The formats: diffusers and PEFT, with their older spellings; kohya, with or without convolutions; cloneofsimo. A key is
-the name of a layer in one of the spellings of `lora_names`, and an ending for the factor: down, up or alpha.
+The formats: diffusers and PEFT, with their older spellings; kohya, with or without convolutions; ComfyUI; cloneofsimo.
+A key is the name of a layer in one of the spellings of `lora_names`, and an ending for the factor: down, up or alpha.
 """
 
 import json
@@ -24,8 +24,6 @@ ENDINGS = {
     ".lora_up.weight": "up",
     ".lora_A.weight": "down",  # PEFT
     ".lora_B.weight": "up",
-    ".lora_A.default.weight": "down",
-    ".lora_B.default.weight": "up",
     ".lora.down.weight": "down",  # diffusers
     ".lora.up.weight": "up",
     ".lora_linear_layer.down.weight": "down",
@@ -36,7 +34,9 @@ ENDINGS = {
     ":up": "up",
     ".alpha": "alpha",
 }
-PEFT_PREFIX = "base_model.model."
+PEFT_PREFIX = re.compile(r"^((?:unet|text_encoder(?:_2)?)\.)?base_model\.model\.")
+PEFT_ADAPTER = re.compile(r"\.(lora_[AB])(?:_\d+)?\.(\w[^.]*)\.weight$")  # the second group: the name of the adapter
+WORDS = re.compile(r"(<.+>)|bundle_emb\.(.+?)\.(emb_params|string_to_param\.\*|clip_[lg])")  # beside a LoRA
 UNSUPPORTED_ADAPTERS = (  # by the names of their tensors
     (r"hada_", "LoHa"),
     (r"lokr_", "LoKr"),
@@ -49,6 +49,20 @@ UNSUPPORTED_ADAPTERS = (  # by the names of their tensors
 ADVICE = "minisd merges LoRA and LoCon; merge the adapter into a model with the program that made it"
 USE_ANOTHER = "load it into a model of its family, or use another LoRA; nothing was changed"
 CLONEOFSIMO_LAYERS = {"unet": {"CrossAttention", "Attention", "GEGLU"}, "text_encoder": {"CLIPAttention"}}
+
+
+def plain_name(key: str) -> str:
+    """A key without what PEFT adds to names: its prefix, and the name of the adapter before `weight`."""
+    return PEFT_ADAPTER.sub(r".\1.weight", PEFT_PREFIX.sub(r"\1", key))
+
+
+def bundled_words(names: Iterable[str]) -> dict[str, list[str]]:
+    """The learned words in a LoRA file, each with the names of its tensors."""
+    words: dict[str, list[str]] = {}
+    for name in sorted(names):
+        if (match := WORDS.fullmatch(name)) is not None:
+            words.setdefault(match[1] or match[2], []).append(name)
+    return words
 
 
 class Keys(NamedTuple):
@@ -69,9 +83,10 @@ class Plan:
 
 def plan(shapes: Shapes, metadata: Mapping[str, str], networks: Mapping[str, nn.Module], path: Path) -> Plan:
     """Find the layer of every tensor. Raises MismatchError: another kind of file or family, keys that fit no layer."""
-    embeddings = [key for key in shapes if re.fullmatch("<.+>", key)]
-    names = {key: _name(key, shapes) for key in shapes if key not in embeddings}
+    words = bundled_words(shapes)
+    names = {key: _name(key, shapes) for key in shapes if not WORDS.fullmatch(key)}
     _check_kind(names, path)
+    _check_adapters(names, path)
     _check_numbering(metadata, path)
     table = spellings(networks)
     found: dict[Target, dict[str, str]] = {}
@@ -92,7 +107,7 @@ def plan(shapes: Shapes, metadata: Mapping[str, str], networks: Mapping[str, nn.
     _check_keys(
         {"fit no layer of the model": unknown, "repeat a layer": repeated, "lack their counterpart": incomplete}, path
     )
-    return Plan({t: Keys(keys["down"], keys["up"], keys.get("alpha")) for t, keys in found.items()}, embeddings)
+    return Plan({t: Keys(keys["down"], keys["up"], keys.get("alpha")) for t, keys in found.items()}, list(words))
 
 
 def _match(name: str, table: Mapping[str, Target]) -> tuple[Target, str] | None:
@@ -105,9 +120,9 @@ def _match(name: str, table: Mapping[str, Target]) -> tuple[Target, str] | None:
 
 
 def _name(key: str, shapes: Shapes) -> str:
-    """A key without PEFT's prefix; for an entry of cloneofsimo's list without names (up, down, up, ...) the name."""
+    """A key's plain name; for an entry of cloneofsimo's list without names (up, down, up, ...) the name."""
     if not key.isdigit():
-        return key.removeprefix(PEFT_PREFIX)
+        return plain_name(key)
     network = "text_encoder" if _is_list_of_text_encoder(shapes) else "unet"
     return f"{network}:{int(key) // 2}:{('up', 'down')[int(key) % 2]}"
 
@@ -121,6 +136,16 @@ def _check_kind(keys: Iterable[str], path: Path) -> None:
     for pattern, kind in UNSUPPORTED_ADAPTERS:
         if (key := next((key for key in keys if re.search(pattern, key)), None)) is not None:
             raise MismatchError(f"{path} holds {kind} ({_quoted(key)}), expected a LoRA; {ADVICE}.")
+
+
+def _check_adapters(keys: Iterable[str], path: Path) -> None:
+    """Refuse a file of several adapters, each with its own name."""
+    adapters = sorted({match[2] for key in keys if (match := PEFT_ADAPTER.search(key))})
+    if len(adapters) > 1:
+        raise MismatchError(
+            f"{path} holds {len(adapters)} adapters ({listed(list(map(_quoted, adapters)))}), expected one; save each "
+            "in a file of its own."
+        )
 
 
 def _refuse_other_file(shapes: Shapes, path: Path) -> None:
@@ -196,7 +221,7 @@ def _check_keys(problems: Mapping[str, list[str]], path: Path) -> None:
     if found:
         raise MismatchError(
             f"{path} does not fit; {'; '.join(found)}; use a LoRA made for this model, in the format of diffusers, "
-            "PEFT, kohya or cloneofsimo; nothing was changed."
+            "PEFT, kohya, ComfyUI or cloneofsimo; nothing was changed."
         )
 
 

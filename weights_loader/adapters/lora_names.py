@@ -16,6 +16,7 @@ from weights_loader.names import diffusers, ldm
 from weights_loader.saving import text_components
 
 KOHYA_TEXT = {"text_encoder": ("lora_te_", "lora_te1_"), "text_encoder_2": ("lora_te2_",)}
+COMFYUI_TEXT = {"text_encoder": ("clip_l", "clip_h"), "text_encoder_2": ("clip_g",)}  # clip_h is that of SD 2.x
 OLD_ATTENTION = {"q_proj": "to_q_lora", "k_proj": "to_k_lora", "v_proj": "to_v_lora", "out_proj": "to_out_lora"}
 
 
@@ -58,7 +59,10 @@ def spellings(networks: Mapping[str, nn.Module]) -> dict[str, Target]:
 
 
 def _of_unet(config: UNetConfig) -> Iterator[tuple[str, str]]:
-    """(spelling, our module): diffusers with and without prefix, its old attention processors, kohya, cloneofsimo."""
+    """(spelling, our module): diffusers with and without prefix, its old attention processors, kohya, cloneofsimo.
+
+    kohya's files and ComfyUI's also use the names of the original layout.
+    """
     for ours, theirs in diffusers.unet(config).items():
         yield theirs, ours
         yield f"unet.{theirs}", ours
@@ -71,6 +75,8 @@ def _of_unet(config: UNetConfig) -> Iterator[tuple[str, str]]:
                 yield f"unet.{processor}", ours
     for ours, theirs in ldm.unet(config).items():
         yield f"lora_unet_{_joined(theirs)}", ours
+        yield f"diffusion_model.{theirs}", ours
+        yield f"{ldm.UNET}{theirs}", ours
     for i, ours in enumerate(cloneofsimo_unet(config)):
         yield f"unet:{i}", ours
 
@@ -81,6 +87,7 @@ def _of_text_encoder(name: str, config: CLIPTextConfig) -> Iterator[tuple[str, s
         for ours, theirs in diffusers.text_encoder(config, prefix).items():
             yield f"{name}.{theirs}", ours
             yield from ((kohya + _joined(theirs), ours) for kohya in KOHYA_TEXT[name])
+            yield from ((f"text_encoders.{comfy}.transformer.{theirs}", ours) for comfy in COMFYUI_TEXT[name])
             if name == "text_encoder":
                 yield theirs, ours
             path, _, last = theirs.rpartition(".")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minisd.errors import FileFormatError, MismatchError
-from weights_loader.adapters.lora_file import ADVICE, ENDINGS
+from weights_loader.adapters.lora_file import ADVICE, ENDINGS, plain_name
 from weights_loader.formats.contents import shown
 from weights_loader.formats.weight_file import WeightFile
 
@@ -52,7 +52,8 @@ class PeftConfig:
             raise MismatchError(
                 f"{self.path}: alpha_pattern is {shown(patterns)}, expected an alpha for each name of a layer."
             )
-        layer = next((key.removesuffix(each) for each in ENDINGS if key.endswith(each)), key)
+        plain = plain_name(key)
+        layer = next((plain.removesuffix(each) for each in ENDINGS if plain.endswith(each)), plain)
         named = (value for name, value in patterns.items() if layer == name or layer.endswith(f".{name}"))
         alpha = next(named, settings.get("lora_alpha"))  # the first match
         if alpha is None:

@@ -1,26 +1,38 @@
 """Load textual-inversion embeddings: files with the vectors of a new word.
 
 The formats: diffusers `{"<word>": (width,) or (n, width)}`; A1111 `.pt` with `string_to_param.*` and `.safetensors`
-with `emb_params`; SDXL `clip_l` and `clip_g`; cloneofsimo's `<s1>`, `<s2>` beside a LoRA. If a file does not name the
-word, its own name is used, as in the programs that write such files.
+with `emb_params`; SDXL `clip_l` and `clip_g`, or `text_encoders_0` and `text_encoders_1`; a tensor alone; words beside
+a LoRA, `<s1>` and `bundle_emb.word.emb_params`. If a file does not name the word, its own name is used, as in the
+programs that write such files.
 """
 
 import os
-import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
+from minisd._internal.messages import listed
 from minisd.adapters import add_embeddings
 from minisd.errors import InputError, MismatchError
 from minisd.pipeline import StableDiffusion
 from minisd.pipeline.conditioning import TokenizerAndEncoder
+from weights_loader.adapters.lora_file import bundled_words
 from weights_loader.detect import FAMILIES, foreign_format
-from weights_loader.formats.weight_file import WeightFile, open_weights
+from weights_loader.formats.contents import ONLY_TENSOR
+from weights_loader.formats.weight_file import WeightFile, computable, open_weights
 
-WITHOUT_WORD = ({"emb_params"}, {"clip_l", "clip_g"}, {"clip_l"}, {"clip_g"})
+WITHOUT_WORD = (
+    {"emb_params"},
+    {"clip_l", "clip_g"},
+    {"clip_l"},
+    {"clip_g"},
+    {"text_encoders_0", "text_encoders_1"},
+    {"text_encoders_0"},
+    {ONLY_TENSOR},
+)
+A1111_WORD, A1111_ID = "string_to_param.", "string_to_token."
 
 
 def load_embedding(sd: StableDiffusion, path: str | Path, token: str | None = None) -> list[str]:
@@ -33,8 +45,9 @@ def load_embedding(sd: StableDiffusion, path: str | Path, token: str | None = No
     NumericalError (NaN), and what reading files raises; the pipeline is unchanged then.
     """
     file = open_weights(os.path.expanduser(path))
-    keys = _tensors_of_words(file)
-    if sum(map(len, keys.values())) < len(file.shapes):
+    names = [name for name in file.shapes if not name.startswith(A1111_ID)]
+    keys = _tensors_of_words(file, sorted(names))
+    if sum(map(len, keys.values())) < len(names):
         warnings.warn(f"{file.path.name} also holds a LoRA; load_lora (--lora) loads it.", stacklevel=2)
     words = {word: _vectors(file, names) for word, names in keys.items()}
     if token is not None:
@@ -48,18 +61,22 @@ def load_embedding(sd: StableDiffusion, path: str | Path, token: str | None = No
     return list(words)
 
 
-def _tensors_of_words(file: WeightFile) -> dict[str, list[str]]:
+def _tensors_of_words(file: WeightFile, names: list[str]) -> dict[str, list[str]]:
     """The names of each word's tensors, one for each text encoder. Raises MismatchError for other files."""
-    names = sorted(file.shapes)
-    if set(names) in WITHOUT_WORD or (len(names) == 1 and names[0].startswith("string_to_param.")):
+    if set(names) in WITHOUT_WORD:
         return {file.path.stem: names}
+    if all(name.startswith(A1111_WORD) for name in names):
+        words = {name: name.removeprefix(A1111_WORD) for name in names}
+        return {file.path.stem if word == "*" else word: [name] for name, word in words.items()}
     if len(names) == 1:
         return {names[0]: names}
-    if words := [name for name in names if re.fullmatch("<.+>", name)]:
-        return {word: [word] for word in words}
+    if words_of_lora := bundled_words(names):
+        return words_of_lora
     what, advice = foreign_format(file.shapes) or ("in no known format", "see its format with `minisd inspect`")
+    if "embedding" in what:
+        what, advice = "an embedding in an unknown format", "save it as {word: vectors}"
     raise MismatchError(
-        f"{file.path} is {what} ({len(names)} tensors: {', '.join(names[:3])}), expected a textual-inversion "
+        f"{file.path} is {what} ({len(names)} tensors: {listed(names, 3)}), expected a textual-inversion "
         f"embedding; {advice}."
     )
 
@@ -71,7 +88,7 @@ def _vectors(file: WeightFile, names: list[str]) -> list[Tensor]:
             raise MismatchError(
                 f"{file.path}: {name} has shape {file.shapes[name]}, expected vectors (n, width) of an embedding."
             )
-    return [file.tensor(name).reshape(-1, file.shapes[name][-1]) for name in names]
+    return [computable(file.tensor(name)).reshape(-1, file.shapes[name][-1]) for name in names]
 
 
 def _match_encoders(

@@ -10,13 +10,14 @@ import pickle
 import threading
 import warnings
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from minisd.errors import FileFormatError, IntegrityError, MinisdError, MismatchError, UnsafeFileError
-from weights_loader.formats.contents import Contents, shown
+from weights_loader.formats.contents import ONLY_TENSOR, Contents, shown
 from weights_loader.formats.pickle_globals import RECIPE, Stub, find_globals
 
 LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)[2:]  # the first object of the older format, after the protocol
@@ -60,8 +61,8 @@ def read_checkpoint(file: BinaryIO, path: Path) -> Contents:
         ) from None
 
 
-def _inspect_archive(file: BinaryIO, path: Path) -> tuple[dict[str, type[Stub]], set[int]]:
-    """The globals of the pickle in a zip archive, and the sizes of the members, of which some are tensors' data."""
+def _inspect_archive(file: BinaryIO, path: Path) -> tuple[dict[str, type[Stub]], Counter[int]]:
+    """The globals of the pickle in a zip archive, and how many members have each size; some are tensors' data."""
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         names = [member.filename for member in members]
@@ -82,7 +83,7 @@ def _inspect_archive(file: BinaryIO, path: Path) -> tuple[dict[str, type[Stub]],
         if pickles[0].CRC == 0:  # written after torch.serialization.set_crc32_options(False)
             del pickles[0].CRC
         stubs = find_globals(io.BytesIO(archive.read(pickles[0])), path)
-    return stubs, {member.file_size for member in members}
+    return stubs, Counter(member.file_size for member in members)
 
 
 def _inspect_legacy(file: BinaryIO, path: Path) -> dict[str, type[Stub]]:
@@ -98,11 +99,16 @@ def _inspect_legacy(file: BinaryIO, path: Path) -> dict[str, type[Stub]]:
     return stubs
 
 
-def _collect(value: Any, sizes: set[int] | None, path: Path) -> Contents:
-    """The tensors of a dict, of a wrapper such as `state_dict` in it, of a list, or of the dicts in a dict."""
+def _collect(value: Any, sizes: Counter[int] | None, path: Path) -> Contents:
+    """The tensors of a dict, of a wrapper such as `state_dict` in it, of a list, or of the dicts in a dict.
+
+    A tensor alone gets a name.
+    """
     kind = value if isinstance(value, type) else type(value)
     if issubclass(kind, Stub):
         raise UnsafeFileError(f"{path} is a pickled object of {shown(kind.__name__)}, not a dict of tensors; {RECIPE}.")
+    if isinstance(value, torch.Tensor):
+        value = {ONLY_TENSOR: value}
     if isinstance(value, list | tuple):
         value = {str(index): item for index, item in enumerate(value)}
     if not isinstance(value, dict):
@@ -115,10 +121,12 @@ def _collect(value: Any, sizes: set[int] | None, path: Path) -> Contents:
     tensors = {}
     for name, item in weights.items():
         if isinstance(name, str) and isinstance(item, torch.Tensor):
-            _check_tensor(name, item, sizes, path)
+            _check_tensor(name, item, path)
             tensors[name] = item
         else:
             others[name] = item
+    if sizes is not None:
+        _check_storages(tensors, sizes, path)
     return Contents(tensors, *_describe(others))
 
 
@@ -166,8 +174,8 @@ def _describe(others: dict[Any, Any]) -> tuple[dict[str, str], list[str]]:
     return plain, notices
 
 
-def _check_tensor(name: str, tensor: torch.Tensor, sizes: set[int] | None, path: Path) -> None:
-    """Refuse a tensor that is not plain, that repeats its elements, or whose data are not a member of the archive."""
+def _check_tensor(name: str, tensor: torch.Tensor, path: Path) -> None:
+    """Refuse a tensor that is not plain, or that repeats its elements."""
     where = f"{path}: tensor {shown(name)}"
     if tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
         raise MismatchError(f"{where} is of a special kind (quantized, or a lazy conjugate); expected a plain one.")
@@ -179,5 +187,12 @@ def _check_tensor(name: str, tensor: torch.Tensor, sizes: set[int] | None, path:
                 "save it again after .contiguous()."
             )
         reach += max(n - 1, 0) * step
-    if sizes is not None and tensor.untyped_storage().nbytes() not in sizes:
-        raise IntegrityError(f"{where} does not fit the data in the file; download it again.")
+
+
+def _check_storages(tensors: dict[str, torch.Tensor], sizes: Counter[int], path: Path) -> None:
+    """Refuse data that are not as long as a member of the archive of their own: torch reads on into the next one."""
+    storages = {each.data_ptr(): each.nbytes() for each in (item.untyped_storage() for item in tensors.values())}
+    lacking = Counter(storages.values()) - sizes
+    for name, tensor in tensors.items():
+        if tensor.untyped_storage().nbytes() in lacking:
+            raise IntegrityError(f"{path}: tensor {shown(name)} does not fit the data in the file; download it again.")

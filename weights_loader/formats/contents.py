@@ -10,6 +10,7 @@ import torch
 from minisd.errors import FileFormatError
 
 MAX_NAME = 1000  # characters
+ONLY_TENSOR = "(a tensor without a name)"  # its name here, for a checkpoint that is one tensor and no dict
 
 
 @dataclass

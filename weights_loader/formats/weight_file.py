@@ -89,6 +89,11 @@ class WeightFile:
         return tensor if tensor.data_ptr() % tensor.dtype.itemsize == 0 else tensor.clone()
 
 
+def computable(tensor: torch.Tensor) -> torch.Tensor:
+    """A float8 tensor in float32, because PyTorch stores float8 but hardly computes with it; any other as it is."""
+    return tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
+
+
 def open_weights(path: str | Path) -> WeightFile:
     """Open a .safetensors, .ckpt, .bin or .pt file.
 

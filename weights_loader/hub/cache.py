@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import constants
+from huggingface_hub.utils import WeakFileLock
 
 from minisd._internal.atomic_files import write_json, write_text
 from minisd._internal.json_files import read_json
@@ -104,11 +105,15 @@ class Snapshot(ModelFolder):
             write_json({"files": self.listing, "checked": self._verified}, self._record, overwrite=True)
 
     def remove_abandoned_downloads(self) -> None:
-        """Remove the unfinished files of killed processes."""
-        for path in (repo_folder(self.repo) / "blobs").glob("*.????????.incomplete"):
-            with suppress(OSError):
+        """Remove the unfinished files of killed processes: those that no process holds the client's lock of."""
+        folder = repo_folder(self.repo)
+        for path in (folder / "blobs").glob("*.????????.incomplete"):
+            lock = folder.parent / ".locks" / folder.name / f"{path.name.rsplit('.', 2)[0]}.lock"
+            with suppress(OSError):  # it is locked, or the cache is read-only
                 if time.time() - path.stat().st_mtime > ABANDONED_AFTER:
                     path.unlink()
+                with WeakFileLock(lock, timeout=0.01):
+                    path.unlink(missing_ok=True)
 
 
 def _read_record(path: Path) -> tuple[Listing, dict[str, list[int]]]:

@@ -108,6 +108,8 @@ def translate(error: BaseException, repo: str, what: str) -> MinisdError | None:
                 f"{constants.HF_HUB_CACHE} cannot be written, so {what} of {repo} cannot be stored; "
                 "set HF_HOME to a writable folder."
             )
+        case FileNotFoundError():
+            return HubUnreachable(f"another process removed the unfinished download of {what} of {repo}; try again.")
         case OSError(errno=None):  # the client's error for a body of the wrong length
             return IntegrityError(f"{what} of {repo} was incomplete and was deleted; try again.")
     return None

@@ -6,6 +6,7 @@ import itertools
 import json
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,9 +26,11 @@ from support.lora_files import (
     is_matrix,
     save,
     write_cloneofsimo,
+    write_comfyui,
     write_diffusers,
     write_kohya,
     write_list,
+    write_named_adapter,
     write_oldest,
     write_peft,
     write_peft_folder,
@@ -48,6 +51,7 @@ from weights_loader import official_configs
 from weights_loader.adapters.lora_file import plan
 from weights_loader.adapters.lora_names import cloneofsimo_unet, networks, spellings
 from weights_loader.names import diffusers as diffusers_names
+from weights_loader.names import ldm as ldm_names
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -145,6 +149,12 @@ FORMATS: dict[str, tuple[Callable[..., bool], Callable[[int], float | None], Cal
     "kohya without alpha": (is_matrix, lambda rank: None, write_kohya),
     "kohya LoCon": (is_any, thirds, write_kohya),
     "cloneofsimo": (is_cloneofsimo, lambda rank: None, write_cloneofsimo),
+    "adapter with a name": (is_attention, lambda rank: None, write_named_adapter),
+    "adapter with a number": (
+        is_any,
+        lambda rank: None,
+        partial(write_named_adapter, a="A_1.default_0", b="B_1.default_0"),
+    ),
 }
 
 
@@ -154,6 +164,52 @@ def test_every_format(saved: Saved, tmp_path: Path, name: str) -> None:
     changes = draw(oracles(saved), wanted, alpha)
     path = write(changes, tmp_path / "lora.safetensors")
     assert_as_oracle(weights_loader.load(saved.folder), oracles(saved), changes, path)
+
+
+def original_names(sd: StableDiffusion) -> dict[str, str]:
+    """The original name of each module of the UNet by its name in diffusers."""
+    original = ldm_names.unet(sd.unet.config)
+    return {theirs: original[ours] for ours, theirs in diffusers_names.unet(sd.unet.config).items() if ours in original}
+
+
+@pytest.mark.parametrize("prefix", ["diffusion_model.", "model.diffusion_model."])
+def test_original_names_with_dots(saved: Saved, tmp_path: Path, prefix: str) -> None:
+    sd = weights_loader.load(saved.folder)
+    changes = draw(oracles(saved), is_any, thirds)
+    path = write_comfyui(changes, tmp_path / "lora.safetensors", original_names(sd), prefix)
+    assert_as_oracle(sd, oracles(saved), changes, path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float16, torch.bfloat16])
+def test_low_precision_is_raised_before_it_is_merged(sd1: Saved, tmp_path: Path, dtype: torch.dtype) -> None:
+    drawn = draw(oracles(sd1), is_any, lambda rank: 2.0)
+    stored = {
+        name: {module: Change(c.down.to(dtype), c.up.to(dtype), c.alpha) for module, c in each.items()}
+        for name, each in drawn.items()
+    }
+    exact = {
+        name: {module: Change(c.down.float(), c.up.float(), c.alpha) for module, c in each.items()}
+        for name, each in stored.items()
+    }
+    sd = weights_loader.load(sd1.folder)
+    assert_as_oracle(sd, oracles(sd1), exact, write_kohya(stored, tmp_path / "lora.safetensors"))
+
+
+def test_low_precision_that_is_not_finite(ours: StableDiffusion, tmp_path: Path) -> None:
+    tensors = {
+        "lora_unet_conv_in.lora_down.weight": torch.ones(2, 4, 3, 3),
+        "lora_unet_conv_in.lora_up.weight": torch.ones(32, 2, 1, 1),
+    }
+    tensors["lora_unet_conv_in.lora_up.weight"][0, 0] = float("nan")
+    path = save({key: each.to(torch.float8_e4m3fn) for key, each in tensors.items()}, tmp_path / "a.safetensors")
+    with pytest.raises(NumericalError, match=r"lora_up\.weight holds NaN or infinity"):
+        weights_loader.load_lora(ours, path)
+
+
+def test_two_adapters_in_one_file(ours: StableDiffusion, tmp_path: Path) -> None:
+    tensors = {f"unet.conv_in.lora_{part}.{name}.weight": torch.ones(2) for part in "AB" for name in ("one", "two")}
+    with pytest.raises(MismatchError, match=r"holds 2 adapters \('one', 'two'\), expected one; save each"):
+        weights_loader.load_lora(ours, save(tensors, tmp_path / "a.safetensors"))
 
 
 def test_oldest_processors_without_the_networks_name(sd1: Saved, tmp_path: Path) -> None:
@@ -698,6 +754,19 @@ def test_words_beside_a_lora_are_reported(sd1: Saved, tmp_path: Path) -> None:
         weights_loader.load_lora(sd, path)
     with pytest.warns(UserWarning, match="also holds a LoRA; load_lora"):
         assert weights_loader.load_embedding(sd, path) == ["<s1>", "<s2>"]
+
+
+def test_words_that_are_bundled_with_a_lora(sd1: Saved, tmp_path: Path) -> None:
+    path = write_kohya(draw(oracles(sd1)), tmp_path / "a.safetensors")
+    words = {"bundle_emb.candy.emb_params": noise(2, 64), "bundle_emb.a.b.string_to_param.*": noise(1, 64)}
+    save({**safetensors.torch.load_file(path), **words}, path)
+    sd = weights_loader.load(sd1.folder)
+    with pytest.warns(UserWarning, match="also holds the words a.b, candy; load_embedding adds them"):
+        assert weights_loader.load_lora(sd, path).layers
+    with pytest.warns(UserWarning, match="also holds a LoRA; load_lora"):
+        assert weights_loader.load_embedding(sd, path) == ["a.b", "candy"]
+    assert sd.tokenizer.added == ["a.b", "candy", "candy_1"]
+    assert torch.equal(sd.text_encoder.token_embedding.weight[-2:], words["bundle_emb.candy.emb_params"])
 
 
 @pytest.mark.parametrize("write", [write_peft, write_processors, write_kohya, write_diffusers, write_cloneofsimo])

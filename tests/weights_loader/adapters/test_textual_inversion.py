@@ -42,11 +42,11 @@ def vectors(n: int = 3, width: int = WIDTH, seed: int = 0) -> Tensor:
     return noise(n, width, seed=seed)
 
 
-def a1111(path: Path, values: Tensor, as_module: bool = False, name: str = "another name") -> Path:
+def a1111(path: Path, values: Tensor, as_module: bool = False, name: str = "another name", token_id: Any = 265) -> Path:
     """What that program saves: a dict with the vectors under "*", as a parameter; in old files a module."""
     parameter = nn.Parameter(values)
     inner: Any = nn.ParameterDict({"*": parameter}) if as_module else {"*": parameter}
-    value = {"string_to_token": {"*": 265}, "string_to_param": inner, "name": name, "step": 500,
+    value = {"string_to_token": {"*": token_id}, "string_to_param": inner, "name": name, "step": 500,
              "sd_checkpoint": "abc", "sd_checkpoint_name": None}  # fmt: skip
     torch.save(value, path)
     return path
@@ -67,12 +67,21 @@ def written(path: Path, kind: str, values: Tensor) -> Path:
             return a1111(path / "<birb>.pt", values)
         case "a1111 module":
             return a1111(path / "<birb>.pt", values, as_module=True)
+        case "first program":  # of Gal et al.: the ids are tensors
+            return a1111(path / "<birb>.pt", values, as_module=True, token_id=torch.tensor(265))
+        case "tensor":
+            torch.save(values, path / "<birb>.pt")
+            return path / "<birb>.pt"
+        case "parameter":
+            torch.save(nn.Parameter(values), path / "<birb>.bin")
+            return path / "<birb>.bin"
         case _:
             safetensors.torch.save_file({"emb_params": values}, path / "<birb>.safetensors")
             return path / "<birb>.safetensors"
 
 
-KINDS = ("bin", "bin in a dict with order", "safetensors", "a1111", "a1111 module", "emb_params")
+NAMED = ("bin", "bin in a dict with order", "safetensors", "a1111", "a1111 module", "first program", "emb_params")
+KINDS = (*NAMED, "tensor", "parameter")
 
 
 @torch.no_grad()
@@ -87,11 +96,11 @@ def states_of_oracle(oracle: Any, prompt: str) -> Tensor:
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_format_as_the_reference(saved: Saved, tmp_path: Path, kind: str, n: int) -> None:
-    values = vectors(n)[0] if n == 1 and not kind.startswith(("a1111", "emb")) else vectors(n)
+    values = vectors(n)[0] if n == 1 and not kind.startswith(("a1111", "emb", "first")) else vectors(n)
     path = written(tmp_path, kind, values)
     oracle, sd = copy.deepcopy(saved.oracle), weights_loader.load(saved.folder)
     before = sd.text_encoder.token_embedding.weight.detach().clone()
-    if kind == "a1111 module":
+    if kind in ("a1111 module", "first program"):
         oracle.load_textual_inversion({"<birb>": values})  # it cannot read this one itself
     else:
         oracle.load_textual_inversion(str(path), token="<birb>")
@@ -221,6 +230,40 @@ def test_a_model_with_new_words_is_saved_and_loaded_here_and_by_the_reference(sd
         assert (pooled - oracle.text_encoder(ids).pooler_output).abs().max() <= CLOSE * pooled.abs().max()
 
 
+def test_one_file_keeps_the_words(sd1: Saved, tmp_path: Path) -> None:
+    sd = weights_loader.load(sd1.folder)
+    weights_loader.load_embedding(sd, written(tmp_path, "bin", vectors(3)))
+    weights_loader.load_embedding(sd, written(tmp_path, "bin", vectors(1)), "<one>")
+    weights_loader.save(sd, tmp_path / "m.safetensors", layout="ldm")
+    prompt = "a <one> <birb> cat"
+    for tokenizer in (small_tokenizer(), sd.tokenizer):  # the second has the words already
+        again = weights_loader.load(tmp_path / "m.safetensors", tokenizer=tokenizer)
+        assert again.tokenizer.tokenize(prompt) == sd.tokenizer.tokenize(prompt)
+        torch.testing.assert_close(again.encode_prompt([prompt]), sd.encode_prompt([prompt]), atol=1e-5, rtol=1e-5)
+    other = small_tokenizer()
+    other.add_token("<before>")
+    with pytest.raises(MismatchError, match=r"learned words that do not fit the tokenizer: .*'<birb>' has id"):
+        weights_loader.load(tmp_path / "m.safetensors", tokenizer=other)
+
+
+def test_several_terms_in_one_file(sd1: Saved, tmp_path: Path) -> None:
+    terms = {"<a>": vectors(1), "<b>": vectors(2, seed=1)}
+    torch.save(
+        {"string_to_token": dict.fromkeys(terms, torch.tensor(265)), "string_to_param": terms}, tmp_path / "x.pt"
+    )
+    sd = weights_loader.load(sd1.folder)
+    assert weights_loader.load_embedding(sd, tmp_path / "x.pt") == ["<a>", "<b>"]
+    assert torch.equal(sd.text_encoder.token_embedding.weight[-2:], terms["<b>"])
+
+
+def test_float8(sd1: Saved, tmp_path: Path) -> None:
+    values = vectors(2).to(torch.float8_e4m3fn)
+    safetensors.torch.save_file({"<birb>": values}, tmp_path / "x.safetensors")
+    sd = weights_loader.load(sd1.folder)
+    weights_loader.load_embedding(sd, tmp_path / "x.safetensors")
+    assert torch.equal(sd.text_encoder.token_embedding.weight[-2:], values.float())
+
+
 # Two text encoders
 
 
@@ -241,19 +284,20 @@ def with_texts(*parts: TokenizerAndEncoder) -> SimpleNamespace:
     return SimpleNamespace(text_parts=list(parts), defaults=Defaults(), **pairs)
 
 
-def test_two_text_encoders_get_the_vectors_of_their_width(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("first", "second"), [("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1")])
+def test_two_text_encoders_get_the_vectors_of_their_width(tmp_path: Path, first: str, second: str) -> None:
     sd: Any = two_encoders()
-    tensors = {"clip_l": vectors(2, 96), "clip_g": vectors(2, 48, seed=1)}
+    tensors = {first: vectors(2, 96), second: vectors(2, 48, seed=1)}
     safetensors.torch.save_file(tensors, tmp_path / "<birb>.safetensors")
     assert weights_loader.load_embedding(sd, tmp_path / "<birb>.safetensors") == ["<birb>"]
     for tokenizer, encoder, key in (
-        (sd.tokenizer, sd.text_encoder, "clip_l"),
-        (sd.tokenizer_2, sd.text_encoder_2, "clip_g"),
+        (sd.tokenizer, sd.text_encoder, first),
+        (sd.tokenizer_2, sd.text_encoder_2, second),
     ):
         ids = tokenizer("<birb>")
         assert torch.equal(encoder.token_embedding(ids[0, 1:3]), tensors[key])
         states = encoder(ids)
-        pooled = states[0, 3] if key == "clip_l" else encoder.text_projection(states[0, 3])
+        pooled = states[0, 3] if key == first else encoder.text_projection(states[0, 3])
         assert torch.equal(encoder.pool(states, ids)[0], pooled)
 
 
@@ -326,7 +370,8 @@ def test_tokens(ours: StableDiffusion, tmp_path: Path, token: str, kind: type[Mi
         ({"clip_l": vectors(1, 768), "clip_g": vectors(1, 1280)}, MismatchError, r"768 and 1280 \(SDXL\)"),
         ({"emb_params": vectors(1, 768)}, MismatchError, r"768 \(SD 1.x\)"),
         ({"x.lora_down.weight": vectors(), "x.lora_up.weight": vectors()}, MismatchError, "is a LoRA .*or --lora"),
-        ({"a": vectors(), "b": vectors()}, MismatchError, r"is in no known format \(2 tensors: a, b\)"),
+        ({"a": vectors(), "b": vectors()}, MismatchError, r"is in no known format \(2 tensors: 'a', 'b'\)"),
+        ({"emb_params": vectors(), "b": vectors()}, MismatchError, "is an embedding in an unknown format .*save it as"),
     ],
 )  # fmt: skip
 def test_files(
@@ -349,7 +394,7 @@ def test_of_several_words_none_is_added_where_one_cannot_be(ours: StableDiffusio
 
 
 def test_loading_one_as_a_model_names_load_embedding(tmp_path: Path) -> None:
-    for kind in KINDS:
+    for kind in NAMED:
         path = written(tmp_path, kind, vectors(2))
         with pytest.raises(MismatchError, match=r"is a textual-inversion embedding, .*load_embedding or --embedding"):
             weights_loader.load(path)

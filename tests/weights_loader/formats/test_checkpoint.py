@@ -26,6 +26,7 @@ from torch import nn
 
 from minisd.errors import FileFormatError, IntegrityError, MinisdError, MismatchError, UnsafeFileError
 from weights_loader.formats import pickle_globals
+from weights_loader.formats.contents import ONLY_TENSOR
 from weights_loader.formats.weight_file import open_weights
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -360,13 +361,18 @@ def test_special_tensors(tmp_path: Path, kind: str, tensor: torch.Tensor, says: 
             open_weights(path)
 
 
+def test_a_tensor_alone_has_a_name(tmp_path: Path) -> None:
+    for content in (BASE, torch.nn.Parameter(BASE)):
+        torch.save(content, tmp_path / "a.pt")
+        check_equal(tmp_path / "a.pt", {ONLY_TENSOR: BASE})
+
+
 @pytest.mark.parametrize(
     ("content", "error"),
     [
         ({}, MismatchError),
         ({"a": 1}, MismatchError),
         ({"state_dict": {}}, MismatchError),
-        (BASE, FileFormatError),
         ("text", FileFormatError),
         (None, FileFormatError),
         ({"": BASE}, FileFormatError),
