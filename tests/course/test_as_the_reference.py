@@ -1,5 +1,6 @@
 """What a course pipeline does in place of minisd's own conventions, because the reference does it."""
 
+import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -204,6 +205,34 @@ def test_an_id_of_another_vocabulary(sticker: Any) -> None:
     for use in (encoder, encoder.text_model.embeddings, table, encoder.get_input_embeddings()):
         with pytest.raises(InputError, match=rf"ids are 0 to 6829, expected .* 0 to {len(table.weight) - 1}"):
             use(ids)
+
+
+def test_the_config_of_a_pipeline(ours: Any, theirs: Any, sticker: Any, reference: Any) -> None:
+    """The class of each part, also after another scheduler was assigned; by key and by attribute."""
+    names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+    results = []
+    for lib, pipe in ((ours, sticker), (theirs, reference)):
+        img2img = lib.StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+        before = {name: img2img.config[name][1] for name in names}
+        img2img.scheduler = lib.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+        config = img2img.config
+        after = {name: getattr(config, name)[1] for name in names}
+        results.append((before, after, config["requires_safety_checker"]))
+    assert results[0] == results[1]
+    assert results[0][0] != results[0][1]
+    assert sticker.config["_class_name"] == json.loads(reference.to_json_string())["_class_name"]
+    with pytest.raises(AttributeError, match="has no 'safety'"):
+        _ = sticker.config.safety
+
+
+def test_values_of_a_config_on_the_part(sticker: Any, reference: Any) -> None:
+    """The textual-inversion notebook reads vae.sample_size; the parts have their config's values as attributes."""
+    assert sticker.vae.sample_size == sticker.vae.config.sample_size == reference.vae.config.sample_size
+    for name in ("sample_size", "in_channels"):
+        assert getattr(sticker.unet, name) == getattr(sticker.unet.config, name) == getattr(reference.unet.config, name)
+    for part in (sticker.vae, sticker.unet, sticker.text_encoder):
+        with pytest.raises(AttributeError, match="no_such_size"):
+            _ = part.no_such_size
 
 
 def test_revisions_and_variants_of_local_models(ours: Any, model: str, tmp_path: Path) -> None:
