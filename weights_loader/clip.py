@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from minisd._internal import memory
 from minisd._internal.atomic_files import write_json
 from minisd._internal.atomic_folders import FileSet, replace_files
 from minisd._internal.messages import shown
@@ -34,6 +35,7 @@ CLIP_FILES = FileSet("config.json", re.compile(CLIP_NAMES))
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"  # transformers 4, transformers 5
 
 
+@memory.translated("loading CLIP")
 def load_clip(
     source: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[CLIP, Tokenizer]:
@@ -79,6 +81,7 @@ def load_clip(
     return clip, tokenizer
 
 
+@memory.translated("saving CLIP")
 def save_clip(
     clip: CLIP,
     tokenizer: Tokenizer | None,

@@ -23,7 +23,14 @@ from weights_loader import official_configs
 from weights_loader.build import Network, build, check_blocks, is_position_ids
 from weights_loader.devices import check_device, check_dtype
 from weights_loader.formats.weight_file import open_weights
-from weights_loader.model_folder import DEFAULTS, LOW_RES_SCHEDULER, MODEL_INDEX, SCHEDULER_CONFIG, ModelFolder
+from weights_loader.model_folder import (
+    DEFAULTS,
+    LOW_RES_SCHEDULER,
+    MODEL_INDEX,
+    SCHEDULER_CONFIG,
+    ModelFolder,
+    about,
+)
 from weights_loader.names import TensorSource, diffusers, expand
 from weights_loader.names.old_attention import as_stored
 from weights_loader.pixel_configs import pixel_unet_config
@@ -79,6 +86,7 @@ def load(
             file = open_weights(path)
             sd = load_single_file(file, device, dtype, prediction_type, tokenizer, offline=offline, progress=progress)
             notices += [f"{path.name}: {notice}" for notice in file.notices]
+        notices += _without_output(sd)
         sd.source = str(source)
         return sd
     finally:
@@ -118,7 +126,8 @@ def load_folder(
     A MismatchError is about all parts that do not fit.
     """
     first, *second = folder.text_suffixes
-    scheduler = read_scheduler(folder.json("scheduler", SCHEDULER_CONFIG), folder.notices, prediction_type)
+    with about(folder.path / "scheduler" / SCHEDULER_CONFIG):
+        scheduler = read_scheduler(folder.json("scheduler", SCHEDULER_CONFIG), folder.notices, prediction_type)
     defaults, low_res = _defaults(folder), _low_res_schedule(folder)
     tokenizers = [Tokenizer.from_folder(folder.file(f"tokenizer{first}")) if tokenizer is None else tokenizer]
     tokenizers += [Tokenizer.from_folder(folder.file(f"tokenizer{suffix}")) for suffix in second]
@@ -154,21 +163,17 @@ def _network(
 ) -> Network:
     """A part of a model folder: its config gives the sizes; older files have other names for some modules."""
     json, tensors, what = folder.json(part), folder.weights(part), f"{folder.path / part}"
-    config: Any
     ignorable = None
+    with about(folder.path / part / "config.json"):
+        config = _config(kind, json)
+    check_blocks(config.layers if kind is CLIPTextTransformer else config.blocks, tensors, what)
     if kind is UNet:
-        is_pixel_unet = json.get("_class_name") == "UNet2DModel"
-        config = pixel_unet_config(json) if is_pixel_unet else official_configs.unet_config(json)
-        check_blocks(config.blocks, tensors, what)
         modules = diffusers.unet(config)
         _check_channels(config, tensors.shapes.get("conv_in.weight", ()), what)
     elif kind is VAE:
-        config = official_configs.vae_config(json)
-        check_blocks(config.blocks, tensors, what)
         modules = diffusers.vae(config)
     else:
-        config, ignorable = official_configs.text_config(json), is_position_ids
-        check_blocks(config.layers, tensors, what)
+        ignorable = is_position_ids
         has_prefix = any(name.startswith("text_model.") for name in tensors.shapes)
         modules = diffusers.text_encoder(config, "text_model." if has_prefix else "")
 
@@ -176,6 +181,14 @@ def _network(
         return as_stored(expand(modules, names), tensors.shapes)
 
     return build(lambda: kind(config), sources, tensors, what, device, dtype, ignorable)
+
+
+def _config(kind: type[nn.Module], json: dict[str, Any]) -> Any:
+    """The config of a network from its config.json. Raises MismatchError."""
+    if kind is UNet:
+        is_pixel_unet = json.get("_class_name") == "UNet2DModel"
+        return pixel_unet_config(json) if is_pixel_unet else official_configs.unet_config(json)
+    return official_configs.vae_config(json) if kind is VAE else official_configs.text_config(json)
 
 
 def _check_channels(config: UNetConfig, shape: tuple[int, ...], what: str) -> None:
@@ -201,7 +214,20 @@ def _low_res_schedule(folder: ModelFolder) -> NoiseSchedule:
     """The schedule that noises the small image of an upscaler."""
     if not is_folder(folder.path / LOW_RES_SCHEDULER):
         return LOW_RES
-    return read_scheduler(folder.json(LOW_RES_SCHEDULER, SCHEDULER_CONFIG), folder.notices).schedule
+    with about(folder.path / LOW_RES_SCHEDULER / SCHEDULER_CONFIG):
+        return read_scheduler(folder.json(LOW_RES_SCHEDULER, SCHEDULER_CONFIG), folder.notices).schedule
+
+
+def _without_output(sd: StableDiffusion) -> list[str]:
+    """A sentence for each network whose last convolution is zero, as in a network that was never trained."""
+    last = {"UNet": sd.unet.conv_out, "VAE's decoder": sd.vae.decoder.conv_out}
+    smallest = torch.finfo(torch.float32).tiny
+    return [
+        f"The last convolution of the {name} is zero or too small to compute with, so its output says nothing about "
+        "the image; download the model again, or train it."
+        for name, layer in last.items()
+        if layer.weight.abs().max() < smallest
+    ]
 
 
 def _embedded_variant(sd: StableDiffusion, task: str) -> StableDiffusion:

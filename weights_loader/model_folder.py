@@ -6,7 +6,8 @@ read.
 
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,15 @@ READABLE_PIPELINES = {
 _STEM = r"(?:diffusion_pytorch_model|pytorch_model|model)"
 _WEIGHT_FILE = re.compile(rf"{_STEM}(?:\.(?P<variant>\w+))?\.(?P<format>safetensors|bin)")
 _SHARD_INDEX = re.compile(rf"{_STEM}\.(?P<format>safetensors|bin)\.index(?:\.(?P<variant>\w+))?\.json")
+
+
+@contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Begin the message of a MismatchError about the contents of a file with its path."""
+    try:
+        yield
+    except MismatchError as error:
+        raise MismatchError(f"{path}: {error}") from None
 
 
 class ModelFolder:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from minisd._internal import memory
 from minisd._internal.atomic_files import check_target, write_json
 from minisd._internal.atomic_folders import FileSet, replace_files
 from minisd._internal.vocabulary_files import TOKENIZER_NAMES
@@ -46,6 +47,7 @@ NETWORK_FILES = FileSet("config.json", re.compile(NETWORK_NAMES))
 MODEL_FILES = FileSet(MODEL_INDEX, re.compile(_MODEL_NAMES, re.VERBOSE))
 
 
+@memory.translated("saving the model")
 def save(
     sd: StableDiffusion,
     target: str | Path,

@@ -1,8 +1,10 @@
 """Models that do not fit: one sentence each, before anything is loaded. reference/reliability.md, F14-F28, D1."""
 
 import json
+import re
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import safetensors.torch
@@ -20,7 +22,7 @@ from support.saved_models import (
     single,
 )
 from support.small import small_pipeline, small_tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 import weights_loader
 from minisd.errors import (
@@ -29,6 +31,7 @@ from minisd.errors import (
     InputError,
     MismatchError,
     NumericalError,
+    OutOfMemory,
     UnsafeFileError,
 )
 
@@ -156,6 +159,43 @@ def test_configs_against_tensors(sd1: Saved, tmp_path: Path, component: str) -> 
     key = {"unet": "cross_attention_dim", "vae": "latent_channels", "text_encoder": "intermediate_size"}[component]
     edit_json(folder / component / "config.json", **{key: 48})
     refusal(folder, MismatchError, f"{component}.*of another shape")
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("unet/config.json", "layers_per_block"),
+        ("vae/config.json", "scaling_factor"),
+        ("text_encoder/config.json", "hidden_size"),
+        ("scheduler/scheduler_config.json", "beta_start"),
+    ],
+)
+def test_the_file_of_a_wrong_value_is_named(sd1: Saved, tmp_path: Path, file: str, key: str) -> None:
+    folder = copy(sd1.folder, tmp_path / "m")
+    edit_json(folder / file, **{key: "x"})
+    refusal(folder, MismatchError, f"{re.escape(str(folder / file))}: the ")
+
+
+@pytest.mark.parametrize(("part", "layer"), [("UNet", "unet"), ("VAE's decoder", "vae.decoder")])
+@pytest.mark.parametrize("weight", [0.0, 1e-42])
+def test_networks_that_were_never_trained_are_named(
+    sd1: Saved, tmp_path: Path, part: str, layer: str, weight: float
+) -> None:
+    sd = weights_loader.load(sd1.folder)
+    network = sd.unet if layer == "unet" else sd.vae.decoder
+    network.conv_out.weight = nn.Parameter(torch.full_like(network.conv_out.weight, weight))
+    weights_loader.save(sd, tmp_path / "m")
+    with pytest.warns(UserWarning, match=f"last convolution of the {part} is zero or too small"):
+        weights_loader.load(tmp_path / "m")
+
+
+def test_no_memory_while_a_model_is_saved(sd1: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sd = weights_loader.load(sd1.folder)
+    monkeypatch.setattr("weights_loader.saving.save_safetensors", Mock(side_effect=MemoryError))
+    for layout in ("diffusers", "ldm"):
+        with pytest.raises(OutOfMemory, match="saving the model needed memory more"):
+            weights_loader.save(sd, tmp_path / layout, layout=layout)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_incomplete_folders(sd1: Saved, tmp_path: Path) -> None:

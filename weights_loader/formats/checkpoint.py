@@ -80,10 +80,31 @@ def _inspect_archive(file: BinaryIO, path: Path) -> tuple[dict[str, type[Stub]],
                 f"{path} has compressed, encrypted, repeated or overlapping members, which torch.save never writes; "
                 f"{RECIPE}."
             )
+        _check_places(file, archive, path)
         if pickles[0].CRC == 0:  # written after torch.serialization.set_crc32_options(False)
             del pickles[0].CRC
         stubs = find_globals(io.BytesIO(archive.read(pickles[0])), path)
     return stubs, Counter(member.file_size for member in members)
+
+
+def _check_places(file: BinaryIO, archive: zipfile.ZipFile, path: Path) -> None:
+    """Refuse an archive whose members are not where its directory says: torch would map other bytes as data.
+
+    Before each member stand a header, its name and padding; it ends at the next header, or at a descriptor (PK 7 8).
+    """
+    members = sorted(archive.infolist(), key=lambda member: member.header_offset)
+    ends = [member.header_offset for member in members[1:]] + [archive.start_dir]
+    for member, end in zip(members, ends, strict=True):
+        file.seek(member.header_offset)
+        header = file.read(30)
+        name_length, padding = int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little")
+        name = file.read(name_length)
+        file.seek(member.header_offset + 30 + name_length + padding + member.file_size)
+        rest = file.read(4) if end > file.tell() else b""
+        fits = file.tell() <= end and rest in (b"", b"PK\x07\x08")
+        known = member.orig_filename.encode("utf-8" if member.flag_bits & 0x800 else "cp437")
+        if header[:4] != b"PK\x03\x04" or name != known or not fits:
+            raise IntegrityError(f"{path} is a damaged zip archive: {shown(member.filename)} is not in its place.")
 
 
 def _inspect_legacy(file: BinaryIO, path: Path) -> dict[str, type[Stub]]:
