@@ -1,6 +1,7 @@
 """The whole of Stable Diffusion in one function: prompt, ids, text states, denoising loop, pixels.
 
-It draws the same image as `sd(prompt, seed=seed)`, bit for bit, without options and checks.
+With the steps and the guidance scale of `sd.defaults` it draws the same image as `sd(prompt, seed=seed)`, bit for bit.
+It has no options and no checks.
 """
 
 import torch

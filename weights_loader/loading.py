@@ -24,7 +24,7 @@ from weights_loader.build import Network, build, check_blocks, is_position_ids
 from weights_loader.devices import check_device, check_dtype
 from weights_loader.formats.weight_file import open_weights
 from weights_loader.model_folder import (
-    DEFAULTS,
+    DEFAULTS_FILE,
     LOW_RES_SCHEDULER,
     MODEL_INDEX,
     SCHEDULER_CONFIG,
@@ -36,7 +36,7 @@ from weights_loader.names.old_attention import as_stored
 from weights_loader.pixel_configs import pixel_unet_config
 from weights_loader.settings import read_defaults, read_scheduler
 from weights_loader.single_file import load_single_file
-from weights_loader.sources import EMBEDDED, EMBEDDED_VARIANTS, locate, resolve
+from weights_loader.sources import EMBEDDED, EMBEDDED_TASKS, locate, resolve
 from weights_loader.vocabulary import check_vocabulary
 
 
@@ -69,8 +69,8 @@ def load(
     if dtype is not None:
         check_dtype(dtype)
     device = check_device(device)
-    if source in EMBEDDED_VARIANTS:
-        sd = _embedded_variant(load(EMBEDDED, device=device, dtype=dtype), EMBEDDED_VARIANTS[str(source)])
+    if source in EMBEDDED_TASKS:
+        sd = _embedded_for_task(load(EMBEDDED, device=device, dtype=dtype), EMBEDDED_TASKS[str(source)])
         sd.source = str(source)
         return sd
     notices: list[str] = []
@@ -202,8 +202,8 @@ def _check_channels(config: UNetConfig, shape: tuple[int, ...], what: str) -> No
 
 def _defaults(folder: ModelFolder) -> Defaults:
     """The recommended settings: those that minisd stored in the folder, else those of the model's family."""
-    if DEFAULTS in list_folder(folder.path):
-        return read_defaults(read_json(folder.file(DEFAULTS)), DEFAULTS)
+    if DEFAULTS_FILE in list_folder(folder.path):
+        return read_defaults(read_json(folder.file(DEFAULTS_FILE)), DEFAULTS_FILE)
     if folder.is_xl:
         zeros = {"zero_empty_prompt": folder.index.get("force_zeros_for_empty_prompt", True)}
         return read_defaults({**asdict(SDXL_DEFAULTS), **zeros}, MODEL_INDEX)
@@ -230,7 +230,7 @@ def _without_output(sd: StableDiffusion) -> list[str]:
     ]
 
 
-def _embedded_variant(sd: StableDiffusion, task: str) -> StableDiffusion:
+def _embedded_for_task(sd: StableDiffusion, task: str) -> StableDiffusion:
     """The embedded model for another task; see minisd.adapters.task_variants."""
     path = resolve(EMBEDDED) / "variants" / f"{task}.safetensors"
     if not path.is_file():

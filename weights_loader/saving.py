@@ -21,7 +21,7 @@ from weights_loader import official_configs
 from weights_loader.devices import check_dtype
 from weights_loader.formats.safetensors import save_safetensors
 from weights_loader.model_folder import (
-    DEFAULTS,
+    DEFAULTS_FILE,
     LOW_RES_SCHEDULER,
     MODEL_INDEX,
     PIPELINES,
@@ -37,7 +37,7 @@ _WEIGHTS = r"(?:diffusion_pytorch_model|pytorch_model|model)[\w.-]*\.(?:safetens
 NETWORK_NAMES = rf"config\.json|{_WEIGHTS}"
 CLIP_NAMES = rf"{NETWORK_NAMES}|(?:pre)?processor_config\.json|{TOKENIZER_NAMES}"
 _MODEL_NAMES = rf"""
-    {re.escape(MODEL_INDEX)}|{re.escape(DEFAULTS)}
+    {re.escape(MODEL_INDEX)}|{re.escape(DEFAULTS_FILE)}
     |(?:unet|vae|text_encoder(?:_2)?)/(?:{NETWORK_NAMES})?
     |(?:scheduler|{LOW_RES_SCHEDULER})/(?:{re.escape(SCHEDULER_CONFIG)})?
     |tokenizer(?:_2)?/(?:{TOKENIZER_NAMES})?
@@ -94,7 +94,7 @@ def write_folder(sd: StableDiffusion, folder: Path, dtype: torch.dtype | None) -
     if sd.task == "upscaling":
         (folder / LOW_RES_SCHEDULER).mkdir()
         write_json(DDPM(sd.low_res).to_config(), folder / LOW_RES_SCHEDULER / SCHEDULER_CONFIG)
-    write_json(asdict(sd.defaults), folder / DEFAULTS)
+    write_json(asdict(sd.defaults), folder / DEFAULTS_FILE)
     write_json(index, folder / MODEL_INDEX)
 
 

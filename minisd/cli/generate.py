@@ -30,7 +30,7 @@ from minisd.interpret.film import Film
 from minisd.models import CLIP
 from minisd.pipeline import DenoisingStep, StableDiffusion
 from minisd.tokenizer import Tokenizer
-from weights_loader.sources import EMBEDDED, EMBEDDED_VARIANTS
+from weights_loader.sources import EMBEDDED, EMBEDDED_TASKS
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _load_models(args: argparse.Namespace, inputs: Inputs) -> Models:
     refiner = None if args.refiner is None else load(args.refiner)
     clip = None
     if inputs.candidates > 1:
-        clip_of_model = EMBEDDED if inputs.model in EMBEDDED_VARIANTS else inputs.model
+        clip_of_model = EMBEDDED if inputs.model in EMBEDDED_TASKS else inputs.model
         clip = weights_loader.load_clip(args.clip or clip_of_model, device=inputs.device)
     for path, token in inputs.embeddings:
         tokens = weights_loader.load_embedding(sd, path, token)

@@ -17,7 +17,7 @@ from minisd.sticker.evaluation.tasks import Measurements
 from minisd.sticker.training.dataset import FIRST_TEST_SEED
 from minisd.sticker.training.retrieval import hard_negative_accuracy, retrieval_accuracy
 from minisd.tokenizer import Tokenizer
-from weights_loader.sources import EMBEDDED, EMBEDDED_VARIANTS
+from weights_loader.sources import EMBEDDED, EMBEDDED_TASKS
 
 RETRIEVAL_SCENES = 1000  # CLIP finds the right one among them
 BEST_OF_SUITES, BEST_OF = ("count", "held-out template"), 4  # CLIP chooses one of four images
@@ -138,7 +138,7 @@ def measure_inversions(setup: Setup) -> dict[str, Any]:
 def measure_variants(count: int, seed: int, steps: int | None) -> dict[str, Measurements]:
     """Each variant of the embedded model at its task, printed."""
     measured: dict[str, Measurements] = {}
-    for name in EMBEDDED_VARIANTS:
+    for name in EMBEDDED_TASKS:
         measured[name] = measure_task(weights_loader.load(name), count, seed, steps, label=name)
         for quantity, value in measured[name].items():
             shown = _format_rate(value) if isinstance(value, dict) else f"{value:.2f}"

@@ -70,7 +70,7 @@ def _predict(unet: UNet, request: Request, initial: InitialLatents, condition: C
     latents = torch.cat([scaled, *initial.extra_channels], dim=1).to(unet.conv_in.weight.dtype)
     # with guidance the condition has twice the rows of the latents: the UNet repeats the latents
     t = request.grid.timesteps[i]
-    output = unet(latents, t, condition.text, initial.noise_level, condition.pooled_and_sizes).float()
+    output = unet(latents, t, condition.text, initial.low_res_level, condition.pooled_and_sizes).float()
     if scale == 1:
         return output
     uncond, cond = output.chunk(2)

@@ -15,15 +15,15 @@ from minisd.schedulers import NoiseSchedule
 class InitialLatents(NamedTuple):
     """What the loop begins with; all tensors are (B, ...) in latent cells.
 
-    x: the noisy latents, and noise: the noise in them. extra_channels: what the UNet reads beside x. noise_level: of
-    an upscaler's small image. image_latents: of the given image; repaint_mask: 1 where x is repainted, 0 where the
-    given image is restored after each step.
+    x: the noisy latents, and noise: the noise in them. extra_channels: what the UNet reads beside x. low_res_level: the
+    noise level of an upscaler's small image. image_latents: of the given image; repaint_mask: 1 where x is repainted,
+    0 where the given image is restored after each step.
     """
 
     x: Tensor
     noise: Tensor
     extra_channels: list[Tensor]
-    noise_level: Tensor | None
+    low_res_level: Tensor | None
     image_latents: Tensor | None
     repaint_mask: Tensor | None
 
@@ -41,10 +41,10 @@ def prepare_latents(
     if len(request.generators) > 1:
         given = (None if each is None else to_rows(each, count) for each in given)
     image, mask, depth = given
-    image_latents, repaint_mask, noise_level, extra_channels = None, None, None, []
+    image_latents, repaint_mask, low_res_level, extra_channels = None, None, None, []
 
     if image is not None and request.task == "upscaling":
-        noise_level = torch.full((1,), request.noise_level, device=device)
+        low_res_level = torch.full((1,), request.noise_level, device=device)
         extra_channels = [low_res.add_noise(image, randn(image.shape), request.noise_level)]
     elif image is not None and (request.task != "inpainting" or request.start > 0):
         image_latents = to_rows(encode_pixels(vae, image, randn), count)
@@ -67,7 +67,7 @@ def prepare_latents(
         x = noise * request.grid.init_noise_sigma
     else:
         x = request.scheduler.add_noise(request.grid, 0, image_latents, noise)
-    return InitialLatents(x, noise, extra_channels, noise_level, image_latents, repaint_mask)
+    return InitialLatents(x, noise, extra_channels, low_res_level, image_latents, repaint_mask)
 
 
 def to_rows(values: Tensor, count: int) -> Tensor:

@@ -19,7 +19,7 @@ from minisd.sticker.world.captions import parse_caption, sample_caption
 from minisd.sticker.world.render import depth, draw_layers, masks, render
 from minisd.sticker.world.sampling import scene_from_seed
 from minisd.sticker.world.scene import Object, Scene
-from weights_loader.sources import EMBEDDED_VARIANTS
+from weights_loader.sources import EMBEDDED_TASKS
 
 
 @pytest.fixture(scope="module")
@@ -147,13 +147,13 @@ def test_training_is_repeatable_and_leaves_the_model_alone(sd: StableDiffusion, 
 
 
 def test_they_have_names() -> None:
-    assert set(EMBEDDED_VARIANTS.values()) == set(EXTRA_CHANNELS)
+    assert set(EMBEDDED_TASKS.values()) == set(EXTRA_CHANNELS)
 
 
-@pytest.mark.parametrize("name", EMBEDDED_VARIANTS)
+@pytest.mark.parametrize("name", EMBEDDED_TASKS)
 def test_the_embedded_ones_do_their_task(name: str) -> None:
     sd = weights_loader.load(name)
-    assert sd.task == EMBEDDED_VARIANTS[name]
+    assert sd.task == EMBEDDED_TASKS[name]
     scenes = training_scenes(12, 11)
     prompts = [sample_caption(scene, torch.Generator().manual_seed(0)) for scene in scenes]
     pictures = sd(prompts, seed=1, num_inference_steps=8, output_type="pt", **task_arguments(sd.task, scenes)).images
