@@ -2,8 +2,8 @@
 
 from minisd.configs import UNetConfig, VAEConfig
 
-# Floating-point numbers that are held at once; measured on the CPU with the embedded model and with the sizes of SD 1.5
-UNET_FLOATS = 20  # for each latent cell, row of the batch, and channel of the first level
+# Floating-point numbers that are held at once; measured on the CPU with the sizes of SD 1.5 at 512 and 768 pixels
+UNET_FLOATS = 40  # for each latent cell, row of the batch, and channel of the first level
 DECODER_FLOATS = 3.5  # for each pixel of one image, and channel of the second level
 OUTPUT_FLOATS = 9  # for each pixel of all images: three colours, and copies of them
 

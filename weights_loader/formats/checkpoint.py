@@ -46,6 +46,8 @@ def read_checkpoint(file: BinaryIO, path: Path) -> Contents:
             # torch.load reads every file of this name as a safetensors file
             mapped = zipped and path.suffix != ".safetensors"
             value = torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
+        if not zipped and (rest := path.stat().st_size - file.tell()) > 0:
+            raise IntegrityError(f"{path} has {rest:,} bytes after the last tensor: it is damaged; download it again.")
         return _collect(value, sizes, path)
     except MinisdError:
         raise
