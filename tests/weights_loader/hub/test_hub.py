@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import WeakFileLock
 from support.local_hub import API, LocalHub
 
 from minisd.errors import OutputError
@@ -466,13 +467,18 @@ def test_killed_download_leaves_nothing_for_ever(hub: LocalHub, tmp_path: Path) 
     hub.repos["me/model"] = model()
     blobs = tmp_path / "hub" / "models--me--model" / "blobs"
     blobs.mkdir(parents=True)
-    old, running = (blobs / f"{'0' * 64}.{name}.incomplete" for name in ("01234567", "89abcdef"))
+    old, running = (blobs / f"{digit * 64}.01234567.incomplete" for digit in "10")
     for path in (old, running):
         path.write_bytes(b"half a file")
-    os.utime(old, (1, 1))
-    assert run(hub, tmp_path, "me/model")["results"][0]["error"] is None
-    assert leftovers(tmp_path) == [running]
-    os.utime(running, (1, 1))
+    locks = tmp_path / "hub" / ".locks" / "models--me--model"
+    locks.mkdir(parents=True)
+    with WeakFileLock(locks / f"{'0' * 64}.lock"):  # as the client does while it downloads
+        assert run(hub, tmp_path, "me/model")["results"][0]["error"] is None
+        assert leftovers(tmp_path) == [running]
+        os.utime(running, (1, 1))
+        assert run(hub, tmp_path, "me/model")["results"][0]["error"] is None  # for an hour nothing was written
+        assert leftovers(tmp_path) == []
+    running.write_bytes(b"half a file")
     assert run(hub, tmp_path, "me/model")["results"][0]["error"] is None  # nothing is left to download
     assert leftovers(tmp_path) == []
 
