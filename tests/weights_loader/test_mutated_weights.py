@@ -210,9 +210,9 @@ def fuzz(folder: Path, count: int, first: int = 0) -> Counter[str]:
     return counts
 
 
-@pytest.mark.parametrize("count", [150, pytest.param(1500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100, pytest.param(600, marks=pytest.mark.slow)])
 def test_mutated_weights(tmp_path: Path, count: int) -> None:
     counts = fuzz(tmp_path, count)
     assert counts["refused"] > 0.5 * count
-    assert counts["read as before"] > 0
+    assert counts["read"] > 0
     assert counts["other numbers"] > 0
