@@ -1,7 +1,6 @@
 """Standard streams that are closed or full, and Ctrl-C: an exit code, one sentence where possible, no image lost."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +75,6 @@ def test_an_interruption_while_packages_are_imported_is_one_line(tmp_path: Path,
         [sys.executable, "-c", INTERRUPTED_AT, module, "a", "--quiet"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         capture_output=True,
         text=True,
         timeout=120,
