@@ -22,9 +22,13 @@ class DDPMScheduler(CourseScheduler):
 
 
 class PNDMScheduler(CourseScheduler):
-    """PNDM, the default of the courses: n steps are n + 1 calls of the UNet."""
+    """PNDM, the default of the courses: n steps are n + 1 calls of the UNet.
+
+    A pipeline's run that starts later has the reference's values, unless whole_first_step is True.
+    """
 
     kind = schedulers.PNDM
+    reference_values: ClassVar[Mapping[str, Any]] = {"whole_first_step": False}
     knows_zero_snr = False
 
 

@@ -57,17 +57,23 @@ class PNDM(Scheduler):
             e1 = e(x_t, t)                x1 = phi(x_t, e1, t, t - d)
             e2 = e(x1, t - d)             e' = (e1 + e2) / 2
 
-    set_alpha_to_one: see DDIM. Memory: outputs at the starts of steps, newest first; outputs of this step; its x_t.
+    set_alpha_to_one: see DDIM. whole_first_step: a PLMS run that starts later, as in image to image, begins with both
+    calls of its first step, as a run from noise does. False: as in the reference, which cuts the list of calls. Its run
+    begins one step earlier; its second call is at the next timestep, but ends the first step; all later calls are at a
+    timestep one step below that of x. Memory: outputs at the starts of steps, newest first; outputs of this step; its x_t.
     """
 
     skip_prk_steps: bool = True
     set_alpha_to_one: bool = False
+    whole_first_step: bool = True
 
     official_name: ClassVar[str] = "PNDMScheduler"
     official_defaults: ClassVar[dict[str, Any]] = {"skip_prk_steps": False}
 
     def grid(self, n: int, start: int = 0) -> Grid:
         """As for every sampler, plus the calls within a step, for which timesteps and source differ."""
+        if start and self.skip_prk_steps and not self.whole_first_step:
+            return self._cut_grid(n, start)
         steps = super().grid(n, start)
         times, stride = list(steps.source), steps.source[0] - steps.previous[0]
         if self.skip_prk_steps:
@@ -83,6 +89,18 @@ class PNDM(Scheduler):
             previous = [end for t, s in first for end in (t - half, s + half, s, s)]
             previous += steps.previous[len(first) :]
         return Grid(torch.tensor(calls), source=tuple(source), previous=tuple(previous))
+
+    def _cut_grid(self, n: int, start: int) -> Grid:
+        """The whole run without its first `start` calls; the first two of the others are one step."""
+        whole, steps = self.grid(n), super().grid(n, start - 1)
+        stride = steps.source[0] - steps.previous[0]
+        calls = whole.timesteps[start:].tolist()
+        previous = [t - stride for t in calls]
+        return Grid(
+            torch.tensor(calls),
+            source=(calls[0], calls[1] + stride, *calls[2:]),
+            previous=(previous[0], calls[1], *previous[2:]),
+        )
 
     def _step(self, grid: Grid, i: int, x: Tensor, output: Tensor, memory: Memory | None, draw: Draw) -> Step:
         t, start = int(grid.timesteps[i]), grid.source[i]
