@@ -70,7 +70,7 @@ def replace_files(folder: str | Path, write: Callable[[Path], object], files: Fi
     except MinisdError:
         raise
     except OSError as error:
-        reason = error.strerror or error
+        reason = "one of the folders above it is a file" if isinstance(error, FileExistsError) else error.strerror
         raise OutputError(f"{str(folder)[:200]} cannot be written ({reason}); it is unchanged.") from error
 
 

@@ -60,7 +60,9 @@ class PNDM(Scheduler):
     set_alpha_to_one: see DDIM. whole_first_step: a PLMS run that starts later, as in image to image, begins with both
     calls of its first step, as a run from noise does. False: as in the reference, which cuts the list of calls. Its run
     begins one step earlier; its second call is at the next timestep, but ends the first step; all later calls are at a
-    timestep one step below that of x. Memory: outputs at the starts of steps, newest first; outputs of this step; its x_t.
+    timestep one step below that of x.
+
+    Memory: outputs at the starts of steps, newest first; outputs of this step; its x_t.
     """
 
     skip_prk_steps: bool = True

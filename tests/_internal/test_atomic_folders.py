@@ -86,6 +86,13 @@ def test_files_move_one_by_one_where_a_folder_cannot_be_renamed(
     assert os.listdir(tmp_path) == ["m"]
 
 
+def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match="one of the folders above it is a file"):
+        replace_files(tmp_path / "file" / "model", lambda new: None, FILES, overwrite=True)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "No space left on device"), InputError("no"), KeyboardInterrupt()]
 )

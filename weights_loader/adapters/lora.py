@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from minisd._internal.json_files import read_json
+from minisd._internal.messages import shown
 from minisd._internal.validation import real_number
 from minisd.adapters.lora import LARGEST_SCALE, Layer, Lora, LowRank
 from minisd.errors import MismatchError, NumericalError
@@ -17,6 +18,7 @@ from weights_loader.adapters.peft_config import PeftConfig, header_settings
 from weights_loader.build import listed
 from weights_loader.formats.weight_file import WeightFile, computable, open_weights
 
+LARGEST_ALPHA = 1_000_000  # usual ones are near the rank
 PEFT_CONFIG = "adapter_config.json"
 FILES_IN_FOLDERS = (  # in order of preference
     "adapter_model.safetensors",
@@ -81,8 +83,11 @@ def _read(file: WeightFile, keys: Keys, target: Target, config: PeftConfig) -> L
     if keys.alpha is None:
         return LowRank(down, up, config.factor(keys.down, target.network, rank))
     alpha = computable(file.tensor(keys.alpha))
-    if alpha.numel() != 1 or not torch.isfinite(alpha).all():
-        raise MismatchError(f"{file.path}: {keys.alpha} has shape {tuple(alpha.shape)}, expected one finite number.")
+    if alpha.numel() != 1 or not abs(float(alpha)) <= LARGEST_ALPHA:  # NaN is not
+        raise MismatchError(
+            f"{file.path}: {keys.alpha} is {shown(alpha.tolist())}, expected one number of at most {LARGEST_ALPHA:,}; "
+            "download the LoRA again."
+        )
     return LowRank(down, up, float(alpha) / rank)
 
 
