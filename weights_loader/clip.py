@@ -21,7 +21,7 @@ from minisd.models import CLIP
 from minisd.tokenizer import Tokenizer
 from weights_loader.build import build, is_position_ids
 from weights_loader.clip_configs import clip_configs, clip_json, preprocessor_json, with_normalisation
-from weights_loader.devices import check_device, check_dtype
+from weights_loader.devices import check_device, check_dtype, converted
 from weights_loader.formats.safetensors import save_safetensors
 from weights_loader.model_folder import MODEL_INDEX, ModelFolder
 from weights_loader.names import write
@@ -90,7 +90,7 @@ def save_clip(
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a folder in the layout of transformers' CLIPModel. Raises InputError, OutputError.
+    """Write a folder in the layout of transformers' CLIPModel. Raises InputError, OutputError, NumericalError.
 
     tokenizer: None if its vocabulary is in a folder `tokenizer` beside the target already.
     dtype: convert the weights, for instance to torch.float16; None keeps their dtype.
@@ -101,7 +101,7 @@ def save_clip(
     text, image = clip.text_encoder.config, clip.image_encoder.config
     state = clip.state_dict()
     stored = write(tensor_sources(text, image, state), state)
-    tensors = {name: tensor if dtype is None else tensor.to(dtype) for name, tensor in stored.items()}
+    tensors = converted(stored, dtype)
 
     def write_files(folder: Path) -> None:
         save_safetensors(tensors, folder / "model.safetensors", {"format": "pt"})

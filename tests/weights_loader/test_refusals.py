@@ -189,6 +189,35 @@ def test_networks_that_were_never_trained_are_named(
         weights_loader.load(tmp_path / "m")
 
 
+@pytest.mark.parametrize("layout", ["diffusers", "ldm"])
+def test_weights_that_a_dtype_cannot_hold(sd1: Saved, tmp_path: Path, layout: str) -> None:
+    sd = weights_loader.load(sd1.folder)
+    weight = sd.unet.conv_in.weight.detach().clone()
+    weight[0, 0, 0, 0] = 1e6
+    sd.unet.conv_in.weight = nn.Parameter(weight)
+    with pytest.raises(
+        NumericalError, match=r"1 tensors have numbers too large for torch.float16 \('.*save in torch.bf"
+    ):
+        weights_loader.save(sd, tmp_path / "m", layout=layout, dtype=torch.float16)
+    assert list(tmp_path.iterdir()) == []
+    weights_loader.save(sd, tmp_path / "m", layout=layout, dtype=torch.bfloat16)
+
+
+def test_float8_weights_are_named(sd1: Saved, tmp_path: Path) -> None:
+    folder = copy(sd1.folder, tmp_path / "m")
+    edit(folder / VAE_FILE, lambda tensors: {n: t.to(torch.float8_e4m3fn) for n, t in tensors.items()})
+    with pytest.warns(UserWarning, match="tensors are stored in float8, which keeps about one digit"):
+        sd = weights_loader.load(folder)
+    assert sd.vae.decoder.conv_out.weight.dtype == torch.float32
+
+
+def test_more_tensors_than_any_model_has(tmp_path: Path) -> None:
+    entries = {str(i): {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(100_001)}
+    header = json.dumps(entries).encode()
+    (tmp_path / "m.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    refusal(tmp_path / "m.safetensors", FileFormatError, "has 100,001 tensors, expected at most 100,000")
+
+
 def test_no_memory_while_a_model_is_saved(sd1: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sd = weights_loader.load(sd1.folder)
     monkeypatch.setattr("weights_loader.saving.save_safetensors", Mock(side_effect=MemoryError))

@@ -21,6 +21,7 @@ from minisd.errors import FileFormatError, InputError, IntegrityError, MinisdErr
 from weights_loader.formats.contents import Contents, check_name, shown
 
 MAX_HEADER = 100_000_000  # bytes; the limit of the format
+MOST_TENSORS = 100_000  # the largest models have a few thousand
 ALIGNMENT = 64  # bytes; on other addresses the vector units of a processor may round differently
 DTYPES = {
     torch.bool: "BOOL",
@@ -58,6 +59,10 @@ def read_safetensors(path: Path) -> Contents:
         entries = json.loads(file.read(start - 8))
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     entries.pop("__metadata__", None)
+    if len(entries) > MOST_TENSORS:
+        raise FileFormatError(
+            f"{path} has {len(entries):,} tensors, expected at most {MOST_TENSORS:,}; no model has so many."
+        )
     return Contents({name: _view(mapped, start, name, entry, path) for name, entry in entries.items()}, metadata)
 
 

@@ -67,6 +67,8 @@ class WeightFile:
         self.dtypes = {name: tensor.dtype for name, tensor in self._tensors.items()}
         if self.prefix:
             self.notices.append(f"The prefix {shown(self.prefix)} was removed from the tensors' names.")
+        if tiny := sum(dtype.is_floating_point and dtype.itemsize == 1 for dtype in self.dtypes.values()):
+            self.notices.append(f"{tiny} tensors are stored in float8, which keeps about one digit of each number.")
         if SUFFIXES.get(path.suffix.lower(), format) != format:
             self.notices.append(f"{path.name} is {FORMAT_NAMES[format]}, although its name says otherwise.")
 
