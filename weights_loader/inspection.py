@@ -11,6 +11,7 @@ from weights_loader import detect, official_configs
 from weights_loader.adapters.description import describe
 from weights_loader.build import Prefixed
 from weights_loader.formats.weight_file import WeightFile, open_weights
+from weights_loader.loading import stored_defaults
 from weights_loader.model_folder import SCHEDULER_CONFIG, ModelFolder
 from weights_loader.names import ldm
 from weights_loader.single_file import read_configs, stored_text_encoders
@@ -36,6 +37,7 @@ class Inspection:
     prediction_type: str | None
     components: dict[str, ComponentSummary]
     notices: list[str] = field(default_factory=list)
+    words: str = ""  # every word that the model was trained on, where that is known
 
     def __str__(self) -> str:
         lines = [f"{self.path}", f"layout     {self.layout}", f"family     {self.family}"]
@@ -44,6 +46,8 @@ class Inspection:
         for name, part in self.components.items():
             dtypes = ", ".join(f"{dtype} x{count}" for dtype, count in part.dtypes.items())
             lines.append(f"{name:<16} {part.tensors:5d} tensors {part.parameters:13,d} parameters  {dtypes}")
+        if self.words:
+            lines.append(f"knows      {len(self.words.split())} words: {self.words}")
         return "\n".join(lines + [f"note: {notice}" for notice in self.notices])
 
 
@@ -67,7 +71,8 @@ def _inspect_folder(folder: ModelFolder) -> Inspection:
         dtypes = tensors.dtypes if isinstance(tensors, WeightFile) else {}
         components[name] = _summary(tensors.shapes, dtypes)
     prediction_type = scheduler.get("prediction_type", "epsilon")
-    return Inspection(folder.path, layout, unet.family, prediction_type, components, folder.notices)
+    words = stored_defaults(folder).words
+    return Inspection(folder.path, layout, unet.family, prediction_type, components, folder.notices, words)
 
 
 def _inspect_file(file: WeightFile) -> Inspection:
@@ -88,12 +93,13 @@ def _inspect_file(file: WeightFile) -> Inspection:
     parts["rest"] = {n: s for n, s in file.shapes.items() if not n.startswith(tuple(prefixes.values()))}
     components = {name: _summary(shapes, file.dtypes) for name, shapes in parts.items() if shapes}
     family = detect.unet_config(Prefixed(file, ldm.UNET).shapes).family
-    prediction_type = None
+    prediction_type, words = None, ""
     try:
-        prediction_type = read_configs(file).scheduler.schedule.prediction_type
+        configs = read_configs(file)
+        prediction_type, words = configs.scheduler.schedule.prediction_type, configs.defaults.words
     except ValueError as error:
         file.notices.append(str(error))
-    return Inspection(file.path, "ldm (original single file)", family, prediction_type, components, file.notices)
+    return Inspection(file.path, "ldm (original single file)", family, prediction_type, components, file.notices, words)
 
 
 def _summary(shapes: detect.Shapes, dtypes: dict[str, Any]) -> ComponentSummary:

@@ -128,7 +128,7 @@ def load_folder(
     first, *second = folder.text_suffixes
     with about(folder.path / "scheduler" / SCHEDULER_CONFIG):
         scheduler = read_scheduler(folder.json("scheduler", SCHEDULER_CONFIG), folder.notices, prediction_type)
-    defaults, low_res = _defaults(folder), _low_res_schedule(folder)
+    defaults, low_res = stored_defaults(folder), _low_res_schedule(folder)
     tokenizers = [Tokenizer.from_folder(folder.file(f"tokenizer{first}")) if tokenizer is None else tokenizer]
     tokenizers += [Tokenizer.from_folder(folder.file(f"tokenizer{suffix}")) for suffix in second]
     kinds: dict[str, type[nn.Module]] = {f"text_encoder{s}": CLIPTextTransformer for s in folder.text_suffixes}
@@ -200,7 +200,7 @@ def _check_channels(config: UNetConfig, shape: tuple[int, ...], what: str) -> No
         )
 
 
-def _defaults(folder: ModelFolder) -> Defaults:
+def stored_defaults(folder: ModelFolder) -> Defaults:
     """The recommended settings: those that minisd stored in the folder, else those of the model's family."""
     if DEFAULTS_FILE in list_folder(folder.path):
         return read_defaults(read_json(folder.file(DEFAULTS_FILE)), DEFAULTS_FILE)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor
@@ -77,14 +78,17 @@ class PromptReader:
             )
 
     def unknown_words(self, *batches: PromptBatch) -> str | None:
-        """A notice that names the words outside the model's vocabulary; None where there are none."""
+        """A notice of the words outside the model's vocabulary, with similar words in it; None where there are none."""
         texts = [text for batch in batches for text in (*batch.texts, *batch.texts_2)]
         unknown = validation.unknown_words(texts, self.vocabulary)
         if not unknown:
             return None
+        known = self.vocabulary.split()
+        similar = dict.fromkeys(near for word in unknown for near in get_close_matches(word, known, n=1, cutoff=0.8))
+        advice = f"similar words that it knows: {listed([*similar])}; " if similar else ""
         return (
-            f"this model was not trained on the words {listed(unknown)}, so the image may not show them; "
-            f"it knows: {self.vocabulary}."
+            f"this model was not trained on the words {listed(unknown)}, so the image may not show them; {advice}"
+            f"`minisd inspect` and sd.defaults.words list all {len(known)}."
         )
 
     def _check(self, given: PromptArguments) -> None:

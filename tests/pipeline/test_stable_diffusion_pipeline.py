@@ -282,8 +282,10 @@ def test_defaults_travel_with_the_model() -> None:
 def test_a_model_of_a_small_world_says_which_words_it_never_learned(sd1: StableDiffusion) -> None:
     sd = small_pipeline()
     sd.defaults = Defaults(num_inference_steps=1, words="a red circle")
-    with pytest.warns(UserWarning, match=r"not trained on the words 'dog', 'blue', so .* it knows: a red circle"):
+    with pytest.warns(UserWarning, match=r"not trained on the words 'dog', 'blue', .* them; `minisd inspect` .* 3\."):
         sd.denoise("A red dog, a dog", "blue", **SIZE)
+    with pytest.warns(UserWarning, match=r"words 'circel', 'reds', 'blue', so .* similar .* knows: 'circle', 'red'; `"):
+        sd.denoise("circel, reds", "blue", **SIZE)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sd.denoise("a Red circle.", **SIZE)

@@ -54,6 +54,15 @@ def test_inspection_tells_layout_family_and_components(saved: Saved, tmp_path: P
     assert {"EMA", "rest"} <= weights_loader.inspect(tmp_path / "n.safetensors").components.keys()
 
 
+def test_inspection_lists_the_words_that_a_model_knows(tmp_path: Path) -> None:
+    sd = weights_loader.load("sticker")
+    count, words = len(sd.defaults.words.split()), sd.defaults.words
+    assert weights_loader.inspect("sticker").words == words
+    assert f"knows      {count} words: {words}" in str(weights_loader.inspect("sticker"))
+    file = weights_loader.save(sd, tmp_path / "m.safetensors", layout="ldm")
+    assert weights_loader.inspect(file).words == words
+
+
 def test_whole_numbers_are_no_weights(sd1: Saved, tmp_path: Path) -> None:
     """F14"""
     folder = copy(sd1.folder, tmp_path / "m")
