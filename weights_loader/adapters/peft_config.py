@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minisd._internal.messages import shown
 from minisd.errors import FileFormatError, MismatchError
 from weights_loader.adapters.lora_file import ADVICE, ENDINGS, plain_name
-from weights_loader.formats.contents import shown
 from weights_loader.formats.weight_file import WeightFile
 
 HEADER = "lora_adapter_metadata"  # diffusers stores them here, each with the name of its network as prefix

@@ -16,8 +16,9 @@ from typing import Any, BinaryIO
 
 import torch
 
+from minisd._internal.messages import shown
 from minisd.errors import FileFormatError, IntegrityError, MinisdError, MismatchError, UnsafeFileError
-from weights_loader.formats.contents import ONLY_TENSOR, Contents, shown
+from weights_loader.formats.contents import ONLY_TENSOR, Contents
 from weights_loader.formats.pickle_globals import RECIPE, Stub, find_globals
 
 LEGACY_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, 2)[2:]  # the first object of the older format, after the protocol

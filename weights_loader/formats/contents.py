@@ -1,12 +1,12 @@
-"""What the reader of a file format returns, and how error messages quote values of a file."""
+"""What the reader of a file format returns."""
 
 import re
-import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from minisd._internal.messages import shown
 from minisd.errors import FileFormatError
 
 MAX_NAME = 1000  # characters
@@ -29,10 +29,3 @@ def check_name(name: str, path: Path) -> None:
             f"{path}: the tensor name {shown(name)} has {len(name):,} characters; expected 1 to {MAX_NAME:,} "
             "without control characters."
         )
-
-
-def shown(value: object) -> str:
-    """A value of a file for an error message: escaped, and cut to at most 80 characters."""
-    if isinstance(value, str):
-        return ascii(value if len(value) <= 60 else value[:60] + "…")
-    return ascii(reprlib.repr(value)[:80])[1:-1]

@@ -10,8 +10,8 @@ from collections import OrderedDict, deque
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from minisd._internal.messages import shown
 from minisd.errors import FileFormatError, MinisdError, MismatchError, UnsafeFileError
-from weights_loader.formats.contents import shown
 
 RECIPE = "get the .safetensors of this model, or save it again with torch.save(model.state_dict(), path)"
 MAX_OPCODES = 2_000_000  # a tensor takes about 30

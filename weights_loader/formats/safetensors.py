@@ -17,8 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from minisd._internal.atomic_files import check_target, write_atomically
+from minisd._internal.messages import shown
 from minisd.errors import FileFormatError, InputError, IntegrityError, MinisdError, OutputError
-from weights_loader.formats.contents import Contents, check_name, shown
+from weights_loader.formats.contents import Contents, check_name
 
 MAX_HEADER = 100_000_000  # bytes; the limit of the format
 MOST_TENSORS = 100_000  # the largest models have a few thousand

@@ -10,9 +10,10 @@ from typing import BinaryIO, Literal
 
 import torch
 
+from minisd._internal.messages import shown
 from minisd.errors import FileFormatError, InputError, IntegrityError, MismatchError, OutOfMemory
 from weights_loader.formats.checkpoint import read_checkpoint
-from weights_loader.formats.contents import Contents, check_name, shown
+from weights_loader.formats.contents import Contents, check_name
 from weights_loader.formats.safetensors import MAX_HEADER, read_safetensors
 
 Format = Literal["safetensors", "pickle"]
