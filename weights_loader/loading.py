@@ -61,7 +61,8 @@ def load(
     variant: which of several weight files to read, such as "fp16". revision, offline, progress: for the hub.
     prediction_type: what the UNet predicts ("epsilon", "v_prediction", "sample"), in place of what the files say.
     tokenizer: for single files, which contain no vocabulary: a Tokenizer, or a folder with vocab.json and merges.txt.
-    None uses the vocabulary beside the file, or else CLIP's from the hub or its cache.
+    None uses the vocabulary beside the file, or else CLIP's from the hub or its cache. Learned words that minisd stored
+    in the file are added to it.
 
     Tensors stay views of the mapped file where `dtype` and `device` allow, so do not rewrite the file in place.
     Raises the classes of minisd.errors; a model is loaded completely or not at all.
