@@ -151,6 +151,32 @@ def test_only_needed_files_of_one_commit_and_nothing_twice(hub: LocalHub, tmp_pa
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.parametrize("folders", [("", ""), ("unet/", "scheduler/")])
+def test_pixel_models_flat_or_in_folders(hub: LocalHub, tmp_path: Path, folders: tuple[str, str]) -> None:
+    unet, scheduler = folders
+    index = {
+        "_class_name": "DDPMPipeline",
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "unet": ["diffusers", "UNet2DModel"],
+    }
+    needed = {
+        "model_index.json": json.dumps(index).encode(),
+        f"{unet}config.json": b"{}",
+        f"{unet}diffusion_pytorch_model.bin": weights("pixels"),
+        f"{scheduler}scheduler_config.json": b"{}",
+    }
+    hub.repos["me/pixels"] = needed | {"README.md": b"read me", "samples/image.png": b"an image"}
+    out = run(hub, tmp_path, "me/pixels", ("me/pixels", {"offline": True}))
+    first, again = out["results"]
+    assert (first["error"], again["error"]) == (None, None)
+    assert tree(first["folder"]) == needed
+    assert again["folder"] == first["folder"]
+    hub.repos["me/parts"] = {name: content for name, content in needed.items() if "scheduler" not in name}
+    failed = run(hub, tmp_path, "me/parts")["results"][0]
+    assert failed["error"] == "HubNotFound"
+    assert f"lacks {scheduler}scheduler_config.json" in failed["message"]
+
+
 def test_progress_bars(hub: LocalHub, tmp_path: Path) -> None:
     hub.repos["me/model"] = model()
     shown, hidden = (
