@@ -150,8 +150,9 @@ def test_a_lora_with_a_factor_is_saved_with_it(sd: StableDiffusion, tmp_path: Pa
     expected = weight + change.delta(weight)
     weights_loader.load_lora(sd, tmp_path / "lora.safetensors")
     assert torch.allclose(sd.unet.get_parameter(name), expected, atol=1e-6)
-    with pytest.raises(InputError, match=r"has no elsewhere\.weight"):
-        weights_loader.save_lora({"elsewhere.weight": change}, sd.unet, tmp_path / "other.safetensors")
+    for other in ("elsewhere.weight", "norm_out.weight", "conv_in"):  # a norm's weight is a vector
+        with pytest.raises(InputError, match=f"changes holds '{other}', expected weights of the UNet's"):
+            weights_loader.save_lora({other: change}, sd.unet, tmp_path / "other.safetensors")
 
 
 def test_untrained_changes_change_nothing(sd: StableDiffusion) -> None:

@@ -5,19 +5,27 @@ from pathlib import Path
 
 from torch import Tensor
 
+from minisd._internal.messages import listed
 from minisd.adapters import LowRank
 from minisd.errors import InputError
 from minisd.models import UNet
+from weights_loader.adapters.lora_names import layers
 from weights_loader.formats.safetensors import save_safetensors
 from weights_loader.names import diffusers
 
 
 def save_lora(changes: Mapping[str, LowRank], unet: UNet, path: str | Path, overwrite: bool = False) -> None:
-    """Write changes of a UNet, {name of a weight: its change}. Raises InputError for an unknown name, OutputError."""
+    """Write changes of a UNet, {name of a weight: its change}. Raises InputError, OutputError.
+
+    The weights are those of matrices and convolutions, which every program that reads LoRAs can change.
+    """
     modules = diffusers.unet(unet.config)
-    unknown = [name for name in changes if name.removesuffix(".weight") not in modules]
+    known = {f"{target.module}.weight" for target in layers({"unet": unet})}
+    unknown = [name for name in changes if name not in known]
     if unknown:
-        raise InputError(f"the UNet has no {', '.join(unknown[:3])}, expected the names of its weights.")
+        raise InputError(
+            f"changes holds {listed(unknown, 3)}, expected weights of the UNet's matrices and convolutions."
+        )
     tensors: dict[str, Tensor] = {}
     for name, change in changes.items():
         theirs = f"unet.{modules[name.removesuffix('.weight')]}"
