@@ -9,7 +9,10 @@ import pytest
 import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches a real hub
-torch.set_num_threads(max(1, (os.cpu_count() or 2) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # more threads than cores would wait for each other
+    threads = max(1, (os.cpu_count() or 2) // int(workers))
+    torch.set_num_threads(threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # for child processes
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job ignores Ctrl-C, as do its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import select
 import signal
 import traceback
@@ -37,6 +36,8 @@ def outcomes(count: int, case: Callable[[int], str], first: int = 0) -> Iterator
 
 
 def _start(begin: int, end: int, case: Callable[[int], str]) -> tuple[int, int]:
+    import resource  # not on Windows
+
     reader, writer = os.pipe()
     pid = os.fork()
     if pid:
@@ -61,4 +62,6 @@ def _start(begin: int, end: int, case: Callable[[int], str]) -> tuple[int, int]:
 
 
 def _peak() -> int:
+    import resource
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
