@@ -36,6 +36,7 @@ OTHER_MODEL = {
     "scheduler/scheduler_config.json": {
         *("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "trained_betas", "prediction_type"),
         *("rescale_betas_zero_snr", "timestep_spacing", "steps_offset", "skip_prk_steps", "set_alpha_to_one"),
+        "whole_first_step",
         "_class_name",
     },
     "unet/config.json": {"attention_head_dim", "norm_num_groups", "sample_size", "only_cross_attention"},
