@@ -22,6 +22,7 @@ def train(stage: str, folder: Path, *arguments: str) -> int:
     return main(["train", stage, str(folder), *SHORT, *arguments])
 
 
+@pytest.mark.slow
 def test_all_stages_from_scratch_and_one_from_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("all", tmp_path / "first") == 0
     model = tmp_path / "first" / "model"
@@ -60,6 +61,7 @@ def test_all_stages_from_scratch_and_one_from_a_model(tmp_path: Path, capsys: py
     assert "another vae" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_stages_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("unet", tmp_path / "run") == 2
     assert "no vae.pt" in capsys.readouterr().err
@@ -102,6 +104,7 @@ def test_a_model_of_other_sizes_is_refused_before_any_training(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "minisd"]
     command += ["train", "all", str(tmp_path / "run"), *SHORT]

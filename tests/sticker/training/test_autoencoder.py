@@ -66,6 +66,7 @@ def test_training_from_another_autoencoder_starts_with_its_reconstructions(tmp_p
         train_vae(steps_of(tmp_path / "b.pt", 0), start=other)
 
 
+@pytest.mark.slow
 def test_training_from_another_autoencoder_can_keep_its_latents(tmp_path: Path) -> None:
     """Both halves are trained, and the latents stay close to the earlier ones."""
     start = new_vae()

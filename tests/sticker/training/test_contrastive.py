@@ -144,6 +144,7 @@ def test_a_batch_fits_together() -> None:
     assert 0 < also_true.sum() < 40  # some captions are true of another image, most are not
 
 
+@pytest.mark.slow
 def test_a_few_steps_lower_the_loss_and_the_text_encoder_stays_frozen(tmp_path: Path) -> None:
     encoder = text_encoder(seed=3)  # not that of a new CLIP
     before = {name: weight.clone() for name, weight in encoder.state_dict().items()}
