@@ -49,7 +49,7 @@ class ModelConfigs(NamedTuple):
     scheduler: Scheduler
     defaults: Defaults
     low_res: NoiseSchedule
-    added_tokens: Sequence[Mapping[str, int]] = ()  # of each tokenizer, by id
+    added_tokens: Sequence[Mapping[str, int]] = ()  # {word: id} of each tokenizer
 
 
 class StoredTextEncoder(NamedTuple):

@@ -70,7 +70,8 @@ def replace_files(folder: str | Path, write: Callable[[Path], object], files: Fi
     except MinisdError:
         raise
     except OSError as error:
-        reason = "one of the folders above it is a file" if isinstance(error, FileExistsError) else error.strerror
+        is_blocked = isinstance(error, FileExistsError)
+        reason = "one of the folders above it is a file" if is_blocked else error.strerror or error
         raise OutputError(f"{str(folder)[:200]} cannot be written ({reason}); it is unchanged.") from error
 
 

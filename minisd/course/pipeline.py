@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -91,7 +92,7 @@ class CoursePipeline:
             sd.text_encoder if text_encoder is None else text_encoder,
             sd.tokenizer if tokenizer is None else tokenizer,
             sd.unet if unet is None else unet,
-            own.like_reference(sd.scheduler) if scheduler is None else scheduler,
+            own.like_reference(replace(sd.scheduler, **own.reference_values)) if scheduler is None else scheduler,
             safety_checker,
             feature_extractor,
         )

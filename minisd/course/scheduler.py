@@ -108,6 +108,8 @@ class CourseScheduler:
         if subfolder not in (None, "scheduler"):
             raise InputError(f"subfolder is {subfolder!r}, expected 'scheduler' for {cls.__name__}.")
         core = load_scheduler(source, revision, use_auth_token, local_files_only)
+        if isinstance(core, cls.kind):
+            core = replace(core, **cls.reference_values)
         return cls.from_config(SchedulerConfig(core, {}))
 
     @property
