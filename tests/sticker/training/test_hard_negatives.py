@@ -18,7 +18,7 @@ from minisd.sticker.world.checker.recognise import Detection
 from minisd.sticker.world.checker.segment import detect_objects
 from minisd.sticker.world.render import render
 
-SCENES = training_scenes(400, seed=5)
+SCENES = training_scenes(120, seed=5)
 
 
 @cache
@@ -47,7 +47,7 @@ def test_no_negative_is_true_of_the_image() -> None:
 
 def test_every_caption_has_its_negatives_and_they_differ() -> None:
     generator = torch.Generator().manual_seed(1)
-    for scene in training_scenes(1500, seed=6):
+    for scene in training_scenes(500, seed=6):
         caption, untrue = caption_and_negatives(scene, generator, NEGATIVES_PER_IMAGE)
         assert len({caption, *untrue}) == 1 + NEGATIVES_PER_IMAGE, (caption, untrue)
 
@@ -70,7 +70,7 @@ def test_for_two_objects_the_first_negatives_swap_colours_and_relation() -> None
         caption, untrue = caption_and_negatives(scene, generator)
         differences = [len(set(caption.split()) ^ set(text.split())) for text in untrue]
         words += min(differences) == 0  # colours or objects swapped: the same bag of words
-    assert words > 100
+    assert words > 25
 
 
 def test_for_positions_the_swap_is_a_negative() -> None:
@@ -136,4 +136,4 @@ def test_compatible_agrees_with_the_checker() -> None:
             both += true
             if possible and not true:
                 assert any(obj.position is None for obj in shown.objects), (SCENES[i], content)
-    assert both > 120  # more than the hundred own captions
+    assert both > len(captions[::4])  # more than those images' own captions
