@@ -13,6 +13,8 @@ from minisd.sticker.world.scene import Scene
 from minisd.sticker.world.shapes import SHAPES, sdf
 from minisd.sticker.world.styles import SHADOW_OFFSET, STYLES, border_coverage, paint_coverage, shadow_opacity
 
+Window = tuple[slice, slice]  # rows and columns of a canvas
+WHOLE: Window = (slice(None), slice(None))
 _CHUNK = 32  # scenes at a time: the intermediate tensors fit the processor's cache
 
 
@@ -46,23 +48,26 @@ def _fill(scenes: Sequence[Scene], drawn: Layers) -> None:
         for k, obj in enumerate(scene.objects):
             groups[obj.shape, obj.style].append((b, k, obj.x, obj.y, obj.radius))
     size, device = drawn.paint.shape[-1], drawn.paint.device
-    centres = (torch.arange(size, device=device) + 0.5) / size  # of the pixels
     for (shape, style), rows in groups.items():
         numbers = torch.tensor(rows, dtype=torch.float32, device=device)
-        b, k = numbers[:, :2].long().T
-        x, y, radius = numbers[:, 2:].T[:, :, None, None]
-
-        def distance(
-            offset: float, shape: str = shape, x: Tensor = x, y: Tensor = y, radius: Tensor = radius
-        ) -> Tensor:
-            across = (centres - offset - x) / radius
-            down = (centres[:, None] - offset - y) / radius
-            return sdf(shape, *torch.broadcast_tensors(across, down)) * (radius * size)  # in pixels
-
-        drawn.paint[b, k] = paint_coverage(distance(0), style, size)
+        (b, k), places = numbers[:, :2].long().T, numbers[:, 2:]
+        drawn.paint[b, k] = paint_coverage(edge_distance(shape, places, size), style, size)
         if style == "sticker":
-            drawn.border[b, k] = border_coverage(distance(0), size)
-            drawn.shadow[b, k] = shadow_opacity(distance(SHADOW_OFFSET), size)
+            drawn.border[b, k] = border_coverage(edge_distance(shape, places, size), size)
+            drawn.shadow[b, k] = shadow_opacity(edge_distance(shape, places, size, offset=SHADOW_OFFSET), size)
+
+
+def edge_distance(shape: str, places: Tensor, size: int, window: Window = WHOLE, offset: float = 0) -> Tensor:
+    """Signed distance in pixels to the edge of a shape at each of N places (x, y, radius): (N, rows, columns).
+
+    window: the rows and columns of the canvas that are computed. offset: moves the shape to the right and down.
+    """
+    x, y, radius = places.T[:, :, None, None]
+    centres = (torch.arange(size, device=places.device) + 0.5) / size  # of the pixels
+    rows, columns = window
+    across = (centres[columns] - offset - x) / radius
+    down = (centres[rows, None] - offset - y) / radius
+    return sdf(shape, *torch.broadcast_tensors(across, down)) * (radius * size)
 
 
 def masks(scenes: Sequence[Scene], size: int = 64, device: torch.device | str = "cpu") -> Tensor:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from minisd.sticker.world.render import draw_layers
-from minisd.sticker.world.scene import Object, Scene
+from minisd.sticker.world.render import WHOLE, Window, edge_distance
+from minisd.sticker.world.shapes import extent
+from minisd.sticker.world.styles import STYLE_EXTENT, paint_coverage
 
 STEPS = 8  # of Gauss-Newton
 STRIDE = 0.5 / 64  # of the finite differences
@@ -41,9 +42,10 @@ def fit_shapes(
     high = torch.cat([torch.ones(len(shapes), 2), 2 * current[:, 2:]], 1)
     varied = torch.cat([torch.zeros(1, 3), torch.eye(3), -torch.eye(3)]) * STRIDE
     for _ in range(STEPS):
-        drawn = draw_coverage(shapes, style, current[:, None] + varied, size) * use  # (K, 7, N, N)
+        window = _window_around(shapes, style, current, size)  # outside of it there is no slope
+        drawn = draw_coverage(shapes, style, current[:, None] + varied, size, window) * use[window]  # (K, 7, ...)
         slope = (drawn[:, 1:4] - drawn[:, 4:]).flatten(2) / 2
-        error = (cover * use - drawn[:, 0]).flatten(1)
+        error = ((cover * use)[window] - drawn[:, 0]).flatten(1)
         normal = slope @ slope.mT + 0.1 * torch.eye(3)
         step = torch.linalg.solve(normal, slope @ error[..., None])[..., 0] * STRIDE
         current = torch.maximum(torch.minimum(current + step.clamp(-MAX_STEP, MAX_STEP), high), low)
@@ -52,14 +54,23 @@ def fit_shapes(
     return [Fit(x, y, radius, score) for (x, y, radius), score in zip(current.tolist(), scores, strict=True)]
 
 
-def draw_coverage(shapes: list[str], style: str, rows: Tensor, size: int) -> Tensor:
-    """Draw each shape at rows (K, M, 3) of x, y and radius: its coverage (K, M, size, size)."""
-    scenes = [
-        Scene((Object(shape, "red", "medium", x, y, radius, style),))
-        for shape, some in zip(shapes, rows.tolist(), strict=True)
-        for x, y, radius in some
-    ]
-    return draw_layers(scenes, size).paint.view(*rows.shape[:2], size, size)
+def _window_around(shapes: list[str], style: str, places: Tensor, size: int) -> Window:
+    """The rows and columns that contain each shape at its place (K, 3), also when it is varied by STRIDE."""
+    x, y, radius = places.T
+    left, right, up, down = torch.tensor([extent(shape) for shape in shapes]).T * radius
+    margin = max(STYLE_EXTENT[style]) + 2 * STRIDE + 1 / size
+
+    def between(low: Tensor, high: Tensor) -> slice:
+        first, last = size * (float(low.min()) - margin), size * (float(high.max()) + margin)
+        return slice(max(0, math.floor(first)), math.ceil(last))
+
+    return between(y - up, y + down), between(x - left, x + right)
+
+
+def draw_coverage(shapes: list[str], style: str, places: Tensor, size: int, window: Window = WHOLE) -> Tensor:
+    """Draw each shape at places (K, M, 3) of x, y and radius: its coverage in a window, (K, M, rows, columns)."""
+    distances = [edge_distance(shape, some, size, window) for shape, some in zip(shapes, places, strict=True)]
+    return paint_coverage(torch.stack(distances), style, size)
 
 
 def coverage_iou(drawn: Tensor, cover: Tensor, blur_mask: Tensor | float = 1.0) -> Tensor:
