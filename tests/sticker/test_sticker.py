@@ -51,6 +51,7 @@ def test_it_draws_as_well_as_its_card_states(sd: StableDiffusion) -> None:
     card = json.loads((resolve("sticker") / "results.json").read_text())
     shapes, colours = (sorted(set(names) & set(sd.defaults.words.split())) for names in (SHAPES, COLOURS))
     prompts = [f"a {colour} {shape}" for colour in colours for shape in shapes if (shape, colour) not in HELD_OUT_PAIRS]
+    prompts = prompts[::2]
     verdicts = [
         check(from_pil(image)[0], prompt) for prompt, image in zip(prompts, sd(prompts, seed=100).images, strict=True)
     ]

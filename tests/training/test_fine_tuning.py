@@ -37,7 +37,7 @@ def sd() -> StableDiffusion:
 def training_images(text: str = f"a {TOKEN}", count: int = 5) -> CaptionedImages:
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, 4, 4, generator=generator) * 2 - 1
-    return CaptionedImages(F.interpolate(coarse, size=32, mode="bilinear"), [text] * count)
+    return CaptionedImages(F.interpolate(coarse, size=16, mode="bilinear"), [text] * count)
 
 
 def weights_of(sd: StableDiffusion) -> list[torch.Tensor]:
@@ -166,7 +166,7 @@ def test_the_file_uses_the_layer_names_of_diffusers(sd: StableDiffusion, tmp_pat
     """The changes in the file, added to the layers of diffusers with these names, give the same prediction."""
     diffusers = pytest.importorskip("diffusers")
     weights_loader.save(sd, tmp_path / "model")
-    changes = train_lora(sd, training_images("a cat"), steps_of(tmp_path / "run.pt", 12))
+    changes = train_lora(sd, training_images("a cat"), steps_of(tmp_path / "run.pt", 6))
     weights_loader.save_lora(changes.parts, sd.unet, tmp_path / "lora.safetensors")
     theirs = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "model", subfolder="unet")
     x, text = torch.randn(1, 4, 16, 16), torch.randn(1, 77, 64)

@@ -313,21 +313,17 @@ def start(code: str, path: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no file size limit")
 def test_a_full_disk_leaves_the_old_run(path: Path) -> None:
+    import resource
+
     before = path.read_bytes(), previous(path).read_bytes()
-    code = program(
-        "pass",
-        """
-import resource
-from minisd.errors import OutputError
-resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-try:
-    train(model, loss, Recipe(learning_rate=0.05), steps_of(path, 9))
-except OutputError as error:
-    print(error)
-""",
-    )
-    out, err = start(code, path).communicate()
-    assert out == f"{path} could not be written (File too large); it is unchanged.\n", err
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(OutputError) as error:
+            go(steps_of(path, 9))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(error.value) == f"{path} could not be written (File too large); it is unchanged."
     assert (path.read_bytes(), previous(path).read_bytes()) == before
     assert {file.name for file in path.parent.iterdir()} == {"run.pt", "run.pt.previous"}
 

@@ -1,5 +1,7 @@
 """The autoencoder: its losses, the normalisation of its latents, and training from an existing one."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from support.runs import steps_of
 from support.small import randomise, small_pipeline
 
 from minisd.errors import InputError, MismatchError
+from minisd.sticker.training import autoencoder
 from minisd.sticker.training.autoencoder import (
     VAE_CONFIG,
     fold_statistics,
@@ -20,6 +23,12 @@ from minisd.sticker.training.autoencoder import (
 from minisd.sticker.training.dataset import training_scenes
 from minisd.sticker.training.diffusion import encode_scenes
 from minisd.sticker.world.render import render
+
+
+@pytest.fixture(autouse=True)
+def small_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of 32 pixels, a quarter of the work."""
+    monkeypatch.setattr(autoencoder, "VAE_CONFIG", replace(VAE_CONFIG, sample_size=32))
 
 
 def test_folding_the_statistics_changes_the_latents_and_nothing_else() -> None:
@@ -53,10 +62,13 @@ def test_the_thumbnail_is_the_image_in_three_channels() -> None:
     assert thumbnail_loss(torch.cat([small + 0.5, torch.randn(2, 1, 4, 4)], 1), target) == pytest.approx(0.5, abs=1e-5)
 
 
-def test_training_from_another_autoencoder_starts_with_its_reconstructions(tmp_path: Path) -> None:
+def test_training_from_another_autoencoder_starts_with_its_reconstructions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autoencoder, "normalise", partial(normalise, scenes=100))
     start = randomise(new_vae(), seed=5)
     vae = train_vae(steps_of(tmp_path / "a.pt", 0), start=start)
-    pixels = torch.rand(2, 3, 64, 64) * 2 - 1
+    pixels = torch.rand(2, 3, 32, 32) * 2 - 1
     with torch.no_grad():
         expected, got = start.decode(start.encode(pixels).mean), vae.decode(vae.encode(pixels).mean)
     assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
@@ -72,7 +84,7 @@ def test_training_from_another_autoencoder_can_keep_its_latents(tmp_path: Path) 
     start = new_vae()
     normalise(start, scenes=200)
     before = {name: weight.clone() for name, weight in start.state_dict().items()}
-    pixels = render(training_scenes(20, seed=3), 64)
+    pixels = render(training_scenes(20, seed=3), 32)
     moved, k = {}, start.config.scaling_factor
     for keep in (True, False):
         vae = train_vae(steps_of(tmp_path / f"{keep}.pt", 12), batch=2, start=start, keep_latents=keep)
@@ -93,10 +105,10 @@ def test_training_from_another_autoencoder_starts_with_latents_of_unit_deviation
     """As for a new one: the weights of thumbnail, noise and KL assume this scale."""
     start = new_vae()
     normalise(start, scenes=200)
-    monkeypatch.setattr("minisd.sticker.training.autoencoder.normalise", lambda vae: None)  # would change the scale
+    monkeypatch.setattr(autoencoder, "normalise", lambda vae: None)  # would change the scale
     vae = train_vae(steps_of(tmp_path / "a.pt", 0), start=start)
     with torch.no_grad():
-        latents = vae.encode(render(training_scenes(100, seed=3), 64)).mean
+        latents = vae.encode(render(training_scenes(100, seed=3), 32)).mean
     assert 0.7 < latents.std() < 1.3
 
 

@@ -7,7 +7,7 @@ import pytest
 from support.runs import check_killed_runs, steps_of
 from torch import Tensor
 
-from minisd.sticker.training import autoencoder, contrastive, unet
+from minisd.sticker.training import autoencoder, contrastive, text_encoder, unet
 from minisd.sticker.training.autoencoder import new_vae, train_vae
 from minisd.sticker.training.contrastive import train_clip
 from minisd.sticker.training.dataset import new_tokenizer
@@ -24,6 +24,7 @@ def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unet, "UNET_CONFIG", replace(unet.UNET_CONFIG, norm_groups=4, **levels))
     monkeypatch.setattr(contrastive, "IMAGE_CONFIG", replace(contrastive.IMAGE_CONFIG, width=32, layers=1))
     monkeypatch.setattr(autoencoder, "normalise", lambda vae: None)
+    monkeypatch.setattr(text_encoder, "probe_accuracy", lambda *arguments: {"number": 1.0})
     monkeypatch.setattr(contrastive, "hard_negative_accuracy", lambda *arguments, **options: 1.0)
 
 

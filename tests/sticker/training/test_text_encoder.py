@@ -1,6 +1,7 @@
 """The text encoder: the questions of its probes with their answers, a short training, and the transfer of weights."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from support.runs import steps_of
 from support.small import randomise
 
 from minisd.models import CLIPTextTransformer
+from minisd.sticker.training import text_encoder
 from minisd.sticker.training.dataset import CAPTION_TOKENS, learn_vocabulary, new_tokenizer
 from minisd.sticker.training.text_encoder import (
     CAPTION_QUESTIONS,
@@ -23,6 +25,12 @@ from minisd.sticker.training.text_encoder import (
     transfer_weights,
 )
 from minisd.sticker.world.captions import parse_caption
+
+
+@pytest.fixture(autouse=True)
+def short_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a training, fewer captions are measured."""
+    monkeypatch.setattr(text_encoder, "probe_accuracy", partial(probe_accuracy, count=100))
 
 
 def answers_to(caption: str) -> dict[str, object]:
@@ -86,7 +94,7 @@ def test_captions_and_answers_fit_together() -> None:
 
 def test_it_learns(tmp_path: Path) -> None:
     tokenizer = new_tokenizer()
-    config, lines = text_config(len(tokenizer)), []
+    config, lines = replace(text_config(len(tokenizer)), layers=2), []
     before = probe_accuracy(new_caption_probe(config), tokenizer, 200)
     run = steps_of(tmp_path / "a.pt", 40, lines.append)
     probe = train_text_encoder(new_caption_probe(config), tokenizer, run, batch=32)
@@ -102,7 +110,7 @@ def test_a_reference_keeps_the_states(tmp_path: Path) -> None:
     drift = {}
     for name, reference in (("free", None), ("kept", everything)):
         probe = new_caption_probe(text_config(len(tokenizer)), seed=4)
-        run = steps_of(tmp_path / f"{name}.pt", 30)
+        run = steps_of(tmp_path / f"{name}.pt", 20)
         probe = train_text_encoder(probe, tokenizer, run, batch=16, reference=reference)
         with torch.no_grad():
             drift[name] = float((probe.text_encoder(ids) - start(ids)).square().mean())
