@@ -5,6 +5,7 @@ import reprlib
 from collections.abc import Sequence
 
 LONGEST = 1000  # characters of a message
+LISTED = 10  # names in a message
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
@@ -28,7 +29,7 @@ def shown(value: object) -> str:
         return f"a {type(value).__name__} that cannot be shown"
 
 
-def listed(names: Sequence[str], most: int = 10) -> str:
+def listed(names: Sequence[str], most: int = LISTED) -> str:
     """Quoted names for a message: the first ones, and how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(shown(name) for name in names[:most]) + more

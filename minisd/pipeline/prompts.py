@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from minisd._internal import validation
-from minisd._internal.messages import listed
+from minisd._internal.messages import LISTED, listed
 from minisd.errors import InputError
 
 Texts = str | Sequence[str]
@@ -84,7 +84,8 @@ class PromptReader:
         if not unknown:
             return None
         known = self.vocabulary.split()
-        similar = dict.fromkeys(near for word in unknown for near in get_close_matches(word, known, n=1, cutoff=0.8))
+        close = (get_close_matches(word, known, n=1, cutoff=0.8) for word in unknown[:LISTED])
+        similar = dict.fromkeys(near for some in close for near in some)
         advice = f"similar words that it knows: {listed([*similar])}; " if similar else ""
         return (
             f"this model was not trained on the words {listed(unknown)}, so the image may not show them; {advice}"
