@@ -272,8 +272,8 @@ def test_dropped_is_the_text_as_typed(small):
 def test_very_long_prompts_take_bounded_time_and_give_the_reference_ids(small_folders):
     tokenizer, reference = Tokenizer.from_folder(small_folders["sd2"]), oracle(small_folders["sd2"])
     start = time.process_time()
-    encoding = quiet(tokenizer, ["puppy " * 170_000, "a" * 10**6, " " * 10**6])
-    assert time.process_time() - start < 60
+    encoding = quiet(tokenizer, ["puppy " * 170_000, "a" * 3 * 10**5, " " * 10**6])
+    assert time.process_time() - start < 20
     assert 170_000 - 76 < len(encoding.dropped[0].split()) < 170_000
     texts = ["puppy " * 10_000, "a" * 10**5, "!'s" * 10_000, "\u3000".join("xy" * 5_000), "x\u00a0" * 900]
     assert torch.equal(quiet(tokenizer, texts).ids, reference_ids(reference, texts)[0])

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -11,13 +12,28 @@ from support.painter import Painter, in_other_colours
 import weights_loader
 from minisd.cli import main
 from minisd.cli.evaluate import contact_sheet
+from minisd.pipeline import StableDiffusion
 from minisd.sticker.evaluation import judge_prompts
+from minisd.sticker.evaluation.inversion import InversionQuality, measure_inversion
 from minisd.sticker.evaluation.prompt_suites import SUITES
+
+
+@pytest.fixture(autouse=True)
+def few_reference_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what the prompts leave open."""
+    monkeypatch.setattr("minisd.sticker.evaluation.diversity._REFERENCE_COUNT", 50)
+
 
 FEW = ("--count", "2", "--suites", "held-out counts, single")
 
 
-def test_rates_of_the_embedded_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rates_of_the_embedded_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of_one_scene(sd: StableDiffusion, count: int, seed: int, **more: Any) -> InversionQuality:
+        return measure_inversion(sd, 1, seed, steps=30, **more)
+
+    monkeypatch.setattr("minisd.cli.measurements.measure_inversion", of_one_scene)
     files = ("--json", str(tmp_path / "rates.json"), "--sheet", str(tmp_path / "sheet.png"))
     asked = ("--count", "2", "--suites", "held-out counts, held-out template, single")
     assert main(["eval", *asked, "--steps", "2", "--seed", "3", "--pointing", "--inversion", *files]) == 0
@@ -62,9 +78,9 @@ def test_suites_with_unknown_words_are_skipped(
     sd = weights_loader.load("sticker")
     sd.defaults = replace(sd.defaults, words="a red circle")
     monkeypatch.setattr(weights_loader, "load", lambda name: sd)
-    assert main(["eval", "--count", "1", "--steps", "1", "--suites", "single, held-out counts"]) == 0
+    assert main(["eval", "--count", "1", "--steps", "1", "--suites", "single, position"]) == 0
     printed = capsys.readouterr().out
-    assert "held-out counts   skipped: the model was not trained on the words" in printed
+    assert "position          skipped: the model was not trained on the words" in printed
     assert "single            exact" in printed
 
 

@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,17 @@ from support.small import small_pipeline
 
 import weights_loader
 from minisd.cli import main
+from minisd.sticker.training import text_encoder
 from minisd.sticker.training.stages import STAGES
 
 SHORT = ("--minutes", "0.02", "--pool", "64")
+
+
+@pytest.fixture(autouse=True)
+def few_test_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the accuracy that is printed after the training."""
+    few = partial(text_encoder.probe_accuracy, count=20)
+    monkeypatch.setattr(text_encoder, "probe_accuracy", few)
 
 
 def train(stage: str, folder: Path, *arguments: str) -> int:

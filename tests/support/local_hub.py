@@ -80,6 +80,7 @@ def digest(body: bytes) -> str:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each body waits for the answer to its headers, 40 ms
     server_hub: LocalHub
 
     def log_message(self, *_: object) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 
 import torch
@@ -22,8 +23,13 @@ Request = SimpleNamespace  # prompt, seed, negative, steps, scale, scheduler
 
 def as_requested(request: Request) -> Scene:
     """A scene that the prompt describes; what the prompt leaves open is drawn like in the training data."""
-    expected = parse_caption(request.prompt)
-    rng = torch.Generator().manual_seed(request.seed)
+    return _scene_for(request.prompt, request.seed)
+
+
+@cache
+def _scene_for(prompt: str, seed: int) -> Scene:
+    expected = parse_caption(prompt)
+    rng = torch.Generator().manual_seed(seed)
     single = len(expected.objects) == 1
     alike = not single and len(set(expected.objects)) == 1 and expected.relation is None
     layered = expected.relation in DEPTH_RELATIONS

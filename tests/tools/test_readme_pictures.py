@@ -1,5 +1,6 @@
 """The images of the READMEs are drawn completely, and existing files are kept."""
 
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,15 @@ from PIL import Image
 
 import minisd
 from minisd.errors import OutputError
+from minisd.pipeline import StableDiffusion
 from tools.readme_pictures import draw_all
 
 
-def test_the_images_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_images_of_the_readme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = partialmethod(StableDiffusion.__call__, num_inference_steps=4)  # the film shows all steps
+    monkeypatch.setattr(StableDiffusion, "__call__", quick)
     draw_all(tmp_path)
     drawn = {path.name: Image.open(path) for path in tmp_path.iterdir()}
     assert set(drawn) == {"film.png", "heat_maps.png", "styles.png", "tasks.png", "adapters.png"}

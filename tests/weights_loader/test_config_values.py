@@ -133,9 +133,9 @@ def check(folder: Path, cases: list[tuple[str, list[str], Any]]) -> dict[str, in
 
 def test_some_values(folder: Path) -> None:
     cases = list(changes(folder))
-    counts = check(folder, random.Random(1).sample(cases, 100))
-    assert counts["refused"] > 20
-    assert counts["harmless"] > 20
+    counts = check(folder, random.Random(1).sample(cases, 30))
+    assert counts["refused"] > 6
+    assert counts["harmless"] > 6
 
 
 @pytest.mark.slow

@@ -210,7 +210,7 @@ def fuzz(folder: Path, count: int, first: int = 0) -> Counter[str]:
     return counts
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [50, pytest.param(600, marks=pytest.mark.slow)])
 def test_mutated_weights(tmp_path: Path, count: int) -> None:
     counts = fuzz(tmp_path, count)
     assert counts["refused"] > 0.5 * count

@@ -41,6 +41,7 @@ def test_images_at_night_and_by_day() -> None:
 @pytest.mark.parametrize("name", ["candy", "night"])
 def test_the_embedded_adapters_work(name: str) -> None:
     sd = weights_loader.load("sticker")
+    sd.defaults = replace(sd.defaults, num_inference_steps=6)
     path = weights_loader.resolve("sticker") / "adapters" / f"{name}.safetensors"
     if name == "candy":
         assert weights_loader.load_embedding(sd, path) == [TOKEN]

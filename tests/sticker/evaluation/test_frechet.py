@@ -84,8 +84,9 @@ def test_sets_that_do_not_fit(n: tuple[int, ...], m: tuple[int, ...]) -> None:
             distance(torch.zeros(n), torch.zeros(m))
 
 
-def test_perfect_images_have_the_distance_of_other_scenes() -> None:
+def test_perfect_images_have_the_distance_of_other_scenes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A painter that draws the captions is as close as other scenes; an autoencoder that loses everything is not."""
+    monkeypatch.setattr("minisd.sticker.evaluation.judging.check", lambda *_: None)  # only the images count
     encoder = new_caption_probe(text_config(len(new_tokenizer()))).text_encoder
     clip: CLIP = new_clip(encoder)
     painter = Painter()
@@ -94,7 +95,7 @@ def test_perfect_images_have_the_distance_of_other_scenes() -> None:
         return torch.zeros(len(latents), 3, IMAGE_CONFIG.image_size, IMAGE_CONFIG.image_size)
 
     painter.vae = SimpleNamespace(encode=lambda pixels: SimpleNamespace(mean=pixels), decode=grey)
-    found = measure_distances(painter, clip, 60, seed=1)
+    found = measure_distances(painter, clip, 24, seed=1)
     assert list(found) == ["scenes", "autoencoder", "drawn"]
     assert found["drawn"].frechet < 3 * found["scenes"].frechet
     assert found["autoencoder"].frechet > 3 * found["scenes"].frechet

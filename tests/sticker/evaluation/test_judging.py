@@ -12,7 +12,7 @@ from minisd.sticker.world.checker.check import check
 from minisd.sticker.world.render import render
 from minisd.sticker.world.scene import Scene
 
-PROMPTS = sample_prompts(3, seed=0)
+PROMPTS = sample_prompts(2, seed=0)
 
 
 def test_intervals_are_those_of_wilson() -> None:
@@ -27,7 +27,7 @@ def test_a_painter_that_draws_what_is_requested_is_right_in_everything() -> None
         judged = judge_prompts(Painter(), prompts, seed=0)  # type: ignore[arg-type]
         measured = skill_rates(prompts, judged.verdicts)
         assert {rate.value for rate in measured.values()} == {1.0}, name
-        assert measured["exact"] == judged.exact == (3, 3)
+        assert measured["exact"] == judged.exact == (2, 2)
 
 
 def test_a_painter_that_uses_other_colours_is_wrong_in_those() -> None:

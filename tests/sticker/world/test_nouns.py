@@ -80,7 +80,8 @@ def test_captions_parse_back_to_their_content() -> None:
     assert words["outlined"] > words["outline"]
 
 
-def test_negatives_of_styles_and_overlaps() -> None:
+@pytest.mark.parametrize("count", [20, pytest.param(60, marks=pytest.mark.slow)])
+def test_negatives_of_styles_and_overlaps(count: int) -> None:
     generator = torch.Generator().manual_seed(1)
     found = hard_negatives(parse_caption("an outlined red star in front of a blue ring sticker"), generator)
     for other in (
@@ -92,7 +93,7 @@ def test_negatives_of_styles_and_overlaps() -> None:
     assert not any(wrong.relation in RELATIONS for wrong in found)  # it may also be to the left
     apart = hard_negatives(parse_caption("an outlined red star left of a blue ring"), generator)
     assert {"in front of", "behind"} < {wrong.relation for wrong in apart}
-    for scene, picture in zip(SCENES[:60], render(SCENES[:60]), strict=True):
+    for scene, picture in zip(SCENES[:count], render(SCENES[:count]), strict=True):
         found, background = detect_objects(picture)
         assert compatible(expectation_of(scene), parse_caption(sample_caption(scene, generator)))
         for wrong in hard_negatives(select_content(scene, generator), generator):

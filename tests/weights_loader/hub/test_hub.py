@@ -43,6 +43,9 @@ speed.WINDOW = job["window"]
 from weights_loader.sources import resolve
 results = []
 for source, options in job["calls"]:
+    for path, text in options.pop("write", {}).items():
+        open(path, "w").write(text)
+    read = options.pop("read", None)
     start = time.monotonic()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -51,6 +54,7 @@ for source, options in job["calls"]:
         except Exception as error:
             result = {"folder": None, "error": type(error).__name__, "message": str(error),
                       "exit": getattr(error, "exit_code", None)}
+    result["read"] = read and open(read).read()
     result["warnings"] = [str(w.message) for w in caught]
     result["seconds"] = time.monotonic() - start
     results.append(result)
@@ -60,7 +64,10 @@ print(json.dumps({"results": results, "sleeps": sleeps, "sockets": sockets}))
 
 
 def run(hub: LocalHub, home: Path, *calls: tuple, ban: bool = False, window: float = 30, **environment: str) -> dict:
-    """Resolve in a fresh process with the cache in `home`; calls are (source, options)."""
+    """Resolve in a fresh process with the cache in `home`; calls are (source, options).
+
+    Options of the test itself: write, {path: text} before the call; read, the path of a file to report after it.
+    """
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
     env = clean | {
         "HF_ENDPOINT": hub.url,
@@ -540,11 +547,14 @@ def test_a_record_that_was_changed_is_made_anew(hub: LocalHub, tmp_path: Path) -
     folder = Path(run(hub, tmp_path, "me/model")["results"][0]["folder"])
     record = folder.parents[1] / "minisd" / f"{folder.name}.json"
     good = record.read_bytes()
+    calls: list[tuple[str, dict]] = []
     for value in RECORDS:
-        record.write_text(json.dumps(value))
-        offline, online = run(hub, tmp_path, ("me/model", {"offline": True}), "me/model")["results"]
+        calls += [("me/model", {"offline": True, "write": {str(record): json.dumps(value)}})]
+        calls += [("me/model", {"read": str(record)})]
+    results = run(hub, tmp_path, *calls)["results"]
+    for value, offline, online in zip(RECORDS, results[::2], results[1::2], strict=True):
         assert (offline["error"], online["error"]) == (None, None), value
-        assert json.loads(record.read_bytes())["files"] == json.loads(good)["files"]
+        assert json.loads(online["read"])["files"] == json.loads(good)["files"]
     (folder.parents[1] / "refs" / "main").write_bytes(b"\xff\xfe")
     (offline,) = run(hub, tmp_path, ("me/model", {"offline": True}))["results"]
     assert offline["error"] == "HubOffline"
