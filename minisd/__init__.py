@@ -14,7 +14,7 @@ _PUBLIC = {  # __init__.pyi lists the same names for editors and type checkers
     "interpret.film": ["Film"],
     "interpret.inversion": ["invert"],
     "models": ["CLIP", "VAE", "CLIPTextTransformer", "UNet"],
-    "pipeline": ["DenoisingStep", "StableDiffusion"],
+    "pipeline": ["DenoisingStep", "StableDiffusion", "View", "view_grid"],
     "pipeline.loss_guidance": ["Guide"],
     "schedulers": ["DDIM", "DDPM", "LCM", "LMS", "PNDM", "Euler", "EulerAncestral", "Heun", "NoiseSchedule", "UniPC"],
     "schedulers.dpm_solver": ["DPMSolverMultistep"],

@@ -20,6 +20,8 @@ from minisd.models import CLIPTextTransformer as CLIPTextTransformer
 from minisd.models import UNet as UNet
 from minisd.pipeline import DenoisingStep as DenoisingStep
 from minisd.pipeline import StableDiffusion as StableDiffusion
+from minisd.pipeline import View as View
+from minisd.pipeline import view_grid as view_grid
 from minisd.pipeline.loss_guidance import Guide as Guide
 from minisd.schedulers import DDIM as DDIM
 from minisd.schedulers import DDPM as DDPM

@@ -24,6 +24,7 @@ from minisd.cli.inputs import file_stem, numbered, read_prompt, split_option
 from minisd.cli.options import SAMPLERS
 from minisd.cli.output import save_film, save_image, say
 from minisd.cli.parser import real
+from minisd.cli.views import loop_noise, prompts_of, read_grid, views_for
 from minisd.errors import InputError, OutputError
 from minisd.interpret.clip_ranking import best_of, clip_scores
 from minisd.interpret.film import Film
@@ -42,6 +43,8 @@ class Inputs:
     device: torch.device
     count: int
     candidates: int  # images drawn for each image that is saved
+    frames: int  # of a loop; 1: an image
+    grid: tuple[int, int] | None  # columns and rows of windows
     scale: int
     targets: list[Path] | None  # None: names from the prompt
     image: Image.Image | None
@@ -66,11 +69,12 @@ def run(args: argparse.Namespace) -> int:
     models = _load_models(args, inputs)
     sd, refiner, clip = models
     loaded = time.perf_counter()
-    dropped = sd.tokenizer.encode(inputs.prompt).dropped[0] if args.strict_prompt else ""
+    texts = prompts_of(inputs.prompt) if inputs.grid else inputs.prompt
+    dropped = "".join(sd.tokenizer.encode(texts).dropped) if args.strict_prompt else ""
     if dropped:
         raise InputError(f"the prompt is too long, {shown(dropped)} would be dropped; shorten it.")
     first = secrets.randbelow(2**32) if args.seed is None else validation.seed(args.seed)
-    drawn = inputs.count * inputs.candidates
+    drawn = inputs.count * inputs.candidates * inputs.frames
     seeds = [(first + k) % (validation.LARGEST_SEED + 1) for k in range(drawn)]  # as make_generators numbers them
     total = sd.defaults.num_inference_steps if args.steps is None else args.steps
 
@@ -84,11 +88,13 @@ def run(args: argparse.Namespace) -> int:
     kept = list(range(inputs.count))
     if clip is not None:
         kept = best_of(clip_scores(*clip, pixels, [inputs.prompt] * len(pixels)), inputs.candidates)
+    if inputs.frames > 1:
+        kept = list(range(inputs.frames))
     finished = [_enlarged(image, inputs.scale) for image in images.to_pil(pixels[kept])]
     seconds = time.perf_counter() - loaded
 
     guidance = sd.defaults.guidance_scale if args.guidance is None else args.guidance
-    for k, image in enumerate(finished):
+    for k, image in enumerate(finished[: inputs.count]):
         settings = {
             "prompt": inputs.prompt, "negative_prompt": args.negative, "seed": seeds[kept[k]], "steps": total,
             "guidance_scale": guidance, "model": inputs.model, "sampler": type(sd.scheduler).__name__,
@@ -96,10 +102,14 @@ def run(args: argparse.Namespace) -> int:
             **({"refiner": args.refiner, "handover": args.handover} if refiner else {}),
             **({"embeddings": args.embedding} if args.embedding else {}),
             **({"best_of": inputs.candidates} if inputs.candidates > 1 else {}),
+            **({"grid": args.grid} if args.grid else {}),
+            **({"turned": args.turned, "turn": args.turn or "half"} if args.turned else {}),
         }  # fmt: skip
-        target = inputs.targets[k] if inputs.targets else images.free_name(Path(), file_stem(inputs.prompt))
-        path = save_image(image, target, args.overwrite, settings)
-        say(f"{path}  {image.width} x {image.height}, seed {seeds[kept[k]]}, {total} steps, guidance {guidance:g}")
+        target = inputs.targets[k] if inputs.targets else _free_name(inputs)
+        path = save_image(image, target, args.overwrite, settings, finished[1:] if inputs.frames > 1 else [])
+        frames = f", {inputs.frames} frames" if inputs.frames > 1 else ""
+        size = f"{image.width} x {image.height}{frames}"
+        say(f"{path}  {size}, seed {seeds[kept[k]]}, {total} steps, guidance {guidance:g}")
     if args.film:
         save_film(film, args.film, args.overwrite)
     say(f"{seconds:.1f} s on {inputs.device}, after {loaded - began:.1f} s to load {inputs.model}")
@@ -111,11 +121,14 @@ def _read_inputs(args: argparse.Namespace) -> Inputs:
     prompt = read_prompt(args.prompt)
     count = validation.whole_number(args.count, "--count", 1, 10_000)
     candidates = validation.whole_number(args.best_of, "--best-of", 1, 1000)
-    if args.film and candidates > 1:
-        raise InputError("--film would show every candidate of --best-of; remove one of them.")
+    frames = 1 if args.loop is None else validation.whole_number(args.loop, "--loop", 2, 1000)
+    grid = None if args.grid is None else read_grid(args.grid, prompt)
+    _check_combinations(args, count, candidates)
     scale = validation.whole_number(args.scale, "--scale", 1, 64)
     if args.film and args.film.suffix.lower() not in (".png", ".gif"):
         raise OutputError(f"{args.film} has the suffix {args.film.suffix!r}, expected .png (a strip) or .gif.")
+    if args.output and frames > 1 and args.output.suffix.lower() != ".gif":
+        raise OutputError(f"{args.output} has the suffix {args.output.suffix!r}, expected .gif for --loop.")
     targets = [numbered(args.output, k, count) for k in range(count)] if args.output else None
     named = targets or [images.free_name(Path(), file_stem(prompt))]  # the latter to see whether the folder is writable
     for target in [*named, *([args.film] if args.film else [])]:
@@ -132,9 +145,31 @@ def _read_inputs(args: argparse.Namespace) -> Inputs:
     _note_what_surprises(args, prompt, device)
     return Inputs(
         prompt, _model_for_task(args), device,
-        count, candidates, scale, targets, image, mask, depth, [split_option(text) for text in args.embedding],
+        count, candidates, frames, grid, scale, targets, image, mask, depth,
+        [split_option(text) for text in args.embedding],
         [(path, 1.0 if weight is None else real(weight)) for path, weight in map(split_option, args.lora)],
     )  # fmt: skip
+
+
+def _check_combinations(args: argparse.Namespace, count: int, candidates: int) -> None:
+    """Refuse options that contradict each other."""
+    if args.film and candidates > 1:
+        raise InputError("--film would show every candidate of --best-of; remove one of them.")
+    if args.turn is not None and args.turned is None:
+        raise InputError("--turn says how --turned turns the image; give --turned, or remove --turn.")
+    if args.grid is not None and args.turned is not None:
+        raise InputError("--grid and --turned were both given; remove one of them.")
+    if args.loop is not None and count > 1:
+        raise InputError("--loop makes one file; remove --count.")
+    if candidates > 1:
+        for option in ("grid", "turned", "loop"):
+            if getattr(args, option) is not None:
+                raise InputError(f"--best-of ranks images by one prompt; remove --best-of or --{option}.")
+
+
+def _free_name(inputs: Inputs) -> Path:
+    """A name from the prompt."""
+    return images.free_name(Path(), file_stem(inputs.prompt), ".gif" if inputs.frames > 1 else ".png")
 
 
 def _note_what_surprises(args: argparse.Namespace, prompt: str, device: torch.device) -> None:
@@ -181,13 +216,15 @@ def _denoise(
 ) -> Iterator[DenoisingStep]:
     """The denoising steps of the pipeline, then those of the refiner."""
     sd, refiner, _ = models
+    views = views_for(args, inputs.prompt, inputs.grid, sd)
     common = {"num_inference_steps": total, "guidance_scale": args.guidance, "num_images_per_prompt": len(seeds)}
+    common |= {"negative_prompt": args.negative, **({"prompt": inputs.prompt} if views is None else {"views": views})}
+    loop = inputs.frames > 1
     steps = sd.denoise(
-        inputs.prompt,
-        args.negative,
         height=args.height,
         width=args.width,
-        seed=seeds[0],
+        seed=None if loop else seeds[0],
+        latents=loop_noise(args, inputs.frames, sd, views, seeds[0]) if loop else None,
         eta=args.eta,
         image=inputs.image,
         strength=args.strength,
@@ -200,7 +237,7 @@ def _denoise(
     if refiner is None:
         return steps
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    refine = partial(refiner.denoise, inputs.prompt, args.negative, generator=generators, **common)
+    refine = partial(refiner.denoise, generator=generators, **common)
     return _then_refine(steps, partial(refine, denoising_start=args.handover))
 
 

@@ -24,6 +24,7 @@ SAMPLERS = {  # name: class in minisd.schedulers
     "pndm": "PNDM",
     "unipc": "UniPC",
 }
+TURNS = ("half", "quarter", "mirror", "flip")
 FAMILIES = ("sd15", "sd21", "sdxl")
 ROWS = ("load", "text", "unet", "vae", "encode")
 VERIFIED = ("v1-1", "v1-2", "v1-3", "v1-4", "v1-5", "v2-base", "v2", "v2-1-base", "v2-1")
@@ -60,6 +61,18 @@ def generate(parser: Parser) -> None:
     what.add_argument("--height", type=whole, metavar="PIXELS", help="height of the image (default: the model's)")
     what.add_argument("--width", type=whole, metavar="PIXELS", help="width of the image (default: the model's)")
     what.add_argument("--strict-prompt", action="store_true", help="refuse a prompt that is too long for the model")
+
+    views = parser.add_argument_group("several prompts, several frames")
+    views.add_argument(
+        "--grid",
+        metavar="CxR",
+        help="C x R overlapping windows, such as 5x3: a line of the prompt for each, or for all",
+    )
+    views.add_argument("--turned", metavar="PROMPT", help="what the same image shows when it is turned")
+    views.add_argument(
+        "--turn", choices=TURNS, metavar="NAME", help=f"how --turned turns it: {', '.join(TURNS)} (default: half)"
+    )
+    views.add_argument("--loop", type=whole, metavar="N", help="N frames that end where they begin, as a .gif")
 
     how = parser.add_argument_group("how to draw it")
     how.add_argument("--steps", type=whole, metavar="N", help="denoising steps (default: the model's)")

@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -82,13 +82,22 @@ def _encodable(text: str, stream: TextIO | None) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def save_image(image: "Image.Image", path: Path, overwrite: bool, settings: dict[str, object]) -> Path:
-    """Save an image; where the path cannot be written, the image is kept in the temporary folder."""
+def save_image(
+    image: "Image.Image",
+    path: Path,
+    overwrite: bool,
+    settings: dict[str, object],
+    frames: Sequence["Image.Image"] = (),
+) -> Path:
+    """Save an image, or an animation; where the path cannot be written, it is kept in the temporary folder.
+
+    frames: of the animation, without the first one.
+    """
     try:
-        return minisd.images.save(image, path, overwrite=overwrite, settings=settings)
+        return minisd.images.save(image, path, overwrite=overwrite, settings=settings, frames=frames)
     except OutputError as error:
-        kept = minisd.images.free_name(Path(tempfile.gettempdir()), path.stem)
-        minisd.images.save(image, kept, settings=settings)
+        kept = minisd.images.free_name(Path(tempfile.gettempdir()), path.stem, path.suffix if frames else ".png")
+        minisd.images.save(image, kept, settings=settings, frames=frames)
         raise OutputError(f"{error} The image is kept at {kept}.") from error
 
 

@@ -77,7 +77,9 @@ class Parser(argparse.ArgumentParser):
         by_argument = option_of(bare.replace("-", "_"))
         if by_argument in self.option_names:
             self._refuse(f"there is no option {name}", by_argument)
-        self._refuse(f"there is no option {name}", *get_close_matches(f"--{bare}", self.option_names, n=1))
+        longer = [option for option in self.option_names if option.startswith(f"--{bare}")]
+        nearest = longer if len(longer) == 1 else get_close_matches(f"--{bare}", self.option_names, n=1)
+        self._refuse(f"there is no option {name}", *nearest)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """What argparse calls to check a value against the choices of its option."""

@@ -13,6 +13,7 @@ from minisd.pipeline.guidance import Scale
 from minisd.pipeline.loss_guidance import Guide, Loss
 from minisd.pipeline.prompts import Texts
 from minisd.pipeline.sdxl_sizes import MicroConditioning
+from minisd.pipeline.views import View
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Arguments:
     pooled_prompt_embeds: Tensor | None = None
     negative_pooled_prompt_embeds: Tensor | None = None
     guide: Guide | Loss | None = None
+    views: Sequence[View] | None = None
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -64,17 +64,17 @@ def denoising_loop(
 def _predict(unet: UNet, request: Request, initial: InitialLatents, condition: Condition, i: int, x: Tensor) -> Tensor:
     """The model output at call i for x (B, C, h, w), guided unless the guidance scale of this call is 1."""
     scale = request.guidance_scales[i]
-    if scale == 1:
-        condition = condition.last(len(x))  # without the negative prompts
     scaled = request.scheduler.scale_input(request.grid, i, x)
-    latents = torch.cat([scaled, *initial.extra_channels], dim=1).to(unet.conv_in.weight.dtype)
+    latents = request.views.look(torch.cat([scaled, *initial.extra_channels], dim=1)).to(unet.conv_in.weight.dtype)
+    if scale == 1:
+        condition = condition.last(len(latents))  # without the negative prompts
     # with guidance the condition has twice the rows of the latents: the UNet repeats the latents
     t = request.grid.timesteps[i]
     output = unet(latents, t, condition.text, initial.low_res_level, condition.pooled_and_sizes).float()
-    if scale == 1:
-        return output
-    uncond, cond = output.chunk(2)
-    return guidance.combine(uncond, cond, scale, request.guidance_rescale)
+    if scale != 1:
+        uncond, cond = output.chunk(2)
+        output = guidance.combine(uncond, cond, scale, request.guidance_rescale)
+    return request.views.average(output)
 
 
 def _x0(scheduler: Scheduler, grid: Grid, i: int, memory: Memory | None, x: Tensor, output: Tensor) -> Tensor:

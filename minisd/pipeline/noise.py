@@ -3,6 +3,7 @@
 Noise is drawn on the CPU, from one generator for each image: a seed means the same on every device and in every batch.
 """
 
+import math
 import secrets
 from collections.abc import Sequence
 
@@ -19,6 +20,17 @@ def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -> T
         return torch.randn(tuple(shape), generator=generators[0], device=generators[0].device).cpu()
     rows = [torch.randn(tuple(shape[1:]), generator=each, device=each.device).cpu() for each in generators]
     return torch.stack(rows)
+
+
+def noise_circle(frames: int, shape: Sequence[int], seed: int) -> Tensor:
+    """Unit noise for the frames of a loop, (frames, C, h, w): neighbours are similar, the last one and the first too.
+
+    The frames are points on a circle through two draws of noise, cos(a) x + sin(a) y. Raises InputError.
+    """
+    frames = validation.whole_number(frames, "frames", 2, 10_000)
+    x, y = torch.randn(2, *shape, generator=torch.Generator().manual_seed(validation.seed(seed)))
+    angles = (2 * math.pi / frames * torch.arange(frames)).view(-1, 1, 1, 1)
+    return angles.cos() * x + angles.sin() * y
 
 
 def make_generators(

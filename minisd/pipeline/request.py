@@ -10,6 +10,7 @@ from minisd.errors import InputError
 from minisd.pipeline.loss_guidance import Guide
 from minisd.pipeline.prompts import PromptBatch
 from minisd.pipeline.sdxl_sizes import MicroConditioning
+from minisd.pipeline.views import Views
 from minisd.schedulers import Grid, Scheduler
 
 
@@ -17,11 +18,12 @@ from minisd.schedulers import Grid, Scheduler
 class Request:
     """A validated call: every value is decided, nothing is computed yet.
 
-    shape: of the latents. start: the steps that the grid skips at the beginning, because an image is given. stop: the
-    number of calls after which another model takes over. resumed: the latents come from another model and are not
-    unit noise. image: (n, 3, H, W) in [-1, 1]; mask: (n, 1, H, W), 1 where to repaint; depth: (n, 1, H, W), any units,
-    larger is nearer; each as given: n is 1, the number of prompts, or B. noise_level: of an upscaler's small image, 0
-    for other models. guidance_scales: one for each call.
+    prompt, negative: a row for each view of each image, all images of the first view first. shape: of the latents.
+    views: what the UNet predicts, the whole image if nothing else was requested. start: the steps that the grid skips
+    at the beginning, because an image is given. stop: the number of calls after which another model takes over.
+    resumed: the latents come from another model and are not unit noise. image: (n, 3, H, W) in [-1, 1]; mask: (n, 1, H,
+    W), 1 where to repaint; depth: (n, 1, H, W), any units, larger is nearer; each as given: n is 1, the number of
+    prompts, or B. noise_level: of an upscaler's small image, 0 for other models. guidance_scales: one for each call.
     notices: what the caller should be warned of.
     """
 
@@ -29,6 +31,7 @@ class Request:
     prompt: PromptBatch
     negative: PromptBatch
     shape: tuple[int, int, int, int]
+    views: Views
     guidance_scales: tuple[float, ...]
     guidance_rescale: float
     guide: Guide | None

@@ -22,6 +22,7 @@ from minisd.pipeline.noise import make_generators
 from minisd.pipeline.prompts import PromptArguments, PromptBatch, PromptReader
 from minisd.pipeline.request import Request, task_of
 from minisd.pipeline.sdxl_sizes import MicroConditioning
+from minisd.pipeline.views import View, canvas_of, check_views, place_views, whole
 from minisd.schedulers import DDIM, Scheduler, validate_steps
 
 STRENGTH = 0.8
@@ -52,8 +53,9 @@ class RequestBuilder:
     def build(self, given: Arguments) -> Request:
         """The request for the arguments of a call; raises InputError, and OutOfMemory where it will not fit."""
         per_prompt = validation.whole_number(given.num_images_per_prompt, "num_images_per_prompt", 1, 10_000)
-        prompt, negative = self._prompts(given, per_prompt)
-        count = len(prompt.texts)
+        views = None if given.views is None else check_views(given.views)
+        prompt, negative = self._prompts(given, views, per_prompt)
+        count = per_prompt if views else len(prompt.texts)
         steps = given.num_inference_steps
         steps = self.defaults.num_inference_steps if steps is None else steps
         steps = validate_steps(steps, self.scheduler.schedule.num_train_timesteps)
@@ -64,7 +66,8 @@ class RequestBuilder:
         start = self._start(steps, given)
         if given.latents is not None:
             self._check_latents(given.latents, count, given)
-        h, w = self._cells(given)
+        h, w = self._cells(given, views)
+        placed = whole((h, w)) if views is None else place_views(views, (h, w), self.factor, self.smallest)
         width, height = w * self.factor, h * self.factor
         scheduler = self._sampler(given.eta)
         grid = scheduler.grid(steps, start)
@@ -72,11 +75,12 @@ class RequestBuilder:
         scale = self.defaults.guidance_scale if given.guidance_scale is None else given.guidance_scale
         scales = guidance.scales(scale, len(grid))
         shape = (count, self.vae.latent_channels, h, w)
-        needed = run_bytes(self.unet, self.vae, shape, any(each != 1 for each in scales), self.itemsize)
+        guided = any(each != 1 for each in scales)
+        needed = run_bytes(self.unet, self.vae, shape, placed, guided, self.itemsize)
         memory.check(needed, f"{count} image{'s' * (count > 1)} of {width} x {height}", self.device)
         generators, seeds = make_generators(given.seed, given.generator, count)
         rescale = validation.real_number(given.guidance_rescale, "guidance_rescale", 0, 1)
-        if any(each != 1 for each in scales):
+        if guided:
             self.reader.check_lengths(prompt, negative)
 
         def rows(values: Tensor | None, name: str) -> Tensor | None:
@@ -92,6 +96,7 @@ class RequestBuilder:
             prompt=prompt,
             negative=negative,
             shape=shape,
+            views=placed,
             guidance_scales=scales,
             guidance_rescale=rescale,
             guide=given.guide if given.guide is None or isinstance(given.guide, Guide) else Guide(given.guide),
@@ -107,12 +112,16 @@ class RequestBuilder:
             mask=rows(None if mask is None else (mask >= 0.5).float(), "mask_image"),
             depth=rows(depth, "depth_map"),
             noise_level=noise_level,
-            micro=(given.micro or MicroConditioning()).resolved_for(height, width),
+            micro=(given.micro or MicroConditioning()).resolved_for(*(side * self.factor for side in placed.cells)),
             notices=[*self._notices(given, prompt, negative), *_mask_notices(mask, (h, w))],
         )
 
-    def _prompts(self, given: Arguments, per_prompt: int) -> tuple[PromptBatch, PromptBatch]:
+    def _prompts(self, given: Arguments, views: list[View] | None, per_prompt: int) -> tuple[PromptBatch, PromptBatch]:
         prompt = PromptArguments("", given.prompt, given.prompt_2, given.prompt_embeds, given.pooled_prompt_embeds)
+        if views is not None:
+            if any(each is not None for each in (given.prompt, given.prompt_2, given.prompt_embeds)):
+                raise InputError("a prompt and views were both given, but each view has its own; remove the prompt.")
+            prompt = PromptArguments("", [view.prompt for view in views], None, None, None)
         negative = PromptArguments(
             "negative_",
             given.negative_prompt,
@@ -197,7 +206,7 @@ class RequestBuilder:
             raise InputError(f"eta is {eta:g}, but only DDIM has one; this model uses {type(self.scheduler).__name__}.")
         return replace(self.scheduler, eta=eta)
 
-    def _cells(self, given: Arguments) -> tuple[int, int]:
+    def _cells(self, given: Arguments, views: list[View] | None) -> tuple[int, int]:
         """Height and width in latent cells: of the given latents, as requested, of the given image, or as trained."""
         if self.task == "upscaling" and given.image is not None:
             if given.height is not None or given.width is not None:
@@ -209,6 +218,8 @@ class RequestBuilder:
         if given.latents is not None:
             return given.latents.shape[2], given.latents.shape[3]
         own, least = self._usual_size(given.image), self.factor * self.smallest
+        if views is not None and given.image is None:
+            own = canvas_of(views, own)
         if given.height is None and given.width is None and min(own) < least:
             raise InputError(f"image is {own[1]} x {own[0]}, expected at least {least} pixels a side.")
         cells = []

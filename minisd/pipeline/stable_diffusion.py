@@ -34,6 +34,7 @@ from minisd.pipeline.prompts import PromptReader, Texts, texts_for
 from minisd.pipeline.request import Request, task_of
 from minisd.pipeline.request_builder import RequestBuilder
 from minisd.pipeline.sdxl_sizes import MicroConditioning
+from minisd.pipeline.views import View
 from minisd.schedulers import NoiseSchedule, Scheduler
 from minisd.tokenizer import Tokenizer
 
@@ -158,6 +159,7 @@ class StableDiffusion:
         pooled_prompt_embeds: Tensor | None = None,
         negative_pooled_prompt_embeds: Tensor | None = None,
         guide: Guide | Loss | None = None,
+        views: Sequence[View] | None = None,
         callback: Callback | None = None,
         callback_steps: int | None = 1,
         output_type: OutputType = "pil",
@@ -172,7 +174,7 @@ class StableDiffusion:
         prompt_embeds, negative_prompt_embeds: text states (B, L, context_width) in place of the texts, as
         `encode_prompt` or interpret.text_vectors make them; SDXL needs pooled_prompt_embeds and
         negative_pooled_prompt_embeds as well, as `encode_pooled` makes them. guide: a function (x0, i) -> loss, or a
-        Guide with its settings.
+        Guide with its settings. views: parts or turned copies of the image with a prompt each, see pipeline.views.
         image: the image to start from (PIL, array in [0, 1], tensor in [-1, 1]; one, or one for each prompt).
         strength, 0 to 1: how much of it changes, by default 0.8, with a mask 1. mask_image: white where to repaint.
         depth_map: for depth models, larger is nearer. noise_level: for upscalers, how much noise hides the artefacts
@@ -201,20 +203,19 @@ class StableDiffusion:
             guidance_rescale=guidance_rescale, prompt_2=prompt_2, negative_prompt_2=negative_prompt_2,
             prompt_embeds=prompt_embeds, negative_prompt_embeds=negative_prompt_embeds,
             pooled_prompt_embeds=pooled_prompt_embeds,
-            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds, guide=guide,
+            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds, guide=guide, views=views,
         ))  # fmt: skip
         for notice in request.notices:
             warnings.warn(notice, stacklevel=4)
         for step in tqdm(self._denoise(request), total=request.stop, disable=not progress):
-            final = step.latents
             if callback is not None and step.i % every == 0:
                 try:
                     callback(step.i, step.t, step.latents.clone())
                 except Exception as error:
                     raise CallbackError(f"the callback failed at step {step.i}: {error!r}") from error
         if output_type == "latent":
-            return Output(final, request.seeds)
-        pixels = self.decode(final)
+            return Output(step.latents, request.seeds)
+        pixels = self.decode(step.latents)
         convert = {"pil": images.to_pil, "np": images.to_numpy, "pt": lambda x: x}[output_type]
         return Output(convert(pixels), request.seeds)
 
@@ -223,7 +224,7 @@ class StableDiffusion:
     ) -> Iterator[DenoisingStep]:
         """The loop itself, as an iterator of steps: `break` stops it early, `step.x0` is the preview.
 
-        Arguments and errors are those of a call, from height to guide; they are checked now, the work begins with the
+        Arguments and errors are those of a call, from height to views; they are checked now, the work begins with the
         first step.
         """
         request = self._request(Arguments(prompt=prompt, negative_prompt=negative_prompt, **arguments))
@@ -232,11 +233,11 @@ class StableDiffusion:
         return self._denoise(request)
 
     def _request(self, arguments: Arguments) -> Request:
-        unet, parts = self.unet.config, self.text_parts
-        pooled = pooled_width(parts) if self.is_xl else None
-        reader = PromptReader(len(parts), unet.context_width, pooled, self.tokenizer.max_length, self.defaults.words)
-        machine = self.device, self.dtype
-        return RequestBuilder(unet, self.vae.config, self.scheduler, self.defaults, reader, *machine).build(arguments)
+        unet, text = self.unet.config, self.text_parts
+        pooled = pooled_width(text) if self.is_xl else None
+        reader = PromptReader(len(text), unet.context_width, pooled, self.tokenizer.max_length, self.defaults.words)
+        parts = unet, self.vae.config, self.scheduler, self.defaults, reader, self.device, self.dtype
+        return RequestBuilder(*parts).build(arguments)
 
     def _denoise(self, request: Request) -> Iterator[DenoisingStep]:
         with torch.no_grad():
@@ -248,9 +249,8 @@ class StableDiffusion:
     def _condition(self, request: Request) -> Condition:
         """The condition of the UNet, encoded once for all steps."""
         negative = request.negative if request.guided else None
-        zero_empty = self.defaults.zero_empty_prompt
         condition = make_condition(
-            self.text_parts, self.unet.config, negative, request.prompt, request.micro, zero_empty
+            self.text_parts, self.unet.config, negative, request.prompt, request.micro, self.defaults.zero_empty_prompt
         )
         return condition.to(self.dtype)
 

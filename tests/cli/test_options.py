@@ -11,6 +11,7 @@ from minisd.adapters.task_variants import EXTRA_CHANNELS
 from minisd.cli import bench, main, options, verify
 from minisd.cli.option_names import with_options
 from minisd.parity.benchmark.workloads import FAMILIES, WORKLOADS
+from minisd.pipeline.views import TURNS
 from minisd.schedulers import Scheduler
 from minisd.schedulers.schedule import PREDICTION_TYPES
 from minisd.sticker.evaluation.prompt_suites import SUITES
@@ -31,6 +32,7 @@ def test_the_names_are_those_of_the_library() -> None:
     assert tuple(STAGES) == options.STAGES
     assert tuple(EXTRA_CHANNELS) == options.TASKS
     assert tuple(SUITES) == options.SUITES
+    assert ("none", *options.TURNS) == tuple(TURNS)
 
 
 @pytest.mark.parametrize("command", [[], *([each] for each in COMMANDS)])
