@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class Recipe:
     weight_decay: float = 0.01
     max_gradient_norm: float = 1.0
     ema_decay: float = 0.999
-    bfloat16: bool = False  # autocast
+    bfloat16: bool = False  # autocast, where the processor has instructions for it
     seed: int = 0
     patience: int = 20  # consecutive steps with NaN or infinity before the run stops
 
@@ -219,13 +219,22 @@ def _process() -> int:
 
 @contextmanager
 def precision(device: str, bfloat16: bool) -> Iterator[None]:
-    """Autocast to bfloat16 if requested; on the CPU with unfused attention, whose backward pass is faster there."""
-    if not bfloat16:
+    """Autocast to bfloat16 if requested; on the CPU with unfused attention, whose backward pass is faster there.
+
+    A CPU without instructions for bfloat16 computes in float32, for imitated ones take several times as long.
+    """
+    if not bfloat16 or (device == "cpu" and not _has_bfloat16()):
         yield
         return
     attention = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
     with attention, torch.autocast(device, torch.bfloat16):
         yield
+
+
+def _has_bfloat16() -> bool:
+    """Whether the CPU has instructions for bfloat16, as far as PyTorch tells."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def _combined_seed(*numbers: int) -> int:

@@ -11,7 +11,7 @@ from support.runs import Clock, Killed, adding, check_killed_runs, linear, minut
 from torch import Tensor, nn
 
 from minisd.errors import NumericalError, ResumeError
-from minisd.training.trainer import Recipe, load_average, train
+from minisd.training.trainer import Recipe, load_average, precision, train
 
 
 @pytest.fixture
@@ -111,6 +111,26 @@ def test_two_processes_train_like_one_on_the_data_of_both(clock: Clock, tmp_path
         assert torch.allclose(first[name], weight, atol=1e-6)
     assert (lines > 0, silence) == (True, 0)  # one process reports and saves
     assert not set(draws) & set(others)  # each has its own batches
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"avx2": True, "avx512_bf16": False}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
+def test_bfloat16_only_where_the_processor_has_it(
+    capabilities: dict[str, bool], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    x = torch.ones(2, 3)
+    with precision("cpu", bfloat16=True):
+        assert linear()(x).dtype == dtype
+    with precision("cpu", bfloat16=False):
+        assert linear()(x).dtype == torch.float32
 
 
 def test_seeds_and_steps_draw_different_batches(clock: Clock, tmp_path: Path) -> None:

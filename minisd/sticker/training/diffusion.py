@@ -9,6 +9,7 @@ from minisd.sticker.training.dataset import CAPTION_TOKENS
 from minisd.sticker.world.render import render
 from minisd.sticker.world.scene import Scene
 from minisd.tokenizer import Tokenizer
+from minisd.training.trainer import precision
 
 # Zero terminal SNR: otherwise the mean of the latents, the background's colour, is visible at the last noise level.
 SCHEDULE = NoiseSchedule(prediction_type="v_prediction", rescale_betas_zero_snr=True)
@@ -20,7 +21,7 @@ NOISIEST, NOISIEST_SHARE = 0.7, 0.4  # timesteps above 70 %, which decide the la
 def encode_scenes(vae: VAE, scenes: list[Scene], chunk: int = 64) -> Tensor:
     """Render and encode scenes: latents (N, C, h, w) of unit variance, to be used many times."""
     size, device = vae.config.sample_size, next(vae.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16):
+    with precision(device.type, bfloat16=True):
         parts = [scenes[i : i + chunk] for i in range(0, len(scenes), chunk)]
         latents = torch.cat([vae.encode(render(part, size, device)).mean for part in parts])
     return vae.config.scaling_factor * latents.float()

@@ -61,7 +61,8 @@ def test_the_hidden_share_by_hand() -> None:
 
 def test_no_whole_side_is_hidden() -> None:
     """Behind a long side of the diamond a smaller triangle would look the same."""
-    whole, seen = draw_layers(SCENES, 256).paint[:, 0], masks(SCENES, 256)[:, 0]
+    scenes = SCENES[:120]
+    whole, seen = draw_layers(scenes, 256).paint[:, 0], masks(scenes, 256)[:, 0]
     line = (max_pool2d(whole, 3, 1, 1) - whole > 0.5) | (whole + max_pool2d(-whole, 3, 1, 1) > 0.5)
     share = 1 - (line & (seen == whole)).sum((1, 2)) / line.sum((1, 2))
     assert float(share.max()) < 0.37

@@ -25,7 +25,7 @@ def scenes_to(count: int) -> list[Scene]:
     return [scene_from_seed(seed, **mixture) for seed in range(count)]
 
 
-@pytest.fixture(scope="module", params=[80, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[50, pytest.param(300, marks=pytest.mark.slow)])
 def detected(request: pytest.FixtureRequest) -> list[Detected]:
     """Scenes, and the objects and the background that the checker finds in their images."""
     scenes = scenes_to(request.param)
@@ -69,7 +69,7 @@ def test_no_counterfactual_is_exact(detected: list[Detected]) -> None:
 
 @pytest.mark.parametrize(("size", "sigma", "noise"), [(64, 0.7, 0), (64, 1.0, 0.04), (64, 0, 0.06), (128, 1.5, 0.04)])
 def test_stable_under_blur_and_noise(size: int, sigma: float, noise: float) -> None:
-    scenes = scenes_to(30 if size == 64 else 10)
+    scenes = scenes_to(20 if size == 64 else 5)
     images = torch.from_numpy(ndimage.gaussian_filter(render(scenes, size).numpy(), (0, 0, sigma, sigma)))
     images = images + noise * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     for scene, picture in zip(scenes, images, strict=True):
@@ -179,7 +179,7 @@ def test_an_object_that_hides_very_little_is_neither_beside_nor_in_front() -> No
 
 @pytest.mark.parametrize("size", [48, 128, 256])
 def test_other_sizes(size: int) -> None:
-    some = scenes_to(20 if size < 256 else 5)
+    some = scenes_to(10 if size < 256 else 3)
     for scene, picture in zip(some, render(some, size), strict=True):
         assert check(picture, scene).exact, scene
 
