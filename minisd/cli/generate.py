@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -24,12 +24,12 @@ from minisd.cli.inputs import file_stem, numbered, read_prompt, split_option
 from minisd.cli.options import SAMPLERS
 from minisd.cli.output import save_film, save_image, say
 from minisd.cli.parser import real
-from minisd.cli.views import loop_noise, prompts_of, read_grid, views_for
+from minisd.cli.views import loop_noise, read_grid, views_for
 from minisd.errors import InputError, OutputError
 from minisd.interpret.clip_ranking import best_of, clip_scores
 from minisd.interpret.film import Film
 from minisd.models import CLIP
-from minisd.pipeline import DenoisingStep, StableDiffusion
+from minisd.pipeline import DenoisingStep, StableDiffusion, View
 from minisd.tokenizer import Tokenizer
 from weights_loader.sources import EMBEDDED, EMBEDDED_TASKS
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     models = _load_models(args, inputs)
     sd, refiner, clip = models
     loaded = time.perf_counter()
-    texts = prompts_of(inputs.prompt) if inputs.grid else inputs.prompt
+    texts = [view.prompt for view in views_for(args, inputs.prompt, inputs.grid, sd) or [View(inputs.prompt)]]
     dropped = "".join(sd.tokenizer.encode(texts).dropped) if args.strict_prompt else ""
     if dropped:
         raise InputError(f"the prompt is too long, {shown(dropped)} would be dropped; shorten it.")
@@ -103,9 +103,9 @@ def run(args: argparse.Namespace) -> int:
             **({"embeddings": args.embedding} if args.embedding else {}),
             **({"best_of": inputs.candidates} if inputs.candidates > 1 else {}),
             **({"grid": args.grid} if args.grid else {}),
-            **({"turned": args.turned, "turn": args.turn or "half"} if args.turned else {}),
+            **({"turned": args.turned, "turn": args.turn or "half"} if args.turned is not None else {}),
         }  # fmt: skip
-        target = inputs.targets[k] if inputs.targets else _free_name(inputs)
+        target = inputs.targets[k] if inputs.targets else _free_name(inputs.prompt, inputs.frames)
         path = save_image(image, target, args.overwrite, settings, finished[1:] if inputs.frames > 1 else [])
         frames = f", {inputs.frames} frames" if inputs.frames > 1 else ""
         size = f"{image.width} x {image.height}{frames}"
@@ -130,7 +130,7 @@ def _read_inputs(args: argparse.Namespace) -> Inputs:
     if args.output and frames > 1 and args.output.suffix.lower() != ".gif":
         raise OutputError(f"{args.output} has the suffix {args.output.suffix!r}, expected .gif for --loop.")
     targets = [numbered(args.output, k, count) for k in range(count)] if args.output else None
-    named = targets or [images.free_name(Path(), file_stem(prompt))]  # the latter to see whether the folder is writable
+    named = targets or [_free_name(prompt, frames)]  # the latter to see whether the folder is writable
     for target in [*named, *([args.film] if args.film else [])]:
         images.check_target(target, args.overwrite)
     if args.film and any(os.path.realpath(args.film) == os.path.realpath(target) for target in named):
@@ -159,17 +159,20 @@ def _check_combinations(args: argparse.Namespace, count: int, candidates: int) -
         raise InputError("--turn says how --turned turns the image; give --turned, or remove --turn.")
     if args.grid is not None and args.turned is not None:
         raise InputError("--grid and --turned were both given; remove one of them.")
-    if args.loop is not None and count > 1:
-        raise InputError("--loop makes one file; remove --count.")
-    if candidates > 1:
-        for option in ("grid", "turned", "loop"):
-            if getattr(args, option) is not None:
-                raise InputError(f"--best-of ranks images by one prompt; remove --best-of or --{option}.")
+    if args.grid is not None and (args.height is not None or args.width is not None):
+        raise InputError("--grid decides the size of the image; remove --height and --width.")
+    if args.loop is not None:
+        if count > 1 or candidates > 1:
+            raise InputError("--loop makes one file of all its frames; remove --count and --best-of.")
+        if args.image is not None or args.upscale is not None:
+            raise InputError("--loop begins with noise, not with an image; remove --image or --upscale.")
+    if candidates > 1 and (args.grid is not None or args.turned is not None):
+        raise InputError("--best-of ranks images by one prompt; remove --best-of, or --grid and --turned.")
 
 
-def _free_name(inputs: Inputs) -> Path:
-    """A name from the prompt."""
-    return images.free_name(Path(), file_stem(inputs.prompt), ".gif" if inputs.frames > 1 else ".png")
+def _free_name(prompt: str, frames: int) -> Path:
+    """A name from the prompt that no file has."""
+    return images.free_name(Path(), file_stem(prompt), ".gif" if frames > 1 else ".png")
 
 
 def _note_what_surprises(args: argparse.Namespace, prompt: str, device: torch.device) -> None:
@@ -219,12 +222,12 @@ def _denoise(
     views = views_for(args, inputs.prompt, inputs.grid, sd)
     common = {"num_inference_steps": total, "guidance_scale": args.guidance, "num_images_per_prompt": len(seeds)}
     common |= {"negative_prompt": args.negative, **({"prompt": inputs.prompt} if views is None else {"views": views})}
-    loop = inputs.frames > 1
+    begin: dict[str, Any] = {"height": args.height, "width": args.width, "seed": seeds[0]}
+    if inputs.frames > 1:  # a sampler that adds noise adds the same to each frame
+        begin = {"latents": loop_noise(args, inputs.frames, sd, views, seeds[0])}
+        begin["generator"] = [torch.Generator().manual_seed(seeds[1]) for _ in seeds]
     steps = sd.denoise(
-        height=args.height,
-        width=args.width,
-        seed=None if loop else seeds[0],
-        latents=loop_noise(args, inputs.frames, sd, views, seeds[0]) if loop else None,
+        **begin,
         eta=args.eta,
         image=inputs.image,
         strength=args.strength,

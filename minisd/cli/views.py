@@ -5,26 +5,31 @@ import re
 
 from torch import Tensor
 
+from minisd._internal import validation
 from minisd._internal.messages import shown
 from minisd.errors import InputError
 from minisd.pipeline import StableDiffusion, View, view_grid
 from minisd.pipeline.noise import noise_circle
 from minisd.pipeline.views import canvas_of
 
+MOST_WINDOWS = 1000
+
 
 def read_grid(text: str, prompt: str) -> tuple[int, int]:
     """Columns and rows of --grid, for as many lines of the prompt, or for one line."""
-    match = re.fullmatch(r"(\d{1,3})x(\d{1,3})", text)
+    match = re.fullmatch(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})", text)
     if match is None:
         raise InputError(f"--grid is {shown(text)}, expected columns and rows, such as 5x3.")
     columns, rows = map(int, match.groups())
+    if columns * rows > MOST_WINDOWS:
+        raise InputError(f"--grid is {columns * rows:,} windows, expected at most {MOST_WINDOWS:,}.")
     view_grid(prompts_of(prompt), columns, rows, 1)
     return columns, rows
 
 
 def prompts_of(text: str) -> str | list[str]:
     """The prompt of each window: the lines, or one prompt for all."""
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = text.splitlines()
     return lines if len(lines) > 1 else text
 
 
@@ -48,5 +53,9 @@ def loop_noise(
     height, width = (side * factor for side in sd.unet.config.cells)
     if views is not None:
         height, width = canvas_of(views, (height, width))
-    cells = ((args.height or height) // factor, (args.width or width) // factor)
+    sides = ("height", args.height, height), ("width", args.width, width)
+    cells = [
+        validation.size(usual if asked is None else asked, name, factor, factor) // factor
+        for name, asked, usual in sides
+    ]
     return noise_circle(frames, (sd.vae.config.latent_channels, *cells), seed)

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minisd._internal import validation
+from minisd._internal import memory, validation
+from minisd._internal.messages import shown
 from minisd.errors import InputError
 
 
@@ -25,9 +26,14 @@ def draw_noise(shape: Sequence[int], generators: Sequence[torch.Generator]) -> T
 def noise_circle(frames: int, shape: Sequence[int], seed: int) -> Tensor:
     """Unit noise for the frames of a loop, (frames, C, h, w): neighbours are similar, the last one and the first too.
 
-    The frames are points on a circle through two draws of noise, cos(a) x + sin(a) y. Raises InputError.
+    shape: of the latents, (C, h, w). The frames are points on a circle through two draws of noise, cos(a) x + sin(a) y.
+    Raises InputError, and OutOfMemory where they will not fit.
     """
     frames = validation.whole_number(frames, "frames", 2, 10_000)
+    if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) != 3:
+        raise InputError(f"shape is {shown(shape)}, expected (C, h, w), the shape of the latents.")
+    shape = [validation.whole_number(side, "a side of shape", 1, 10**6) for side in shape]
+    memory.check(4 * (frames + 2) * math.prod(shape), f"the noise of {frames} frames")
     x, y = torch.randn(2, *shape, generator=torch.Generator().manual_seed(validation.seed(seed)))
     angles = (2 * math.pi / frames * torch.arange(frames)).view(-1, 1, 1, 1)
     return angles.cos() * x + angles.sin() * y

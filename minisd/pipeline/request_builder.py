@@ -119,7 +119,8 @@ class RequestBuilder:
     def _prompts(self, given: Arguments, views: list[View] | None, per_prompt: int) -> tuple[PromptBatch, PromptBatch]:
         prompt = PromptArguments("", given.prompt, given.prompt_2, given.prompt_embeds, given.pooled_prompt_embeds)
         if views is not None:
-            if any(each is not None for each in (given.prompt, given.prompt_2, given.prompt_embeds)):
+            texts = given.prompt, given.prompt_2, given.prompt_embeds, given.pooled_prompt_embeds
+            if any(each is not None for each in texts):
                 raise InputError("a prompt and views were both given, but each view has its own; remove the prompt.")
             prompt = PromptArguments("", [view.prompt for view in views], None, None, None)
         negative = PromptArguments(
@@ -214,11 +215,14 @@ class RequestBuilder:
             h, w = images.size_of(given.image, "image")
             if min(h, w) < self.smallest:
                 raise InputError(f"image is {w} x {h}, expected at least {self.smallest} pixels a side.")
+            if given.latents is not None and tuple(given.latents.shape[2:]) != (h, w):
+                got = f"{given.latents.shape[3]} x {given.latents.shape[2]}"
+                raise InputError(f"the latents are {got} and image is {w} x {h}, expected one size for both.")
             return h, w
         if given.latents is not None:
             return given.latents.shape[2], given.latents.shape[3]
         own, least = self._usual_size(given.image), self.factor * self.smallest
-        if views is not None and given.image is None:
+        if views is not None:
             own = canvas_of(views, own)
         if given.height is None and given.width is None and min(own) < least:
             raise InputError(f"image is {own[1]} x {own[0]}, expected at least {least} pixels a side.")

@@ -167,9 +167,9 @@ class StableDiffusion:
     ) -> Output:
         """Prompts -> images.
 
-        height, width: pixels; by default the size that the model was trained at. num_inference_steps, guidance_scale:
-        by default the model's own. A guidance_scale of 1 needs one UNet pass for each step, any other two (Ho &
-        Salimans 2022); a sequence, or a function of i, gives each call its own. guidance_rescale, 0 to 1: see
+        height, width: pixels; by default those of the training, of image or of views. num_inference_steps,
+        guidance_scale: by default the model's own. A guidance_scale of 1 needs one UNet pass a step, any other two
+        (Ho & Salimans 2022); a sequence, or a function of i, gives each call its own. guidance_rescale, 0 to 1: see
         guidance.combine. prompt_2, negative_prompt_2: texts for SDXL's second text encoder, where they differ.
         prompt_embeds, negative_prompt_embeds: text states (B, L, context_width) in place of the texts, as
         `encode_prompt` or interpret.text_vectors make them; SDXL needs pooled_prompt_embeds and

@@ -32,6 +32,8 @@ TURNS: dict[str, _Turn] = {
     "flip": _Turn(lambda x: x.flip(-2), lambda x: x.flip(-2)),
 }
 
+Window = tuple[slice, slice, str]  # rows and columns in latent cells, and the turn
+
 
 @dataclass(frozen=True)
 class View:
@@ -50,11 +52,13 @@ class View:
     turn: str = "none"
 
     def __post_init__(self) -> None:
-        validation.prompts(self.prompt, "the prompt of a view")
+        validation.text(self.prompt, "the prompt of a view")
         for name, low in (("left", 0), ("top", 0), ("width", 1), ("height", 1)):
-            if (value := getattr(self, name)) is not None:
-                validation.whole_number(value, f"{name} of a view", low, 1_000_000)
-        if self.turn not in TURNS:
+            value = getattr(self, name)
+            if value is not None or low == 0:
+                value = validation.whole_number(value, f"{name} of a view", low, 1_000_000)
+                object.__setattr__(self, name, value)
+        if not isinstance(self.turn, str) or self.turn not in TURNS:
             raise InputError(f"turn of a view is {shown(self.turn)}, expected one of {', '.join(TURNS)}.")
 
 
@@ -80,7 +84,7 @@ def view_grid(prompts: str | Sequence[str], columns: int, rows: int, size: int, 
 class Views:
     """The views of a request, in latent cells: V windows (rows, columns, turn) of one size in a canvas (H, W)."""
 
-    windows: tuple[tuple[slice, slice, str], ...]
+    windows: tuple[Window, ...]
     canvas: tuple[int, int]
 
     def __len__(self) -> int:
@@ -133,7 +137,7 @@ def place_views(views: Sequence[View], canvas: tuple[int, int], factor: int, sma
 
     They must begin and end between cells, have one size of at least `smallest` cells, and cover the canvas.
     """
-    windows, covered = [], torch.zeros(canvas, dtype=torch.bool)
+    windows: list[Window] = []
     for k, view in enumerate(views):
         ends = []
         for start, length, side, name in (
@@ -150,7 +154,6 @@ def place_views(views: Sequence[View], canvas: tuple[int, int], factor: int, sma
                 )
             ends.append(slice(start // factor, stop // factor))
         rows, columns = ends
-        covered[rows, columns] = True
         windows.append((rows, columns, view.turn))
     sizes = {(rows.stop - rows.start, columns.stop - columns.start) for rows, columns, _ in windows}
     if len(sizes) > 1:
@@ -159,6 +162,17 @@ def place_views(views: Sequence[View], canvas: tuple[int, int], factor: int, sma
     h, w = sizes.pop()
     if h != w and any(turn == "quarter" for *_, turn in windows):
         raise InputError(f"a quarter turn needs square views, these are {w * factor} x {h * factor}.")
-    if not covered.all():
+    if not _is_covered(windows, canvas):
         raise InputError(f"the views leave a part of the {canvas[1] * factor} x {canvas[0] * factor} image uncovered.")
     return Views(tuple(windows), canvas)
+
+
+def _is_covered(windows: Sequence[Window], canvas: tuple[int, int]) -> bool:
+    """Whether the windows cover the canvas; looked at between their edges, so that its size does not matter."""
+    rows = sorted({0, canvas[0], *(end for each, _, _ in windows for end in (each.start, each.stop))})
+    columns = sorted({0, canvas[1], *(end for _, each, _ in windows for end in (each.start, each.stop))})
+    covered = torch.zeros(len(rows) - 1, len(columns) - 1, dtype=torch.bool)
+    for high, wide, _ in windows:
+        inside = slice(rows.index(high.start), rows.index(high.stop))
+        covered[inside, columns.index(wide.start) : columns.index(wide.stop)] = True
+    return bool(covered.all())

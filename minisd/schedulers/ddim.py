@@ -37,7 +37,8 @@ class DDIM(Scheduler):
         # equation 16, then 12
         variance = (1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)
         sigma = self.eta * math.sqrt(variance)
-        x_prev = math.sqrt(alpha_bar_prev) * x0 + math.sqrt(1 - alpha_bar_prev - sigma**2) * eps
+        rest = max(0.0, 1 - alpha_bar_prev - sigma**2)  # 0 at eta 1 from pure noise, and rounded below it
+        x_prev = math.sqrt(alpha_bar_prev) * x0 + math.sqrt(rest) * eps
         if self.eta > 0:
             x_prev = x_prev + sigma * draw()
         return Step(x_prev, x0, None)

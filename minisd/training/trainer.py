@@ -234,7 +234,7 @@ def precision(device: str, bfloat16: bool) -> Iterator[None]:
 def _has_bfloat16() -> bool:
     """Whether the CPU has instructions for bfloat16, as far as PyTorch tells."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+    return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"))
 
 
 def _combined_seed(*numbers: int) -> int:

@@ -180,6 +180,8 @@ def test_the_noise_of_a_loop_is_a_circle() -> None:
         (["a cat"], {}, "expected a list of View"),
         ([View("a")], {"prompt": "b"}, "each view has its own"),
         ([View("a")], {"prompt_embeds": torch.zeros(1, 77, 64)}, "each view has its own"),
+        ([View("a")], {"pooled_prompt_embeds": torch.zeros(1, 3)}, "each view has its own"),
+        ([View("a", 0, 0, 400_000, 400_000)], {}, "needs about"),
         ([View("a", 0, 0, 16, 16)], {"width": 32}, "uncovered"),
         ([View("a", 0, 0, 16, 16), View("b", 16, 0, 20, 16)], {}, "expected one size"),
         ([View("a", 0, 0, 15, 16)], {"width": 16}, "multiples of 2"),
@@ -201,6 +203,12 @@ def test_refused(sd: StableDiffusion, views: list[View], others: dict[str, Any],
         (lambda: View("a", left=-1), "left of a view"),
         (lambda: View("a", width=0), "width of a view"),
         (lambda: View(3), "prompt of a view"),  # type: ignore[arg-type]
+        (lambda: View(["a"]), "prompt of a view is list, expected text"),  # type: ignore[arg-type]
+        (lambda: View("a", turn=["half"]), "turn of a view"),  # type: ignore[arg-type]
+        (lambda: View("a", left=None), "left of a view"),  # type: ignore[arg-type]
+        (lambda: noise_circle(3, "abc", 1), "shape is 'abc', expected"),
+        (lambda: noise_circle(3, (4, -1, 16), 1), "a side of shape is -1"),
+        (lambda: noise_circle(3, (4, (4,), 1), 1), "a side of shape"),  # type: ignore[arg-type]
         (lambda: view_grid(["a", "b"], 3, 1, 16), "2 prompts for 3 x 1 views"),
         (lambda: view_grid("a", 0, 1, 16), "columns"),
         (lambda: view_grid("a", 1, 1, 16, overlap=1), "overlap"),

@@ -101,6 +101,15 @@ def test_runs_against_the_reference(sampler: Scheduler, prediction: str, spacing
         assert largest_difference(our_run(sampler, n, single, seed or 0), theirs) < 1e-4, n
 
 
+def test_ddim_begins_from_pure_noise_with_all_of_its_noise() -> None:
+    """What is left beside the new noise is 0 then, and was rounded below it for some numbers of steps."""
+    schedule = NoiseSchedule(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    sampler = DDIM(schedule, timestep_spacing="trailing", steps_offset=0, set_alpha_to_one=True, eta=1.0)
+    for n in range(1, 101):
+        x = sampler.step(sampler.grid(n), 0, start(), start(), None, lambda: start()).x_prev
+        assert torch.isfinite(x).all(), n
+
+
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_ddim_with_noise(eta: float, prediction: str) -> None:
