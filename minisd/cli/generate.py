@@ -85,11 +85,9 @@ def run(args: argparse.Namespace) -> int:
     for step in tqdm(steps, total=calls, disable=args.quiet or not sys.stderr.isatty()):
         latents = step.latents
     pixels = (refiner or sd).decode(latents)
-    kept = list(range(inputs.count))
+    kept = list(range(inputs.count * inputs.frames))
     if clip is not None:
         kept = best_of(clip_scores(*clip, pixels, [inputs.prompt] * len(pixels)), inputs.candidates)
-    if inputs.frames > 1:
-        kept = list(range(inputs.frames))
     finished = [_enlarged(image, inputs.scale) for image in images.to_pil(pixels[kept])]
     seconds = time.perf_counter() - loaded
 
