@@ -39,7 +39,7 @@ from minisd.schedulers.lms import lms_coefficients
 
 SD = NoiseSchedule()
 COUNTS = {
-    "leading": (1, 2, 3, 5, 7, 20, 50, 61),
+    "leading": (1, 2, 3, 5, 7, 16, 20, 30, 50, 61, 100),
     "linspace": (1, 2, 7, 20),
     "trailing": (1, 2, 7, 20),
 }
