@@ -33,7 +33,7 @@ TASKS = ("inpainting", "depth", "upscaling")
 ADAPTERS = ("embedding", "lora")
 SUITES = (
     "single", "two", "binding", "position", "size", "background", "count", "partial", "full", "held-out pairs",
-    "held-out triples", "held-out counts", "held-out template", "style", "in front",
+    "held-out triples", "held-out counts", "held-out template", "style", "in front", "rephrased",
 )  # fmt: skip
 
 DEVICE = "cpu, cuda or mps (default: the fastest of this machine)"

@@ -28,10 +28,11 @@ from minisd.sticker.world.captions import (
 from minisd.sticker.world.sampling import sample_scene
 from minisd.sticker.world.scene import INVERSE_RELATION, Scene
 from minisd.sticker.world.splits import HELD_OUT_PAIRS, held_out
+from minisd.sticker.world.synonyms import rephrase
 
 LARGEST_SEED = 10**7  # PyTorch uses 32 bits of a seed: a larger one could equal a seed of the training
 MAX_ATTEMPTS = 1000  # to find a prompt that has only known words
-PARAPHRASE = next(template for template, weight in TWO_OBJECTS.items() if weight == 0)  # not in the training captions
+PARAPHRASES = [template for template, weight in TWO_OBJECTS.items() if weight == 0]  # not in the training captions
 
 
 class Example(NamedTuple):
@@ -82,8 +83,8 @@ class Suite:
     """Scenes drawn by `sample_scene` and filtered by `split` and `keep`, and what their prompts mention.
 
     mentions: some of shape, colour, size, style, position, relation and background. left_out: the probability that a
-    shape or colour is not mentioned all the same; if it is not 0, at least one in each prompt. paraphrase: use the
-    template PARAPHRASE.
+    shape or colour is not mentioned all the same; if it is not 0, at least one in each prompt. paraphrase: use one of
+    the templates PARAPHRASES. rephrased: in the words of `synonyms`.
     """
 
     mentions: str
@@ -94,6 +95,7 @@ class Suite:
     keep: Callable[[Scene], bool] = lambda scene: True
     left_out: float = 0.0
     paraphrase: bool = False
+    rephrased: bool = False
     styled: float = 0.0
     overlapping: float = 0.0
 
@@ -115,6 +117,7 @@ SUITES: dict[str, Suite] = {
     # New suites come last: the index of a suite is part of its seed.
     "style": Suite("shape colour style relation", two=0.5, styled=0.7, keep=_some_named_style),
     "in front": Suite("shape colour relation", two=1, overlapping=1),
+    "rephrased": Suite("shape colour size relation", two=0.5, several=0.2, rephrased=True),
 }
 
 
@@ -150,6 +153,10 @@ def _sample_example(suite: Suite, rng: torch.Generator) -> Example:
         if suite.split(scene) and suite.keep(scene):
             break
     prompt = _paraphrase(scene, rng) if suite.paraphrase else write_prompt(scene, suite.mentions, rng, suite.left_out)
+    if suite.rephrased:
+        while (changed := rephrase(prompt, rng)) == prompt:
+            pass
+        prompt = changed
     return Example(prompt, scene)
 
 
@@ -182,4 +189,5 @@ def _paraphrase(scene: Scene, rng: torch.Generator) -> str:
     a, b = (nouns.singular_phrase(ObjectExpectation(obj.shape, obj.colour)) for obj in scene.objects)
     phrases = RELATION_PHRASES[str(scene.relation)]
     rel = phrases[int(torch.randint(len(phrases), (), generator=rng))]
-    return PARAPHRASE.format(a=a, b=b, rel=rel)
+    template = PARAPHRASES[int(torch.randint(len(PARAPHRASES), (), generator=rng))]
+    return template.format(a=a, b=b, rel=rel)

@@ -5,17 +5,19 @@ from itertools import pairwise
 
 import torch
 
-from minisd.sticker.world.captions import WORDS
+from minisd.sticker.world.captions import WORDS, Expectation, write_caption
 from minisd.sticker.world.sampling import sample_scene
 from minisd.sticker.world.scene import Scene
 from minisd.sticker.world.splits import held_out
+from minisd.sticker.world.synonyms import rephrase
 from minisd.tokenizer import Tokenizer, clip_vocabulary
 from minisd.training.run_files import fingerprint
 
 FIRST_TEST_SEED = 1_000_000  # training uses no seed from here on
 VOCABULARY = " ".join(WORDS)
 STYLED_PROBABILITY = 0.3  # probability, see `sample_scene`; a fifth of the scenes then show a style other than flat
-CAPTION_TOKENS = 26  # in training: longer than every caption, and padding costs as much as words
+REPHRASED = 0.4  # share of the captions
+CAPTION_TOKENS = 30  # in training: longer than every caption, and padding costs as much as words
 
 
 def new_tokenizer() -> Tokenizer:
@@ -29,6 +31,12 @@ def sample_training_scene(generator: torch.Generator) -> Scene:
     while held_out(scene := sample_scene(generator, **probabilities)):
         pass
     return scene
+
+
+def write_training_caption(content: Expectation, generator: torch.Generator) -> str:
+    """Put the content of a caption into words, some of them as people type prompts."""
+    caption = write_caption(content, generator)
+    return rephrase(caption, generator) if torch.rand((), generator=generator) < REPHRASED else caption
 
 
 def training_scenes(count: int, seed: int) -> list[Scene]:

@@ -9,6 +9,7 @@ from itertools import chain, islice, zip_longest
 
 import torch
 
+from minisd.sticker.training.dataset import write_training_caption
 from minisd.sticker.world.captions import (
     ATTRIBUTES,
     NUMBERS,
@@ -16,7 +17,6 @@ from minisd.sticker.world.captions import (
     ObjectExpectation,
     parse_caption,
     select_content,
-    write_caption,
 )
 from minisd.sticker.world.palette import BACKGROUNDS
 from minisd.sticker.world.scene import DEPTH_RELATIONS, INVERSE_RELATION, RELATIONS, Scene
@@ -31,9 +31,13 @@ def compatible(first: Expectation, second: Expectation) -> bool:
     inverse = None if second.relation is None else INVERSE_RELATION[second.relation]
     orders = ((second.objects, second.relation), (second.objects[::-1], inverse))
     return any(
-        not _differ(first.relation, relation) and all(map(_compatible_objects, first.objects, objects))
+        _compatible_relations(first.relation, relation) and all(map(_compatible_objects, first.objects, objects))
         for objects, relation in orders
     )
+
+
+def _compatible_relations(first: str | None, second: str | None) -> bool:
+    return not _differ(first, second) or {first, second} in ({"beside", "left of"}, {"beside", "right of"})
 
 
 def _compatible_objects(first: ObjectExpectation, second: ObjectExpectation) -> bool:
@@ -101,7 +105,7 @@ def caption_and_negatives(
     wording = int(torch.randint(2**31 - 1, (), generator=generator))
 
     def write(content: Expectation) -> str:
-        return write_caption(content, torch.Generator().manual_seed(wording))
+        return write_training_caption(content, torch.Generator().manual_seed(wording))
 
     caption = write(content)
     stated = parse_caption(caption)

@@ -25,7 +25,7 @@ from minisd.sticker.training.text_encoder import (
     train_text_encoder,
     transfer_weights,
 )
-from minisd.sticker.training.unet import SCHEDULER, UNET_CONFIG, new_unet, train_unet
+from minisd.sticker.training.unet import SCHEDULER, UNET_CONFIG, grown_unet, new_unet, train_unet
 from minisd.tokenizer import Tokenizer
 from minisd.training.run_files import fingerprint
 from minisd.training.trainer import TrainingBudget, TrainingRun, load_average
@@ -88,7 +88,7 @@ def _train_unet(done: Networks, options: TrainingOptions, run: TrainingRun) -> N
         assert model is not None
         save_drawings(model, run.path.with_suffix(".png"))
 
-    unet, encoder = new_unet() if done.unet is None else done.unet, done.probe.text_encoder
+    unet, encoder = new_unet() if done.unet is None else grown_unet(done.unet), done.probe.text_encoder
     pool, device, compiled = options.pool, options.device, options.compiled
     unet = train_unet(done.vae, done.tokenizer, encoder, unet, run, pool, device=device, compiled=compiled, show=show)
     done.unet = unet.eval()
@@ -149,7 +149,9 @@ def check(stages: list[str], options: TrainingOptions, start: StableDiffusion | 
         theirs, ours = start.text_encoder.config, text_config(len(new_tokenizer()))
         grown = replace(theirs, vocab_size=ours.vocab_size, layers=ours.layers)
         fits = grown == ours and theirs.layers <= ours.layers
-        if not fits or (start.vae.config, start.unet.config) != (VAE_CONFIG, UNET_CONFIG):
+        unet = replace(start.unet.config, depths=UNET_CONFIG.depths)  # a smaller one is grown
+        fits = fits and (start.vae.config, unet) == (VAE_CONFIG, UNET_CONFIG)
+        if not fits or not all(start.unet.config.depths[1:]):
             raise MismatchError("the model to start from has other sizes than the one to train; start from 'sticker'.")
         return
     for name in stages:

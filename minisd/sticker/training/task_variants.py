@@ -14,7 +14,12 @@ from minisd.adapters.task_variants import NOISE_LEVELS, Variant, empty_unet
 from minisd.models import VAE
 from minisd.pipeline import StableDiffusion
 from minisd.pipeline.initial_latents import to_unit_range
-from minisd.sticker.training.dataset import sample_training_scene, scenes_fingerprint, training_scenes
+from minisd.sticker.training.dataset import (
+    sample_training_scene,
+    scenes_fingerprint,
+    training_scenes,
+    write_training_caption,
+)
 from minisd.sticker.training.diffusion import (
     EMPTY_PROMPTS,
     SCHEDULE,
@@ -23,7 +28,7 @@ from minisd.sticker.training.diffusion import (
     sample_timesteps,
     velocity_loss,
 )
-from minisd.sticker.world.captions import select_content, write_caption
+from minisd.sticker.world.captions import select_content
 from minisd.sticker.world.render import depth, draw_layers, render
 from minisd.sticker.world.scene import Scene
 from minisd.training.run_files import fingerprint
@@ -98,7 +103,7 @@ def _caption(scene: Scene, task: str, generator: torch.Generator) -> str:
     if task == "depth" and torch.rand((), generator=generator) < 0.5:
         objects = tuple(replace(obj, position=None) for obj in content.objects)
         content = replace(content, relation=None, objects=objects)
-    return write_caption(content, generator)
+    return write_training_caption(content, generator)
 
 
 def make_task_pool(vae: VAE, task: str, scenes: Sequence[Scene], generator: torch.Generator) -> TaskPool:

@@ -21,6 +21,7 @@ from minisd.sticker.training.dataset import (
     FIRST_TEST_SEED,
     sample_training_scene,
     scenes_fingerprint,
+    write_training_caption,
 )
 from minisd.sticker.world.captions import (
     ATTRIBUTES,
@@ -30,10 +31,10 @@ from minisd.sticker.world.captions import (
     noun_indices,
     parse_caption,
     select_content,
-    write_caption,
 )
 from minisd.sticker.world.palette import BACKGROUNDS
 from minisd.sticker.world.scene import INVERSE_RELATION
+from minisd.sticker.world.synonyms import CAPTION_WORD
 from minisd.tokenizer import Tokenizer
 from minisd.training.trainer import Recipe, TrainingRun, train
 
@@ -43,7 +44,7 @@ REFERENCE_WEIGHT = 30.0  # of the mean square distance between states of varianc
 # the upper or the rear one, in any wording; without a relation it is the one named first.
 Questions = Mapping[str, list[object]]
 ATTRIBUTE_QUESTIONS: Questions = {name: [None, *values] for name, values in ATTRIBUTES.items()}
-CANONICAL_RELATIONS = ("left of", "above", "behind")  # the other relations are their inverses
+CANONICAL_RELATIONS = ("left of", "above", "behind", "beside")  # the other relations are inverses of these
 CAPTION_QUESTIONS: Questions = {
     "number": [1, *NUMBERS.values()],
     "relation": [None, *CANONICAL_RELATIONS],
@@ -165,7 +166,7 @@ def sample_probe_batch(tokenizer: Tokenizer, count: int, generator: torch.Genera
     captions, answers, nouns, noun_answers = [], [], [], []
     for row in range(count):
         content = select_content(sample_training_scene(generator), generator)
-        captions.append(text := write_caption(content, generator))
+        captions.append(text := write_training_caption(content, generator))
         answers.append(caption_answers(parse_caption(text)))
         for obj, indices in zip(content.objects, noun_indices(text, content), strict=False):
             if indices:
@@ -192,10 +193,12 @@ def transfer_weights(
 ) -> FrozenReference:
     """Copy the weights of another text encoder, which may have another vocabulary or fewer layers.
 
-    Embeddings are copied by token. Additional layers are initialised so that they change nothing. Returns the result as
-    the reference for further training.
+    Embeddings are copied by token; a synonym begins as the word that it stands for. Additional layers are initialised
+    so that they change nothing. Returns the result as the reference for further training.
     """
-    pairs = [(i, known.token_to_id(token)) for token, i in tokenizer.vocab.items()]
+    end = "</w>"
+    meant = {word + end: CAPTION_WORD[word] + end for word in CAPTION_WORD}
+    pairs = [(i, known.token_to_id(meant.get(token, token))) for token, i in tokenizer.vocab.items()]
     here, there = zip(*((i, j) for i, j in pairs if j is not None), strict=True)
     embeddings = encoder.token_embedding.weight.clone()
     embeddings[list(here)] = start.token_embedding.weight[list(there)]

@@ -13,7 +13,7 @@ from minisd.configs import UNetConfig
 from minisd.interpret.attention_maps import attention_weights
 from minisd.models import VAE, CLIPTextTransformer, UNet
 from minisd.schedulers import DDIM
-from minisd.sticker.training.dataset import scenes_fingerprint, training_scenes
+from minisd.sticker.training.dataset import scenes_fingerprint, training_scenes, write_training_caption
 from minisd.sticker.training.diffusion import (
     EMPTY_PROMPTS,
     SCHEDULE,
@@ -24,13 +24,13 @@ from minisd.sticker.training.diffusion import (
 )
 from minisd.sticker.training.grounding import grounding_loss, object_masks, token_masks
 from minisd.sticker.training.text_encoder import TEXT_WIDTH
-from minisd.sticker.world.captions import noun_indices, select_content, write_caption
+from minisd.sticker.world.captions import noun_indices, select_content
 from minisd.tokenizer import Tokenizer
 from minisd.training.trainer import Recipe, TrainingLoss, TrainingRun, precision, train
 
 UNET_CONFIG = UNetConfig(
     channels=(32, 64, 128),
-    depths=(0, 1, 1),
+    depths=(1, 1, 1),
     heads=(2, 4, 8),
     layers_per_block=1,
     context_width=TEXT_WIDTH,
@@ -49,6 +49,18 @@ def new_unet(seed: int = 0) -> UNet:
         torch.manual_seed(seed)
         unet = UNet(UNET_CONFIG)
     nn.init.zeros_(unet.conv_out.weight)
+    return unet
+
+
+def grown_unet(start: UNet) -> UNet:
+    """The UNet to train with the weights of `start`, which may lack the transformers of the upper level.
+
+    New transformers change nothing at first.
+    """
+    unet, known = new_unet(), start.state_dict()
+    own = unet.state_dict()
+    silent = {name: torch.zeros_like(own[name]) for name in own.keys() - known.keys() if ".proj_out." in name}
+    unet.load_state_dict(own | silent | known)
     return unet
 
 
@@ -82,7 +94,7 @@ def train_unet(
         rows = torch.randint(pool, (batch,), generator=generator)
         x0 = latents[rows.to(device)]
         contents = [select_content(scenes[row], generator) for row in rows.tolist()]
-        captions = [write_caption(content, generator) for content in contents]
+        captions = [write_training_caption(content, generator) for content in contents]
         dropped = torch.rand(batch, generator=generator) < EMPTY_PROMPTS
         ids = prompt_ids(tokenizer, captions, dropped, progress)
         tokens = token_masks([noun_indices(*pair) for pair in zip(captions, contents, strict=True)], ids.shape[1])

@@ -5,14 +5,15 @@ An Expectation is the content of a caption and may leave attributes open. `selec
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
 
 from minisd.errors import InputError
-from minisd.sticker.world import nouns
+from minisd.sticker.world import nouns, synonyms
 from minisd.sticker.world.nouns import NAMED_SIZES, NAMED_STYLES, NOUN_VOCABULARY, NUMBERS, ObjectExpectation
 from minisd.sticker.world.palette import BACKGROUNDS, COLOURS
 from minisd.sticker.world.scene import INVERSE_RELATION, Scene, grid_position
@@ -26,6 +27,7 @@ RELATION_PHRASES: dict[str, list[str]] = {  # the first is the common one
     "below": ["below", "under"],
     "in front of": ["in front of"],
     "behind": ["behind"],
+    "beside": ["next to", "beside"],  # left or right of
 }
 POSITION_PHRASES: dict[tuple[str, str], str] = {
     ("top", "left"): "in the top left",
@@ -38,7 +40,7 @@ POSITION_PHRASES: dict[tuple[str, str], str] = {
     ("bottom", "middle"): "at the bottom",
     ("bottom", "right"): "in the bottom right",
 }
-# Templates with their weights. A template of weight 0 is parsed but never written: a held-out paraphrase. {a} and {b}
+# Templates with their weights. A template of weight 0 is parsed but never written: held out. {a} and {b}
 # are objects, {pos} and {pos_b} their positions, {rel} is the relation of a to b, {inv} its inverse, {many} several
 # objects of one kind.
 ONE_OBJECT: dict[str, float] = {
@@ -62,6 +64,8 @@ TWO_OBJECTS: dict[str, float] = {
     "{a} {pos} and {b} {pos_b}": 5,
     "{pos} {a} and {pos_b} {b}": 1,
     "there is {b} with {a} {rel} it": 0,
+    "{rel} {b} there is {a}": 0,
+    "{b} and {a} {rel} it": 0,
 }
 SEVERAL_OBJECTS: dict[str, float] = {"{many}": 5, "there are {many}": 1, "a picture of {many}": 1}
 BACKGROUND_PHRASE = "on a {bg} background"
@@ -73,11 +77,9 @@ ATTRIBUTES: dict[str, list[Any]] = {  # of an object, with the values that capti
     "style": NAMED_STYLES,
 }
 
-_RELATIONS = {phrase: name for name, phrases in RELATION_PHRASES.items() for phrase in phrases}
-_POSITIONS = {phrase: position for position, phrase in POSITION_PHRASES.items()}
 WORDS: list[str] = sorted(
-    {*NOUN_VOCABULARY, *BACKGROUNDS}
-    | set(" ".join([*_RELATIONS, *_POSITIONS]).split())
+    {*NOUN_VOCABULARY, *BACKGROUNDS, *synonyms.WORDS}
+    | set(" ".join([*chain.from_iterable(RELATION_PHRASES.values()), *POSITION_PHRASES.values()]).split())
     | set(re.sub(r"\{\w+\}", "", " ".join([*ONE_OBJECT, *TWO_OBJECTS, *SEVERAL_OBJECTS, BACKGROUND_PHRASE])).split())
 )
 
@@ -166,19 +168,16 @@ def write_caption(content: Expectation, rng: torch.Generator) -> str:
 def noun_indices(text: str, content: Expectation) -> list[list[int]]:
     """For each object, the indices of the words that name it in a caption with this content, without articles.
 
-    One entry for each object, or a single one for several of one kind; empty where two objects have the same name.
+    A punctuation mark counts as a word. One entry for each object, or a single one for several of one kind; empty where
+    two objects have the same name. Raises InputError for a text that no template matches.
     """
-    words = text.split()
-    if _templates(content) is SEVERAL_OBJECTS:
-        names = [{nouns.plural_phrase(content.objects[0], len(content.objects), variant) for variant in (0, -1)}]
-    else:
-        names = [{nouns.singular_phrase(obj, variant) for variant in (0, -1)} for obj in content.objects]
-    found: list[list[int]] = []
-    for variants in names:
-        spans = [range(i, i + len(name.split())) for name in variants for i in nouns.find_phrase(words, name)]
-        unique = names.count(variants) == 1
-        found.append([i for span in spans for i in span if unique and words[i] not in ("a", "an")])
-    return found
+    read, spans = _read(text)
+    if len(spans) == 1:
+        return spans
+    names, found = ([replace(obj.nameable(), position=None) for obj in each.objects] for each in (content, read))
+    if names[0] == names[1]:
+        return [[], []]
+    return [spans[found.index(name)] for name in names]
 
 
 def _templates(content: Expectation) -> dict[str, float]:
@@ -198,43 +197,77 @@ def sample_caption(scene: Scene, rng: torch.Generator) -> str:
 
 
 def parse_caption(text: str) -> Expectation:
-    """Parse a caption of this grammar; case, spacing, full stops and articles do not matter.
+    """Parse a caption of this grammar, or one in the words of `synonyms`; case, punctuation and articles do not matter.
 
     A few captions can be parsed that describe no scene of the world: an outlined circle or ring, a small outline (see
     `styles.styles_for`), and an object in front of another one of the same colour.
 
     Raises InputError for a text that no template matches.
     """
-    words = " ".join(re.sub(r"[.,!]", " ", text.lower()).split())
-    for pattern in _PATTERNS:
-        found = pattern.fullmatch(words)
-        if found is None:
-            continue
-        parts = found.groupdict()
-        objects = [nouns.parse_phrase(parts[name]) for name in "ab" if name in parts]
-        if "many" in parts:
-            number, noun = parts["many"].split(maxsplit=1)
-            objects = [nouns.parse_phrase(noun)] * NUMBERS[number]
-        for k, name in enumerate(("pos", "pos_b")):
-            if name in parts:
-                objects[k] = replace(objects[k], position=_POSITIONS[parts[name]])
-        relation = None
-        if parts.get("rel") is not None:
-            relation = _RELATIONS[parts["rel"]]
-        elif parts.get("inv") is not None:
-            relation = INVERSE_RELATION[_RELATIONS[parts["inv"]]]
-        return Expectation(tuple(objects), relation, parts["bg"])
-    unknown = [word for word in words.split() if word not in WORDS]
+    return _read(text)[0]
+
+
+def _read(text: str) -> tuple[Expectation, list[list[int]]]:
+    """The content of a caption, and the indices of the words and punctuation marks that name each object."""
+    typed = re.findall(r"\w+|[^\w\s]", text.lower())
+    words = [i for i, word in enumerate(typed) if word.isalnum() and word not in synonyms.ARTICLES]
+    for kept in (words, sorted([*words, *(i for i, mark in enumerate(typed) if mark == ",")])):
+        sentence = _plain(" ".join(typed[i] for i in kept).replace(",", "and"))
+        found = next(filter(None, (pattern.fullmatch(sentence) for pattern in _PATTERNS)), None)
+        if found is not None:
+            named = [name for name in ("a", "b", "many") if name in found.groupdict()]
+            first = [sentence[: found.start(name)].count(" ") for name in named]
+            return _content(found), [
+                kept[i : i + len(found[name].split())] for i, name in zip(first, named, strict=True)
+            ]
+    unknown = [word for word in typed if word.isalnum() and word not in WORDS]
     why = f"unknown words {', '.join(map(repr, unknown))}" if unknown else "unknown word order"
     raise InputError(f"the checker cannot read {text!r} ({why}); write it like 'a red circle above a blue square'.")
+
+
+def _content(found: re.Match[str]) -> Expectation:
+    """The content of a caption that one of the patterns matches."""
+    parts = found.groupdict()
+    objects = [nouns.parse_phrase(parts[name]) for name in ("a", "b", "many") if name in parts]
+    if "many" in parts:
+        objects *= NUMBERS[parts["many"].split()[0]]
+    for k, name in enumerate(("pos", "pos_b")):
+        if name in parts:
+            objects[k] = replace(objects[k], position=_POSITIONS[parts[name]])
+    relation = None
+    if parts.get("rel") is not None:
+        relation = _RELATIONS[parts["rel"]]
+    elif parts.get("inv") is not None:
+        relation = INVERSE_RELATION[_RELATIONS[parts["inv"]]]
+    return Expectation(tuple(objects), relation, parts["bg"])
+
+
+def _plain(phrase: str) -> str:
+    """A phrase without articles, in the captions' own words."""
+    words = (word for word in phrase.split() if word not in synonyms.ARTICLES)
+    return " ".join(synonyms.CAPTION_WORD.get(word, word) for word in words)
+
+
+def _phrases(own: Mapping[Any, list[str]], others: Mapping[str, list[str]]) -> dict[str, Any]:
+    """The value that each phrase stands for, its synonyms included."""
+    known = {_plain(phrase): value for value, phrases in own.items() for phrase in phrases}
+    more = {_plain(other): known[_plain(phrase)] for phrase, phrases in others.items() for other in phrases}
+    return more | known
+
+
+_RELATIONS = _phrases(RELATION_PHRASES, synonyms.RELATION_SYNONYMS)
+_POSITIONS = _phrases({place: [phrase] for place, phrase in POSITION_PHRASES.items()}, synonyms.POSITION_SYNONYMS)
+_REQUEST = f"(?:(?:{nouns.any_of([_plain(request) for request in synonyms.REQUESTS])}) )?"
+_BACKGROUND = rf"(?: on (?P<bg>{nouns.any_of(list(BACKGROUNDS))})(?: background)?)?"
 
 
 def _pattern(template: str) -> re.Pattern[str]:
     slots = {"a": nouns.PATTERN, "b": nouns.PATTERN, "many": nouns.SEVERAL_PATTERN}
     slots["rel"] = slots["inv"] = nouns.any_of(list(_RELATIONS))
     slots["pos"] = slots["pos_b"] = nouns.any_of(list(_POSITIONS))
-    body = template.format_map({name: f"(?P<{name}>{options})" for name, options in slots.items()})
-    return re.compile(f"{body}(?: on an? (?P<bg>{nouns.any_of(list(BACKGROUNDS))}) background)?")
+    body = _plain(template).format_map({name: f"(?P<{name}>{options})" for name, options in slots.items()})
+    joined = re.sub(" (and|with) ", "(?: and| with| and with) ", body)
+    return re.compile(f"{_REQUEST}{joined}{_BACKGROUND}(?: please)?")
 
 
 _PATTERNS = [_pattern(template) for template in (*ONE_OBJECT, *TWO_OBJECTS, *SEVERAL_OBJECTS)]

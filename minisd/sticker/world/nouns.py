@@ -9,6 +9,7 @@ from minisd.sticker.world.palette import COLOURS
 from minisd.sticker.world.scene import SIZES
 from minisd.sticker.world.shapes import SHAPES
 from minisd.sticker.world.styles import STYLES
+from minisd.sticker.world.synonyms import pluralise
 
 NAMED_SIZES = [size for size in SIZES if size != "medium"]
 NAMED_STYLES = [style for style in STYLES if style != "flat"]
@@ -34,11 +35,6 @@ class ObjectExpectation:
         size = self.size if self.size in NAMED_SIZES else None
         style = self.style if self.style in NAMED_STYLES else None
         return replace(self, size=size, style=style)
-
-
-def pluralise(noun: str) -> str:
-    """The plural of a noun."""
-    return noun + ("es" if noun.endswith("s") else "s")
 
 
 _WORDS = {style: [form.replace("{}", "").strip() for form in forms] for style, forms in STYLE_WORDS.items()}
@@ -69,14 +65,6 @@ def _name(obj: ObjectExpectation, variant: int) -> str:
     return f"{obj.size} {name}" if obj.size else name
 
 
-def find_phrase(words: Sequence[str], phrase: str) -> list[int]:
-    """The indices at which a phrase begins; not inside a longer one ("a star" in "a star sticker")."""
-    parts = phrase.split()
-    found = [i for i in range(len(words)) if list(words[i : i + len(parts)]) == parts]
-    after = {*_AFTER, *map(pluralise, _AFTER)}
-    return [i for i in found if i + len(parts) == len(words) or words[i + len(parts)] not in after]
-
-
 def parse_phrase(phrase: str) -> ObjectExpectation:
     """The attributes in a phrase that PATTERN, or SEVERAL_PATTERN without its number, matches."""
     parts = [_SINGULAR.get(word, word) for word in phrase.split()]
@@ -96,7 +84,7 @@ def _pattern(noun: str, after: str) -> str:
 
 
 _NOUNS = ["shape", *SHAPES]
-PATTERN = rf"(?:(?:an?|the) )?{_pattern(any_of(_NOUNS), f'(?:{any_of(_NOUNS)}) (?:{any_of(_AFTER)})')}"
+PATTERN = _pattern(any_of(_NOUNS), f"(?:{any_of(_NOUNS)}) (?:{any_of(_AFTER)})")
 SEVERAL_PATTERN = rf"(?:{any_of(list(NUMBERS))}) " + _pattern(
     any_of([pluralise(noun) for noun in _NOUNS]),
     f"(?:{any_of(_NOUNS)}) (?:{any_of([pluralise(word) for word in _AFTER])})",

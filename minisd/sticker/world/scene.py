@@ -17,7 +17,7 @@ SIZES: dict[str, tuple[float, float]] = {
 RELATIONS = ("left of", "right of", "above", "below")
 DEPTH_RELATIONS = ("in front of", "behind")  # between two objects that overlap
 INVERSE_RELATION = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-INVERSE_RELATION |= {"in front of": "behind", "behind": "in front of"}
+INVERSE_RELATION |= {"in front of": "behind", "behind": "in front of", "beside": "beside"}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from minisd.sticker.evaluation.judging import asked_skills
 from minisd.sticker.evaluation.prompt_suites import (
     LARGEST_SEED,
     MAX_ATTEMPTS,
-    PARAPHRASE,
+    PARAPHRASES,
     SUITES,
     Example,
     sample_prompts,
@@ -81,6 +81,7 @@ def test_only_held_out_suites_have_held_out_parts(name: str) -> None:
         ("held-out template", {2}, "object relation", ""),
         ("style", {1, 2}, "object style", "relation"),
         ("in front", {2}, "object relation", ""),
+        ("rephrased", {1, 2, 3, 4, 5}, "object", "relation size"),
     ],
 )
 def test_the_skills_that_each_suite_tests(name: str, objects: set[int], always: str, sometimes: str) -> None:
@@ -99,9 +100,9 @@ def test_details_of_the_suites() -> None:
         assert any(obj.shape is None or obj.colour is None for obj in expected.objects)
     assert all(obj.size and obj.shape and obj.colour for expected in EXPECTED["full"] for obj in expected.objects)
     assert all(obj.position for expected in EXPECTED["position"] for obj in expected.objects)
-    assert all(example.prompt.startswith("there is ") for example in EXAMPLES["held-out template"])
-    assert all(" with " in example.prompt for example in EXAMPLES["held-out template"])
-    assert PARAPHRASE == "there is {b} with {a} {rel} it"
+    assert PARAPHRASES == ["there is {b} with {a} {rel} it", "{rel} {b} there is {a}", "{b} and {a} {rel} it"]
+    for part in (" with ", " there is ", " and "):
+        assert any(part in example.prompt for example in EXAMPLES["held-out template"])
     for example in EXAMPLES["count"]:
         assert len(example.scene.objects) in COUNTS_BY_SIZE[example.scene.objects[0].size]
     assert {expected.background for expected in EXPECTED["background"]} == {"white", "black", "gray", "beige"}

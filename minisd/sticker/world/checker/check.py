@@ -31,7 +31,7 @@ class Verdict:
     size: bool
     style: bool
     position: bool
-    relation: bool  # left of, right of, above, below, in front of or behind
+    relation: bool  # left of, right of, beside, above, below, in front of or behind
     count: bool  # as many objects as expected, all of them with a known shape and colour
     background: bool
 
@@ -99,15 +99,16 @@ def _compare(match: tuple[Detection | None, ...], expected: Expectation) -> dict
     }
     related = expected.relation is None
     if len(match) == 2 and match[0] is not None and match[1] is not None:
-        related = related or _relation(match[0], match[1]) == expected.relation
+        related = related or expected.relation in _relations(match[0], match[1])
     return met | {"object": met["shape"] and met["colour"], "relation": related}
 
 
-def _relation(first: Detection, second: Detection) -> str | None:
-    """The relation of two objects: of overlapping ones only their order counts, and no order below MIN_HIDDEN."""
+def _relations(first: Detection, second: Detection) -> tuple[str, ...]:
+    """The relations of two objects: of overlapping ones only their order counts, and no order below MIN_HIDDEN."""
     hidden = max(first.hidden, second.hidden)
     if hidden > 0:
         if hidden < MIN_HIDDEN:
-            return None
-        return "behind" if first.hidden == hidden else "in front of"
-    return relation_between(first.x, first.y, second.x, second.y)
+            return ()
+        return ("behind" if first.hidden == hidden else "in front of",)
+    relation = relation_between(first.x, first.y, second.x, second.y)
+    return (relation, "beside") if relation in ("left of", "right of") else (relation,)
