@@ -23,6 +23,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "beige": (225, 205, 185),
 }
 PALETTE = COLOURS | BACKGROUNDS
+PALE = ("orange", "yellow", "cyan")  # their contrast to white is below 3:1, the least for graphics (WCAG 2.1, 1.4.11)
 
 
 def rgb(names: list[str], device: torch.device | str = "cpu") -> Tensor:

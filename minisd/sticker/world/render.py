@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from minisd.errors import InputError
-from minisd.sticker.world.palette import COLOURS, rgb
+from minisd.sticker.world.palette import COLOURS, PALE, rgb
 from minisd.sticker.world.scene import Scene
 from minisd.sticker.world.shapes import SHAPES, sdf
 from minisd.sticker.world.styles import SHADOW_OFFSET, STYLES, border_coverage, paint_coverage, shadow_opacity
 
 Window = tuple[slice, slice]  # rows and columns of a canvas
 WHOLE: Window = (slice(None), slice(None))
+EDGE_WIDTH = 1 / 128  # of the edge of a flat pale object on white, drawn where it is at least one pixel
 _CHUNK = 32  # scenes at a time: the intermediate tensors fit the processor's cache
 
 
@@ -57,6 +58,22 @@ def _fill(scenes: Sequence[Scene], drawn: Layers) -> None:
             drawn.shadow[b, k] = shadow_opacity(edge_distance(shape, places, size, offset=SHADOW_OFFSET), size)
 
 
+def draw_edges(scenes: Sequence[Scene], size: int, device: torch.device | str = "cpu") -> Tensor:
+    """The coverage of each pixel by the edge inside each pale object on white: (B, K, size, size) in [0, 1]."""
+    most = max((len(scene.objects) for scene in scenes), default=0)
+    edges = torch.zeros(len(scenes), most, size, size, device=device)
+    if EDGE_WIDTH * size < 1:
+        return edges
+    for b, scene in enumerate(scenes):
+        for k, obj in enumerate(scene.objects):
+            if scene.background == "white" and obj.colour in PALE and obj.style == "flat":
+                place = torch.tensor([[obj.x, obj.y, obj.radius]], device=device)
+                distance = edge_distance(obj.shape, place, size)[0]
+                inside = paint_coverage(distance + EDGE_WIDTH * size, obj.style, size)
+                edges[b, k] = paint_coverage(distance, obj.style, size) - inside
+    return edges
+
+
 def edge_distance(shape: str, places: Tensor, size: int, window: Window = WHOLE, offset: float = 0) -> Tensor:
     """Signed distance in pixels to the edge of a shape at each of N places (x, y, radius): (N, rows, columns).
 
@@ -86,6 +103,8 @@ def masks(scenes: Sequence[Scene], size: int = 64, device: torch.device | str = 
 def render(scenes: Sequence[Scene], size: int = 64, device: torch.device | str = "cpu") -> Tensor:
     """Render scenes.  -> float32 (B, 3, size, size), sRGB in [-1, 1].
 
+    From 128 pixels on, flat objects in a PALE colour on white have a thin gray edge, so that everybody sees them.
+
     Raises InputError without scenes, for a size below 8 pixels, and for an unknown shape, colour or style.
     """
     if not scenes or size < 8:
@@ -96,7 +115,7 @@ def render(scenes: Sequence[Scene], size: int = 64, device: torch.device | str =
                 raise InputError(f"there is no {name} {getattr(obj, name)!r}; use one of {', '.join(known)}.")
     pixels = rgb([scene.background for scene in scenes], device)[:, :, None, None].repeat(1, 1, size, size)
     white, black = torch.ones_like(pixels), -torch.ones_like(pixels)
-    drawn = draw_layers(scenes, size, device)
+    drawn, edges = draw_layers(scenes, size, device), draw_edges(scenes, size, device)
     for k, (paint, border, shadow) in enumerate(zip(*(each.unbind(1) for each in drawn), strict=True)):
         if any(obj.style == "sticker" for scene in scenes for obj in scene.objects[k : k + 1]):
             pixels = torch.lerp(pixels, black, shadow[:, None])
@@ -104,6 +123,8 @@ def render(scenes: Sequence[Scene], size: int = 64, device: torch.device | str =
         # a scene with fewer objects has an empty mask here, so any colour will do
         names = [scene.objects[k].colour if k < len(scene.objects) else scene.background for scene in scenes]
         pixels = torch.lerp(pixels, rgb(names, device)[:, :, None, None], paint[:, None])
+        edge = edges[:, k] * (1 - drawn.paint[:, :k].sum(1).clamp(max=1))  # none where it is in front of another object
+        pixels = torch.lerp(pixels, torch.zeros_like(pixels), edge[:, None])  # gray
     return pixels
 
 
