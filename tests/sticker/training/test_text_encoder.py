@@ -24,7 +24,8 @@ from minisd.sticker.training.text_encoder import (
     train_text_encoder,
     transfer_weights,
 )
-from minisd.sticker.world.captions import parse_caption
+from minisd.sticker.world.captions import parse_captionfrom minisd.sticker.world.synonyms import CAPTION_WORD
+
 
 
 @pytest.fixture(autouse=True)
@@ -87,9 +88,18 @@ def test_captions_and_answers_fit_together() -> None:
     for (row, token), (shape, *_, style) in zip(nouns.tolist(), noun_answers.tolist(), strict=True):
         before, last = tokenizer.decode(ids[row, token - 1 : token + 1], skip_special=True).split()
         styled = last.rstrip("s") in ("outline", "sticker", "decal")
-        noun = before if styled else last
+        noun = CAPTION_WORD.get(before if styled else last, before if styled else last)
         assert noun.rstrip("es").startswith((OBJECT_QUESTIONS["shape"][shape] or "shape").rstrip("es"))
         assert OBJECT_QUESTIONS["style"][style] is not None or not styled
+
+
+def test_there_is_an_answer_for_what_is_next_to_what() -> None:
+    assert answers_to("a star next to a ring") == {
+        "number": 2,
+        "relation": "beside",
+        "first shape": "star",
+        "second shape": "ring",
+    }
 
 
 def test_it_learns(tmp_path: Path) -> None:

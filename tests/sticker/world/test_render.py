@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from minisd.errors import InputError
+from minisd.sticker.world.checker.check import check
 from minisd.sticker.world.palette import rgb
-from minisd.sticker.world.render import masks, render
+from minisd.sticker.world.render import draw_edges, draw_layers, masks, render
 from minisd.sticker.world.sampling import scene_from_seed
 from minisd.sticker.world.scene import Object, Scene
 from minisd.sticker.world.shapes import SHAPES
@@ -77,3 +78,41 @@ def test_unknown_shapes_colours_and_styles_are_errors(wrong):
 def test_nothing_to_draw_is_an_error():
     with pytest.raises(InputError, match="at least one scene"):
         render([])
+
+
+def one(colour: str, background: str = "white", style: str = "flat") -> Scene:
+    return Scene((Object("square", colour, "large", 0.5, 0.5, 0.2, style),), background)
+
+
+def test_pale_objects_on_white_have_a_thin_gray_edge() -> None:
+    scene = one("yellow")
+    edge, paint = draw_edges([scene], 128)[0, 0, 64], masks([scene], 128)[0, 0, 64]
+    assert float(edge.sum()) == pytest.approx(2, abs=1e-4)  # one pixel wide, on each side
+    assert (edge <= paint).all()  # inside the object
+    white, yellow = torch.ones(3, 1), rgb(["yellow"]).T
+    expected = (1 - edge) * (paint * yellow + (1 - paint) * white)  # gray is 0
+    assert torch.allclose(render([scene], 128)[0, :, 64], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scene", "size"),
+    [(one("blue"), 128), (one("yellow", "black"), 128), (one("yellow", style="sticker"), 128), (one("yellow"), 64)],
+)
+def test_other_objects_have_no_edge(scene: Scene, size: int) -> None:
+    assert not draw_edges([scene], size).any()
+
+
+def test_no_edge_where_a_pale_object_is_in_front_of_another_one() -> None:
+    rear = Object("square", "blue", "large", 0.4, 0.5, 0.2)
+    scene = Scene((rear, replace(rear, colour="yellow", x=0.7)), overlapping=True)
+    seam, paint = slice(60, 75), draw_layers([scene], 128).paint[0, 1, 64]
+    expected = torch.lerp(rgb(["blue"]).T, rgb(["yellow"]).T, paint)
+    assert torch.allclose(render([scene], 128)[0, :, 64, seam], expected[:, seam], atol=1e-6)
+    assert not torch.allclose(render([scene], 128)[0, :, 64, 75:115], expected[:, 75:115], atol=0.1)
+
+
+@pytest.mark.parametrize("count", [30, pytest.param(400, marks=pytest.mark.slow)])
+def test_the_checker_finds_the_objects_with_their_edges(count: int) -> None:
+    pale = (s for s in map(scene_from_seed, range(10_000)) if draw_edges([s], 128).any())
+    scenes = [next(pale) for _ in range(count)]
+    assert all(check(image, scene).exact for image, scene in zip(render(scenes, 128), scenes, strict=True))
