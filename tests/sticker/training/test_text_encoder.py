@@ -24,8 +24,8 @@ from minisd.sticker.training.text_encoder import (
     train_text_encoder,
     transfer_weights,
 )
-from minisd.sticker.world.captions import parse_captionfrom minisd.sticker.world.synonyms import CAPTION_WORD
-
+from minisd.sticker.world.captions import parse_caption
+from minisd.sticker.world.synonyms import CAPTION_WORD
 
 
 @pytest.fixture(autouse=True)
