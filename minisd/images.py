@@ -1,4 +1,4 @@
-"""Images as tensors in [-1, 1], as NumPy arrays in [0, 1] and as PIL images; grids; image files."""
+"""Images as tensors in [-1, 1], as NumPy arrays in [0, 1] and as PIL images; grids, captions; image files."""
 
 import math
 from collections.abc import Sequence
@@ -7,19 +7,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from minisd._internal import validation
 from minisd._internal.image_files import SUFFIXES, check_target, free_name, open_image, save
 from minisd.errors import InputError
 
+CAPTION_SIZE = 11  # of the letters below an image, in pixels
 RANGES = (1.0, 255.0, 65535.0, 2.0**31)  # what stands for white in arrays, and in images of 8, 16 and 32 bits
 Picture = Image.Image | Sequence[Image.Image] | NDArray[np.floating] | Tensor
 
 __all__ = [
     "SUFFIXES",
     "Picture",
+    "captioned",
     "check_target",
     "free_name",
     "from_pil",
@@ -228,3 +230,20 @@ def image_grid(images: Sequence[Image.Image], columns: int | None = None, gap: i
     for i, image in enumerate(images):
         grid.paste(image, ((i % columns) * (width + gap), (i // columns) * (height + gap)))
     return grid
+
+
+def captioned(image: Image.Image, text: str, lines: int | None = None) -> Image.Image:
+    """An image with a text below it, in lines of its width: as many as it needs, or `lines`, the rest cut off."""
+    font, rows = ImageFont.load_default(CAPTION_SIZE), [""]
+    for word in text.split():
+        longer = f"{rows[-1]} {word}".strip()
+        if font.getlength(longer) <= image.width or not rows[-1]:
+            rows[-1] = longer
+        else:
+            rows.append(word)
+    rows = rows[:lines]
+    height = image.height + (CAPTION_SIZE + 3) * (len(rows) if lines is None else lines)
+    whole = Image.new("RGB", (image.width, height), "white")
+    whole.paste(image)
+    ImageDraw.Draw(whole).multiline_text((0, image.height), "\n".join(rows), "black", font, spacing=3)
+    return whole

@@ -312,3 +312,17 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
             images.open_image(path)  # type: ignore[arg-type]
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 500
+
+
+def test_a_caption_is_below_the_image_in_lines_of_its_width() -> None:
+    image = Image.new("RGB", (100, 40), "blue")
+    one, long = images.captioned(image, "a star"), images.captioned(image, "a small red star left of a large blue ring")
+    assert one.size == (100, 54)
+    assert long.size == (100, 40 + 14 * 2)
+    assert list(one.crop((0, 0, 100, 40)).getdata()) == list(image.getdata())
+    assert np.asarray(one)[40:].min() < 100 < np.asarray(one)[40:].max()
+    cut = images.captioned(image, "a small red star left of a large blue ring", lines=1)
+    assert cut.size == (100, 54)
+    assert np.array_equal(np.asarray(cut), np.asarray(long)[:54])
+    assert images.captioned(image, "a star", lines=2).size == (100, 68)
+    assert images.captioned(image, "incomprehensibilities of words").size == (100, 68)

@@ -17,6 +17,8 @@ from minisd.sticker.evaluation.prompt_suites import LARGEST_SEED, SUITES
 
 POINTING_SUITES = ("single", "two")
 SHEET_IMAGES = 64  # in eight columns
+SHEET_WIDTH = 128  # about, of an image
+CAPTION_LINES = 4
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,14 +75,19 @@ def _selected_suites(text: str | None) -> list[str]:
 
 
 def contact_sheet(judged: dict[str, Judged]) -> Image.Image:
-    """Images of the held-out suites (of all suites where there are none) in turn; a wrong one has a red frame."""
+    """Images of the held-out suites (of all suites where there are none) in turn, each above its prompt.
+
+    Where an image is wrong, "wrong" stands before the prompt, and it has a red frame.
+    """
     chosen = [each for name, each in judged.items() if name.startswith("held-out")] or list(judged.values())
-    rows = zip_longest(*(zip(each.pictures, each.verdicts, strict=True) for each in chosen))
-    pairs = [pair for row in rows for pair in row if pair is not None][:SHEET_IMAGES]
-    return images.image_grid([image if v.exact else _with_red_frame(image) for image, v in pairs], 8, gap=2)
+    rows = zip_longest(*(zip(each.pictures, each.verdicts, each.prompts, strict=True) for each in chosen))
+    cells = [cell for row in rows for cell in row if cell is not None][:SHEET_IMAGES]
+    return images.image_grid([_judged_image(image, v.exact, prompt) for image, v, prompt in cells], 8, gap=6)
 
 
-def _with_red_frame(image: Image.Image) -> Image.Image:
-    framed = image.copy()
-    ImageDraw.Draw(framed).rectangle((0, 0, image.width - 1, image.height - 1), outline="red", width=2)
-    return framed
+def _judged_image(image: Image.Image, exact: bool, prompt: str) -> Image.Image:
+    scale = max(1, SHEET_WIDTH // image.width)
+    image = image.resize((scale * image.width, scale * image.height), Image.Resampling.NEAREST)
+    if not exact:
+        ImageDraw.Draw(image).rectangle((0, 0, image.width - 1, image.height - 1), outline="red", width=3)
+    return images.captioned(image, prompt if exact else f"WRONG: {prompt}", CAPTION_LINES)

@@ -1,6 +1,7 @@
 """`minisd "a prompt"`: draw images and save them."""
 
 import argparse
+import math
 import os
 import secrets
 import sys
@@ -33,6 +34,8 @@ from minisd.pipeline import DenoisingStep, StableDiffusion, View
 from minisd.tokenizer import Tokenizer
 from weights_loader.sources import EMBEDDED, EMBEDDED_TASKS
 
+LEAST_SIDE = 256  # pixels of an image's longer side on the screen, unless --scale is given
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -45,7 +48,7 @@ class Inputs:
     candidates: int  # images drawn for each image that is saved
     frames: int  # of a loop; 1: an image
     grid: tuple[int, int] | None  # columns and rows of windows
-    scale: int
+    scale: int | None
     targets: list[Path] | None  # None: names from the prompt
     image: Image.Image | None
     mask: Image.Image | None
@@ -122,7 +125,7 @@ def _read_inputs(args: argparse.Namespace) -> Inputs:
     frames = 1 if args.loop is None else validation.whole_number(args.loop, "--loop", 2, 1000)
     grid = None if args.grid is None else read_grid(args.grid, prompt)
     _check_combinations(args, count, candidates)
-    scale = validation.whole_number(args.scale, "--scale", 1, 64)
+    scale = None if args.scale is None else validation.whole_number(args.scale, "--scale", 1, 64)
     if args.film and args.film.suffix.lower() not in (".png", ".gif"):
         raise OutputError(f"{args.film} has the suffix {args.film.suffix!r}, expected .png (a strip) or .gif.")
     if args.output and frames > 1 and args.output.suffix.lower() != ".gif":
@@ -260,6 +263,7 @@ def _model_for_task(args: argparse.Namespace) -> str:
     return next((f"{EMBEDDED}-{task}" for task, path in paths.items() if path is not None), EMBEDDED)
 
 
-def _enlarged(image: Image.Image, scale: int) -> Image.Image:
-    """The image with each pixel as scale x scale equal pixels."""
-    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+def _enlarged(image: Image.Image, scale: int | None) -> Image.Image:
+    """The image with each pixel as scale x scale equal pixels; by default so many that a side is LEAST_SIDE."""
+    factor = math.ceil(LEAST_SIDE / max(image.size)) if scale is None else scale
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)

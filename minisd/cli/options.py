@@ -120,7 +120,9 @@ def generate(parser: Parser) -> None:
         "-o", "--output", type=Path, metavar="FILE", help="PNG, JPEG or WebP (default: a name from the prompt)"
     )
     output.add_argument("--overwrite", action="store_true", help="replace existing files")
-    output.add_argument("--scale", type=whole, default=1, metavar="N", help="enlarge each pixel to N x N pixels")
+    output.add_argument(
+        "--scale", type=whole, metavar="N", help="enlarge each pixel to N x N (default: up to 256 in all)"
+    )
     output.add_argument("--film", type=Path, metavar="FILE", help="also save the steps: a strip (.png) or a .gif")
     output.add_argument("--quiet", action="store_true", help="no progress bars")
 

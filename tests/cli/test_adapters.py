@@ -34,7 +34,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, target: Path, *arguments: str, prompt: str = "a <birb> cat") -> int:
-    common = ["--model", str(folder / "model"), "--steps", "2", "--seed", "5", "--quiet", "-o", str(target)]
+    common = [
+        "--model",
+        str(folder / "model"),
+        "--steps",
+        "2",
+        "--seed",
+        "5",
+        "--scale",
+        "1",
+        "--quiet",
+        "-o",
+        str(target),
+    ]
     return main([prompt, *common, *arguments])
 
 

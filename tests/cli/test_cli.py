@@ -39,10 +39,23 @@ def test_an_image_with_its_settings_and_its_report(model: str, tmp_path: Path, c
 
 def test_the_same_seed_gives_the_same_image_as_the_pipeline(model: str, tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
-        assert run("a cat", "--model", model, "--steps", "2", "--seed", "5", "-o", str(tmp_path / name)) == 0
+        settings = ("--model", model, "--steps", "2", "--seed", "5", "--scale", "1")
+        assert run("a cat", *settings, "-o", str(tmp_path / name)) == 0
     assert Image.open(tmp_path / "a.png").tobytes() == Image.open(tmp_path / "b.png").tobytes()
     direct = weights_loader.load(model)("a cat", num_inference_steps=2, seed=5).images[0]
     assert Image.open(tmp_path / "a.png").tobytes() == direct.tobytes()
+
+
+def test_a_small_image_is_enlarged_for_the_screen_unless_scale_says_otherwise(model: str, tmp_path: Path) -> None:
+    widths = []
+    for scale in (("--scale", "1"), ("--scale", "3"), ()):
+        settings = ("--model", model, "--steps", "1", "--seed", "5", "--overwrite", *scale)
+        assert run("a cat", *settings, "-o", str(tmp_path / "a.png")) == 0
+        widths.append(Image.open(tmp_path / "a.png").width)
+    own, larger, usual = widths
+    assert larger == 3 * own
+    assert usual % own == 0
+    assert 256 <= usual < 256 + own
 
 
 def test_a_drawn_seed_is_reported(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -281,7 +294,7 @@ def test_the_embedded_model_s_variant_for_the_task(tmp_path: Path) -> None:
         assert run("a red circle", *options, "--steps", "2", "--seed", "1", "-o", str(target)) == 0
         picture = Image.open(target)
         assert picture.text["model"] == name
-        assert picture.size == (64, 64)
+        assert picture.size == (256, 256)  # 64, enlarged for the screen
 
 
 def test_two_images_to_begin_with(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

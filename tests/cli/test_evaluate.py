@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from support.painter import Painter, in_other_colours
@@ -48,7 +49,7 @@ def test_rates_of_the_embedded_model(
     assert 0 <= rates["free attributes"]["a circle"]["colours"]["distance"] <= 1
     assert set(rates["pointing"]) == {"single", "two"}
     assert rates["inversion"]["refine 2"]["mean_psnr"] > 20
-    assert Image.open(tmp_path / "sheet.png").size == (8 * 66 - 2, 64)  # images of the held-out suites only
+    assert Image.open(tmp_path / "sheet.png").size == (8 * 134 - 6, 184)  # images of the held-out suites only
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("autoencoder: ", 'free in "a shape"', "pointing", "refine 0"))
 
@@ -116,12 +117,15 @@ def test_overwriting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads((tmp_path / "rates.json").read_text())["seed"] == 0
 
 
-def test_a_sheet_frames_the_wrong_images() -> None:
+def test_a_sheet_marks_the_wrong_images_and_writes_the_prompts() -> None:
     prompts = ["a red circle"] * 3
     right, wrong = (judge_prompts(Painter(*draw), prompts, 0) for draw in ((), (in_other_colours,)))  # type: ignore[arg-type]
     sheet = contact_sheet({"single": wrong, "held-out pairs": right, "held-out counts": wrong})
-    assert sheet.size == (8 * 66 - 2, 64)
-    corners = [sheet.getpixel((66 * k, 0)) for k in range(6)]
+    assert sheet.size == (8 * 134 - 6, 128 + 4 * 14)  # twice as large, above four lines
+    corners = [sheet.getpixel((134 * k, 0)) for k in range(6)]
     assert [corner == (255, 0, 0) for corner in corners] == [False, True] * 3  # one image of each suite in turn
+    cells = [np.asarray(sheet.crop((134 * k, 128, 134 * k + 128, sheet.height)).convert("L")) for k in range(6)]
+    assert np.array_equal(cells[0], cells[2])
+    assert (cells[1] < 128).sum() > (cells[0] < 128).sum() > 0  # "WRONG: " is more letters
     many = judge_prompts(Painter(), ["a red circle"] * 40, 0)  # type: ignore[arg-type]
-    assert contact_sheet({"held-out pairs": many, "held-out counts": many}).size == (8 * 66 - 2, 8 * 66 - 2)
+    assert contact_sheet({"held-out pairs": many, "held-out counts": many}).size == (8 * 134 - 6, 8 * 190 - 6)

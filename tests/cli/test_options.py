@@ -115,7 +115,7 @@ def test_a_word_that_resembles_a_command_is_a_prompt(tmp_path: Path, capsys: pyt
     for prompt, meant in (("trian", "`minisd train`"), ("help", "`minisd --help`"), ("cat", "")):
         assert main([prompt, "--steps", "1", "--quiet", "-o", str(tmp_path / f"{prompt}.png")]) == 0
         captured = capsys.readouterr()
-        assert f"{prompt}.png  64 x 64" in captured.out
+        assert f"{prompt}.png  256 x 256" in captured.out
         assert ("did you mean the command" in captured.err) == bool(meant)
         assert meant in captured.err
 

@@ -38,6 +38,7 @@ class Judged(NamedTuple):
 
     verdicts: list[Verdict]
     pictures: list[Image.Image]
+    prompts: list[str]
 
     @property
     def exact(self) -> Rate:
@@ -68,7 +69,7 @@ def judge_prompts(
     label: shows a progress bar with this name. meant: what each image is compared with, if not with its prompt.
     """
     meant = prompts if meant is None else meant
-    judged = Judged([], [])
+    judged = Judged([], [], list(prompts))
     for k in tqdm(range(0, len(prompts), BATCH), desc=label, leave=False, disable=None if label else True):
         drawn = sd(
             list(prompts[k : k + BATCH]),

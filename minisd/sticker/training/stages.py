@@ -149,9 +149,9 @@ def check(stages: list[str], options: TrainingOptions, start: StableDiffusion | 
         theirs, ours = start.text_encoder.config, text_config(len(new_tokenizer()))
         grown = replace(theirs, vocab_size=ours.vocab_size, layers=ours.layers)
         fits = grown == ours and theirs.layers <= ours.layers
-        unet = replace(start.unet.config, depths=UNET_CONFIG.depths)  # a smaller one is grown
-        fits = fits and (start.vae.config, unet) == (VAE_CONFIG, UNET_CONFIG)
-        if not fits or not all(start.unet.config.depths[1:]):
+        smaller = replace(UNET_CONFIG, depths=(0, *UNET_CONFIG.depths[1:]))  # it is grown
+        fits = fits and start.vae.config == VAE_CONFIG and start.unet.config in (smaller, UNET_CONFIG)
+        if not fits:
             raise MismatchError("the model to start from has other sizes than the one to train; start from 'sticker'.")
         return
     for name in stages:
