@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         content["clip"] = measurements.measure_clip(setup, *clip)
     if args.inversion:
         content["inversion"] = measurements.measure_inversions(setup)
+    if args.views:
+        content["views"] = measurements.measure_views(setup)
 
     if args.json is not None:
         write_json(content, args.json, args.overwrite)

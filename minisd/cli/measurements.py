@@ -14,6 +14,7 @@ from minisd.sticker.evaluation.judging import Judged, Rate
 from minisd.sticker.evaluation.prompt_suites import suite_examples
 from minisd.sticker.evaluation.reconstruction import TARGET_EXACT_RATE, measure_reconstruction
 from minisd.sticker.evaluation.tasks import Measurements
+from minisd.sticker.evaluation.views import ANAGRAMS, measure_anagram, measure_canvas, measure_loop
 from minisd.sticker.training.dataset import FIRST_TEST_SEED
 from minisd.sticker.training.retrieval import hard_negative_accuracy, retrieval_accuracy
 from minisd.tokenizer import Tokenizer
@@ -21,6 +22,7 @@ from weights_loader.sources import EMBEDDED, EMBEDDED_TASKS
 
 RETRIEVAL_SCENES = 1000  # CLIP finds the right one among them
 BEST_OF_SUITES, BEST_OF = ("count", "held-out template"), 4  # CLIP chooses one of four images
+CANVAS = 3, 2  # windows across and down
 DISTANCE_FACTOR = 5  # distances between sets need more images: the count times this
 
 
@@ -132,6 +134,28 @@ def measure_inversions(setup: Setup) -> dict[str, Any]:
             f"{quality.worst_psnr:.1f} dB worst; the autoencoder alone {quality.autoencoder_psnr:.1f} dB",
             flush=True,
         )
+    return found
+
+
+def measure_views(setup: Setup) -> dict[str, Any]:
+    """Turned images, large images and a loop, printed."""
+    sd, count, seed, steps = setup
+    found: dict[str, Any] = {}
+    for prompt, turn, turned in ANAGRAMS:
+        name = f"{prompt}, {turn}: {turned}"
+        found[name] = measure_anagram(sd, prompt, turn, turned, count, seed, steps).as_json()
+        print(f"turned            {_format_rate(found[name])}  {name}", flush=True)
+    columns, rows = CANVAS
+    images = max(1, count // (columns * rows))
+    prompts = setup.prompts("single", images * columns * rows)
+    found["canvas"] = measure_canvas(sd, prompts, columns, rows, seed, steps).as_json()
+    print(f"canvas            {_format_rate(found['canvas'])} windows of {columns} x {rows}", flush=True)
+    loop = measure_loop(sd, max(2, count), seed, steps)
+    found["loop"] = loop._asdict() | {"exact": loop.exact.as_json()}
+    print(
+        f"loop              {_format_rate(found['loop']['exact'])} frames; difference to the next frame "
+        f"{loop.step:.4f}, at most {loop.largest_step:.4f}, to the frame half a turn away {loop.apart:.4f}"
+    )
     return found
 
 

@@ -245,6 +245,7 @@ def evaluate(parser: Parser) -> None:
     more.add_argument("--pointing", action="store_true", help="whether the heat map of a noun is hottest on its object")
     more.add_argument("--clip", action="store_true", help="the model's CLIP, and distances between sets of images")
     more.add_argument("--inversion", action="store_true", help="DDIM inversion, there and back")
+    more.add_argument("--views", action="store_true", help="turned images, large images and a loop of one model")
     instead = parser.add_argument_group("do this instead, with the model sticker")
     instead.add_argument("--tasks", type=Path, metavar="JSON", help="measure its variants and adapters")
     output = parser.add_argument_group("output")
