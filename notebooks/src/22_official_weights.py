@@ -460,5 +460,5 @@ shutil.rmtree(folder)
 #
 # **Code**: the tables in [names](../weights_loader/names/ldm.py), the strict check in
 # [build.py](../weights_loader/build.py), the header in [safetensors.py](../weights_loader/formats/safetensors.py), the
-# facts in `FACTS` of [facts.py](../minisd/parity/verification/facts.py). **Next**: this is the last lesson so far;
-# [14 · Inside the pipeline](14_inside_the_pipeline.ipynb) takes any model.
+# facts in `FACTS` of [facts.py](../minisd/parity/verification/facts.py). **Next**:
+# [23 · Tricks with one model](23_tricks_with_one_model.ipynb).
