@@ -75,12 +75,15 @@ def train_unet(
     device: str = "cpu",
     compiled: bool = False,
     show: Callable[[UNet], None] | None = None,
+    grounding: float = GROUNDING_WEIGHT,
 ) -> UNet:
     """Train a UNet in place.
 
-    Every process draws its own `pool` of scenes. Returns the moving average, which `show` also gets at each save.
+    Every process draws its own `pool` of scenes. grounding: the weight of the loss on the attention. Returns the moving
+    average, which `show` also gets at each save.
     """
     run = run.of(pool=pool, batch=batch, scenes=scenes_fingerprint())
+    run = run if grounding == GROUNDING_WEIGHT else run.of(grounding=grounding)
     run.check()
     unet.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     vae, text_encoder = vae.to(device), text_encoder.to(device)
@@ -103,12 +106,15 @@ def train_unet(
             text = text_encoder(ids.to(device))
         t = sample_timesteps(batch, generator).to(device)
         noise = torch.randn(x0.shape, generator=generator).to(device)
+        xt = SCHEDULE.add_noise(x0, noise, t)
+        if grounding == 0:
+            return velocity_loss(predict(xt, t, text), x0, noise, t)
         attention: list[Tensor] = []
         with attention_weights(unet, lambda level, part, weights: attention.append(weights)):
-            prediction = predict(SCHEDULE.add_noise(x0, noise, t), t, text)
+            prediction = predict(xt, t, text)
         visibility = SCHEDULE.alpha_bars.to(device)[t].float().sqrt()
-        grounding = grounding_loss(attention, objects[rows.to(device)], tokens, visibility)
-        return velocity_loss(prediction, x0, noise, t) + GROUNDING_WEIGHT * grounding
+        missed = grounding_loss(attention, objects[rows.to(device)], tokens, visibility)
+        return velocity_loss(prediction, x0, noise, t) + grounding * missed
 
     recipe = Recipe(learning_rate=1e-3, warmup_steps=100, bfloat16=True)
     if compiled:
