@@ -216,8 +216,10 @@ def train(parser: Parser) -> None:
     )
     variants = parser.add_argument_group("variants and adapters")
     variants.add_argument("--task", choices=TASKS, metavar="NAME", help=f"task of a variant: {', '.join(TASKS)}")
-    variants.add_argument("--pictures", type=Path, metavar="FOLDER", help="images X.png with captions X.txt")
-    variants.add_argument("--prompt", default="", help="caption of the images that have no .txt file")
+    variants.add_argument(
+        "--pictures", type=Path, metavar="FOLDER", help="images X.png with captions X.txt, or metadata.jsonl"
+    )
+    variants.add_argument("--prompt", default="", help="caption of the images that have none")
     variants.add_argument("--token", help="new token of an embedding, such as '<candy>'; the captions contain it")
     variants.add_argument("--like", metavar="WORD", help="known word whose embedding the new token starts from")
     variants.add_argument("--rank", type=whole, default=4, metavar="N", help="rank of a LoRA")

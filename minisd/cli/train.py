@@ -20,7 +20,8 @@ from minisd.errors import InputError
 from minisd.models import CLIP
 from minisd.sticker.training.stages import STAGES, Networks, TrainingOptions, check, train_stages
 from minisd.sticker.training.task_variants import train_variant
-from minisd.training.fine_tuning import read_captioned_images, train_embedding, train_lora
+from minisd.training.captioned_images import read_captioned_images
+from minisd.training.fine_tuning import train_embedding, train_lora
 from minisd.training.trainer import TrainingBudget, TrainingRun
 from weights_loader.clip import CLIP_FOLDER
 from weights_loader.formats.safetensors import save_safetensors

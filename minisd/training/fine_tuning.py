@@ -5,66 +5,26 @@ LoRA trains low-rank changes of the UNet's attention layers (Hu et al. 2021).
 """
 
 import copy
-import os
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from minisd import images
-from minisd._internal.messages import listed
-from minisd._internal.user_files import read_text
 from minisd.adapters import LowRankChanges
 from minisd.errors import InputError
 from minisd.interpret import text_vectors
 from minisd.models.layers import Attention
 from minisd.pipeline import StableDiffusion
+from minisd.training.captioned_images import CaptionedImages
 from minisd.training.run_files import fingerprint
 from minisd.training.trainer import Recipe, TrainingRun, train
 
 EMPTY_PROMPTS = 0.1  # share of a LoRA's captions that are replaced by the empty prompt, for classifier-free guidance
 BATCH = 8
 RECIPE = Recipe(warmup_steps=20, weight_decay=0.0, ema_decay=0.98)
-
-
-class CaptionedImages(NamedTuple):
-    """Training images: pixels (N, 3, H, W) in [-1, 1], and a caption for each."""
-
-    pixels: Tensor
-    captions: list[str]
-
-
-def read_captioned_images(folder: Path, size: int, prompt: str = "") -> CaptionedImages:
-    """Read all images of a folder, cropped and resized to `size`; the caption of X.png is in X.txt, or is the prompt.
-
-    Hidden files are passed over; a warning names the other files that are not used.
-    Raises InputError for a folder without images, a file that cannot be read, and an image without a caption.
-    """
-    if not os.path.isdir(folder):  # unlike Path.is_dir, False for a name that is too long
-        raise InputError(f"{folder} is no folder, expected one with images; check its name.")
-    files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    found = [path for path in files if path.suffix.lower() in images.SUFFIXES]
-    if not found:
-        raise InputError(f"{folder} contains no images, expected some of {', '.join(images.SUFFIXES)}.")
-    texts = {path.stem: path for kind in (".caption", ".txt") for path in files if path.suffix.lower() == kind}
-    captions = [read_text(texts[path.stem]).strip() if path.stem in texts else prompt for path in found]
-    used = {*found, *(texts[path.stem] for path in found if path.stem in texts)}
-    if unused := [path.name for path in files if path not in used]:
-        warnings.warn(f"{folder} also contains {listed(unused)}, which is not used.", stacklevel=2)
-    if not all(captions):
-        missing = found[captions.index("")]
-        raise InputError(
-            f"{missing} has no caption; write one to {missing.with_suffix('.txt').name}, or give a prompt."
-        )
-    fitted = [ImageOps.fit(images.open_image(path), (size, size), Image.Resampling.LANCZOS) for path in found]
-    return CaptionedImages(torch.cat([images.from_pil(each) for each in fitted]), captions)
 
 
 class TokenVectors(nn.Module):

@@ -1,6 +1,5 @@
 """Fine-tuning: an embedding and a LoRA from a few images; the model stays frozen, killed runs continue, files load."""
 
-import warnings
 from pathlib import Path
 
 import pytest
@@ -18,10 +17,9 @@ from minisd.errors import InputError
 from minisd.interpret import text_vectors
 from minisd.pipeline import StableDiffusion
 from minisd.training import fine_tuning
+from minisd.training.captioned_images import CaptionedImages
 from minisd.training.fine_tuning import (
-    CaptionedImages,
     attention_weight_names,
-    read_captioned_images,
     train_embedding,
     train_lora,
 )
@@ -180,50 +178,6 @@ def test_the_file_uses_the_layer_names_of_diffusers(sd: StableDiffusion, tmp_pat
         after = sd.unet(x, 500, text)
         assert torch.allclose(theirs(x, 500, text).sample, after, atol=1e-5)
     assert (after - before).abs().max() > 1e-4
-
-
-def test_images_of_a_folder(tmp_path: Path) -> None:
-    Image.new("RGB", (100, 50), "red").save(tmp_path / "b.png")
-    Image.new("L", (20, 20), 255).save(tmp_path / "a.jpg")
-    (tmp_path / "b.txt").write_text("a red sheet\n")
-    (tmp_path / "notes.md").write_text("no picture")
-    with pytest.warns(UserWarning, match=r"'notes\.md'"):
-        pixels, captions = read_captioned_images(tmp_path, 32, "something white")
-    assert captions == ["something white", "a red sheet"]
-    assert pixels.shape == (2, 3, 32, 32)
-    assert pixels[0].min() > 0.98
-    assert pixels[1, 0].min() == 1
-    assert pixels[1, 1:].max() == -1
-    with pytest.raises(InputError, match=r"a\.jpg has no caption"):
-        read_captioned_images(tmp_path, 32)
-    (tmp_path / "c.png").write_bytes(b"not a picture")
-    with pytest.raises(InputError, match=r"c\.png cannot be read"):
-        read_captioned_images(tmp_path, 32, "x")
-    (tmp_path / "none").mkdir()
-    for folder, message in ((tmp_path / "none", "contains no images"), (tmp_path / ("y" * 300), "is no folder")):
-        with pytest.raises(InputError, match=message):
-            read_captioned_images(folder, 32, "x")
-
-
-def test_texts_and_folders_of_people(tmp_path: Path) -> None:
-    """Marks of editors, files of systems, captions with other suffixes; what is not used is said."""
-    for name in ("a.png", "b.PNG", "c.jpg"):
-        Image.new("RGB", (8, 8)).save(tmp_path / name)
-    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa cat")
-    (tmp_path / "b.TXT").write_text("a dog")
-    (tmp_path / "c.caption").write_text("a bird")
-    for name in ("._a.png", ".DS_Store", ".hidden.txt"):
-        (tmp_path / name).write_bytes(b"of a system")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert read_captioned_images(tmp_path, 8).captions == ["a cat", "a dog", "a bird"]
-    for name in ("d.bmp", "e.txt"):
-        (tmp_path / name).write_bytes(b"x")
-    with pytest.warns(UserWarning, match=r"also contains 'd\.bmp', 'e\.txt', which is not used"):
-        read_captioned_images(tmp_path, 8)
-    (tmp_path / "a.txt").write_bytes("it’s a cat".encode("cp1252"))
-    with pytest.raises(InputError, match=r"a\.txt is not UTF-8 text at byte 2; save it as UTF-8"):
-        read_captioned_images(tmp_path, 8)
 
 
 def test_bad_input(sd: StableDiffusion, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from minisd.sticker.training.examples import TOKEN, candy_examples, night_examples, write_examples
 from minisd.sticker.world.checker.check import check
 from minisd.sticker.world.render import render
-from minisd.training.fine_tuning import read_captioned_images
+from minisd.training.captioned_images import read_captioned_images
 
 
 def test_the_examples_show_what_their_captions_mention(tmp_path: Path) -> None:
