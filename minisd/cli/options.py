@@ -216,9 +216,7 @@ def train(parser: Parser) -> None:
     )
     variants = parser.add_argument_group("variants and adapters")
     variants.add_argument("--task", choices=TASKS, metavar="NAME", help=f"task of a variant: {', '.join(TASKS)}")
-    variants.add_argument(
-        "--pictures", type=Path, metavar="FOLDER", help="images X.png with captions X.txt, or metadata.jsonl"
-    )
+    variants.add_argument("--pictures", type=Path, metavar="FOLDER", help="images X.png with X.txt, or metadata.jsonl")
     variants.add_argument("--prompt", default="", help="caption of the images that have none")
     variants.add_argument("--token", help="new token of an embedding, such as '<candy>'; the captions contain it")
     variants.add_argument("--like", metavar="WORD", help="known word whose embedding the new token starts from")

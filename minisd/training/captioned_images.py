@@ -1,4 +1,4 @@
-"""Read images with captions from a folder: a text file beside each image, or a metadata file, as on the Hugging Face hub.
+"""Read images with captions from a folder: a text file beside each image, or a metadata file as on the hub.
 
 In the hub's form ("imagefolder"), `metadata.jsonl` or `metadata.csv` has a row for each image, with the columns
 `file_name`, relative to the folder, and `text`.
@@ -72,16 +72,17 @@ def _listed_images(table: Path) -> dict[Path, Path | str]:
     """The images that a metadata file lists, each with its caption. Raises InputError, which names the row."""
     found: dict[Path, Path | str] = {}
     for where, row in _rows(table):
-        for column in ("file_name", "text"):
-            if not isinstance(row.get(column), str):
-                raise InputError(f"{where}: {column} is {shown(row.get(column))}, expected a text.")
-        name = PurePosixPath(row["file_name"])
+        file, text = row.get("file_name"), row.get("text")
+        for column, value in (("file_name", file), ("text", text)):
+            if not isinstance(value, str):
+                raise InputError(f"{where}: {column} is {shown(value)}, expected a text.")
+        name = PurePosixPath(str(file))
         path = table.parent / name
         if name.is_absolute() or ".." in name.parts or not os.path.isfile(path):
             raise InputError(f"{where}: file_name is {shown(str(name))}, expected a file in {table.parent}.")
         if path in found:
             raise InputError(f"{where}: {shown(str(name))} is listed twice; remove one of the rows.")
-        found[path] = row["text"]
+        found[path] = str(text)
     return found
 
 
@@ -90,15 +91,14 @@ def _rows(table: Path) -> Iterator[tuple[str, dict[str, object]]]:
     text = read_text(table)
     if table.suffix == ".csv":
         reader = csv.DictReader(io.StringIO(text))
-        for row in reader:
-            yield f"{table}, line {reader.line_num}", row
+        yield from ((f"{table}, line {reader.line_num}", dict(row)) for row in reader)
         return
     for number, line in enumerate(text.splitlines(), 1):
         where = f"{table}, line {number}"
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row: object = json.loads(line)
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):

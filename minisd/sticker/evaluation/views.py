@@ -43,7 +43,7 @@ def measure_anagram(
 ) -> Rate:
     """Draw `count` images; the rate of those that are exact as they are and when they are turned."""
     right = 0
-    for k in trange(0, count, BATCH, leave=False, desc="turned"):
+    for k in trange(0, count, BATCH, leave=False, desc="turned", disable=None):
         drawn = sd(
             views=[View(prompt), View(turned, turn=turn)],
             seed=seed + k,
@@ -64,7 +64,7 @@ def measure_canvas(
     """
     side, per_image = sd.vae.config.sample_size, columns * rows
     right = total = 0
-    for k in trange(0, len(prompts) - per_image + 1, per_image, leave=False, desc="canvas"):
+    for k in trange(0, len(prompts) - per_image + 1, per_image, leave=False, desc="canvas", disable=None):
         views = view_grid(list(prompts[k : k + per_image]), columns, rows, side)
         (canvas,) = sd(views=views, seed=seed + k, num_inference_steps=steps, output_type="pt").images
         for view in views:
