@@ -1,0 +1,140 @@
+"""Progressive distillation: a student learns to make in one step of DDIM what its teacher makes in two.
+
+Salimans and Ho 2022, algorithm 2. The student begins as its teacher. When it has learned, it is the teacher of the
+next student, which makes half as many steps.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from minisd._internal import validation
+from minisd.errors import InputError
+from minisd.models import UNet
+from minisd.pipeline.guidance import combine
+from minisd.schedulers import DDIM
+from minisd.schedulers.base import Grid
+from minisd.training.run_files import fingerprint
+from minisd.training.trainer import Recipe, TrainingRun, train
+
+Predict = Callable[[Tensor, Tensor], Tensor]  # x (B, ...) and the timestep () -> the model's output (B, ...)
+Batch = tuple[Tensor, Tensor]  # latents (B, C, h, w) of unit variance, text states (B, L, context_width)
+STEPS_A_BATCH = 4  # a batch has images at this many steps of the student
+RECIPE = Recipe(learning_rate=3e-4, warmup_steps=50, decay_fraction=1.0)
+
+
+def halvings(first: int, last: int) -> list[int]:
+    """The steps of each student: first / 2, ... down to last. Raises InputError unless halving leads there."""
+    first, last = (validation.whole_number(steps, "steps", 1, 1024) for steps in (first, last))
+    students, steps = [], first
+    while steps > last and steps % 2 == 0:
+        steps //= 2
+        students.append(steps)
+    if not students or steps != last:
+        raise InputError(
+            f"steps go from {first} to {last}, expected what halving gives, such as {first // 2}."
+        )
+    return students
+
+
+def teacher_grid(scheduler: DDIM, student_steps: int) -> Grid:
+    """The grid of twice as many steps; each step ends where the next one begins.
+
+    Raises InputError for a spacing in which the student's steps do not begin at every second one of these.
+    """
+    grid, student = scheduler.grid(2 * student_steps), scheduler.grid(student_steps)
+    if grid.source[::2] != student.source:
+        raise InputError(
+            f"timestep_spacing is {scheduler.timestep_spacing!r}, expected 'trailing': every second step of the "
+            "teacher must be one of the student's."
+        )
+    return replace(grid, previous=(*grid.source[1:], -1))
+
+
+@torch.no_grad()
+def two_step_target(teacher: Predict, scheduler: DDIM, grid: Grid, k: int, x: Tensor) -> Tensor:
+    """The x0 with which the student's step k ends where two steps of the teacher end (Salimans and Ho 2022, app. G).
+
+    x: (B, ...) at the beginning of the step; grid: that of the teacher.
+    """
+    end = x
+    for i in (2 * k, 2 * k + 1):
+        end = scheduler.step(grid, i, end, teacher(end, grid.timesteps[i])).x_prev
+    before = scheduler.schedule.alpha_bar(grid.source[2 * k])
+    after = scheduler.schedule.alpha_bar(grid.previous[2 * k + 1], clean=_clean(scheduler))
+    ratio = math.sqrt((1 - after) / (1 - before))
+    return (end - ratio * x) / (math.sqrt(after) - ratio * math.sqrt(before))
+
+
+def _clean(scheduler: DDIM) -> float:
+    """The level at the end of a run."""
+    return 1.0 if scheduler.set_alpha_to_one else scheduler.schedule.alpha_bar(0)
+
+
+def step_loss(student: Predict, scheduler: DDIM, grid: Grid, k: int, x: Tensor, target: Tensor) -> Tensor:
+    """The mean square error of the student's x0, weighted by SNR + 1: the error of v, for any prediction type.
+
+    -> scalar.
+    """
+    alpha_bar = scheduler.schedule.alpha_bar(grid.source[2 * k])
+    x0, _ = scheduler.schedule.x0_and_eps(x, student(x, grid.timesteps[2 * k]).float(), alpha_bar)
+    return (x0 - target).square().mean() / (1 - alpha_bar)
+
+
+def train_student(
+    teacher: UNet,
+    scheduler: DDIM,
+    steps: int,
+    draw: Callable[[torch.Generator], Batch],
+    run: TrainingRun,
+    guidance_scale: float = 1.0,
+    empty: Tensor | None = None,
+    recipe: Recipe = RECIPE,
+) -> UNet:
+    """Train a UNet that makes `steps` steps, from a teacher that makes twice as many; returns the moving average.
+
+    draw: gives a batch. guidance_scale: that of the teacher; the student learns the guided prediction, and is sampled
+    without guidance. empty: the text states (1, L, context_width) of the empty prompt, for guidance.
+    Raises InputError for a scale without `empty`, what `teacher_grid` raises, and what `train` raises.
+    """
+    if guidance_scale != 1 and empty is None:
+        raise InputError(f"guidance_scale is {guidance_scale:g}, expected empty, the states of the empty prompt, too.")
+    grid = teacher_grid(scheduler, steps)
+    teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
+    student = copy.deepcopy(teacher).requires_grad_(True)
+    run = run.of(steps=steps, guidance_scale=guidance_scale, teacher=fingerprint(teacher))
+
+    def loss(generator: torch.Generator, progress: float) -> Tensor:
+        x0, text = draw(generator)
+        chosen = ((torch.arange(STEPS_A_BATCH) + torch.rand(1, generator=generator)) * steps / STEPS_A_BATCH).long()
+        parts = zip(chosen.tolist(), x0.chunk(STEPS_A_BATCH), text.chunk(STEPS_A_BATCH), strict=False)
+        total = torch.zeros(())
+        for k, clean, states in parts:
+            noise = torch.randn(clean.shape, generator=generator)
+            x = scheduler.schedule.add_noise(clean, noise, grid.source[2 * k])
+            target = two_step_target(_guided(teacher, states, empty, guidance_scale), scheduler, grid, k, x)
+            total = total + len(x) * step_loss(_predict(student, states), scheduler, grid, k, x, target)
+        return total / len(x0)
+
+    return train(student, loss, recipe, run)
+
+
+def _predict(unet: UNet, text: Tensor) -> Predict:
+    return lambda x, t: unet(x, t, text)
+
+
+def _guided(unet: UNet, text: Tensor, empty: Tensor | None, scale: float) -> Predict:
+    """The prediction with classifier-free guidance; that for the text alone at scale 1."""
+    if scale == 1 or empty is None:
+        return _predict(unet, text)
+    both = torch.cat([empty.expand_as(text), text])
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        uncond, cond = unet(x, t, both).chunk(2)
+        return combine(uncond, cond, scale)
+
+    return predict
