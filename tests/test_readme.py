@@ -208,3 +208,16 @@ def test_the_table_of_variants_is_what_was_measured() -> None:
         assert figure in rows["sticker-depth"]
     for figure in (f"{small['psnr']:.1f} dB", f"bicubic {small['bicubic psnr']:.1f}", share(small["exact"])):
         assert figure in rows["sticker-upscaling"]
+
+
+def test_the_table_of_views_is_what_was_measured() -> None:
+    text = TEXTS[ROOT / "minisd" / "sticker" / "README.md"]
+    measured = json.loads((ROOT / "tests" / "results" / "views.json").read_text())["views"]
+    rows = re.findall(r"^\| (a [\w ]+) \| (a [\w ]+) \| (flip|half) \| (.+) \|$", text, re.MULTILINE)
+    assert [f"{prompt}, {turn}: {turned}" for prompt, turned, turn, _ in rows] == [*measured][: len(rows)]
+    for prompt, turned, turn, rate in rows:
+        assert rate == share(measured[f"{prompt}, {turn}: {turned}"], interval=True)
+    assert share(measured["canvas"], interval=True) in text
+    loop = measured["loop"]
+    for name in ("step", "largest_step", "apart"):
+        assert f"by {loop[name]:.3f}" in text
