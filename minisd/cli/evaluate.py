@@ -79,7 +79,7 @@ def _selected_suites(text: str | None) -> list[str]:
 def contact_sheet(judged: dict[str, Judged]) -> Image.Image:
     """Images of the held-out suites (of all suites where there are none) in turn, each above its prompt.
 
-    Where an image is wrong, "wrong" stands before the prompt, and it has a red frame.
+    A wrong image has a red frame, and the word WRONG before its prompt.
     """
     chosen = [each for name, each in judged.items() if name.startswith("held-out")] or list(judged.values())
     rows = zip_longest(*(zip(each.pictures, each.verdicts, each.prompts, strict=True) for each in chosen))

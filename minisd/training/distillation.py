@@ -35,9 +35,7 @@ def halvings(first: int, last: int) -> list[int]:
         steps //= 2
         students.append(steps)
     if not students or steps != last:
-        raise InputError(
-            f"steps go from {first} to {last}, expected what halving gives, such as {first // 2}."
-        )
+        raise InputError(f"steps go from {first} to {last}, expected what halving gives, such as {first // 2}.")
     return students
 
 

@@ -39,25 +39,11 @@ RELATION_SYNONYMS: dict[str, list[str]] = {
     "to the right of": ["on the right of", "next to", "beside"],
 }
 POSITION_SYNONYMS: dict[str, list[str]] = {
-    "in the top left": ["in the top left corner", "in the upper left corner", "in the upper left", "at the top left"],
-    "in the top right": [
-        "in the top right corner",
-        "in the upper right corner",
-        "in the upper right",
-        "at the top right",
-    ],
-    "in the bottom left": [
-        "in the bottom left corner",
-        "in the lower left corner",
-        "in the lower left",
-        "at the bottom left",
-    ],
-    "in the bottom right": [
-        "in the bottom right corner",
-        "in the lower right corner",
-        "in the lower right",
-        "at the bottom right",
-    ],
+    **{
+        f"in the {y} {x}": [f"in the {y} {x} corner", f"in the {er} {x} corner", f"in the {er} {x}", f"at the {y} {x}"]
+        for y, er in (("top", "upper"), ("bottom", "lower"))
+        for x in ("left", "right")
+    },
     "on the left": ["on the left side", "at the left"],
     "on the right": ["on the right side", "at the right"],
 }
@@ -79,7 +65,6 @@ def rephrase(caption: str, rng: torch.Generator) -> str:
 
     Its content stays, except that "left of" and "right of" may become "next to", which says less.
     """
-
     request, article, joined, phrase = torch.rand(4, generator=rng).tolist()
     if phrase < 0.5:
         for known, others in PHRASE_SYNONYMS.items():
