@@ -18,7 +18,7 @@ from minisd.sticker.evaluation.prompt_suites import LARGEST_SEED, SUITES
 POINTING_SUITES = ("single", "two")
 SHEET_IMAGES = 64  # in eight columns
 SHEET_WIDTH = 128  # about, of an image
-CAPTION_LINES = 4
+CAPTION_LINES = 5
 
 
 def run(args: argparse.Namespace) -> int:

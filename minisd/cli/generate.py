@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import re
 import secrets
 import sys
 import time
@@ -91,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
     kept = list(range(inputs.count * inputs.frames))
     if clip is not None:
         kept = best_of(clip_scores(*clip, pixels, [inputs.prompt] * len(pixels)), inputs.candidates)
-    finished = [_enlarged(image, inputs.scale) for image in images.to_pil(pixels[kept])]
+    scale = math.ceil(LEAST_SIDE / max(pixels.shape[-2:])) if inputs.scale is None else inputs.scale
+    finished = [_enlarged(image, scale) for image in images.to_pil(pixels[kept])]
     seconds = time.perf_counter() - loaded
 
     guidance = sd.defaults.guidance_scale if args.guidance is None else args.guidance
@@ -103,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
             **({"refiner": args.refiner, "handover": args.handover} if refiner else {}),
             **({"embeddings": args.embedding} if args.embedding else {}),
             **({"best_of": inputs.candidates} if inputs.candidates > 1 else {}),
-            **({"grid": args.grid} if args.grid else {}),
+            **({"scale": scale} if scale > 1 else {}), **({"grid": args.grid} if args.grid else {}),
             **({"turned": args.turned, "turn": args.turn or "half"} if args.turned is not None else {}),
         }  # fmt: skip
         target = inputs.targets[k] if inputs.targets else _free_name(inputs.prompt, inputs.frames)
@@ -139,8 +141,7 @@ def _read_inputs(args: argparse.Namespace) -> Inputs:
     if args.image is not None and args.upscale is not None:
         raise InputError("--image and --upscale were both given; remove one of them.")
     image, mask, depth = (
-        None if path is None else images.open_image(path)
-        for path in (args.image or args.upscale, args.mask, args.depth)
+        None if path is None else _read_image(path) for path in (args.image or args.upscale, args.mask, args.depth)
     )
     device = weights_loader.check_device(args.device or weights_loader.best_device())
     _note_what_surprises(args, prompt, device)
@@ -263,7 +264,15 @@ def _model_for_task(args: argparse.Namespace) -> str:
     return next((f"{EMBEDDED}-{task}" for task, path in paths.items() if path is not None), EMBEDDED)
 
 
-def _enlarged(image: Image.Image, scale: int | None) -> Image.Image:
-    """The image with each pixel as scale x scale equal pixels; by default so many that a side is LEAST_SIDE."""
-    factor = math.ceil(LEAST_SIDE / max(image.size)) if scale is None else scale
-    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+def _enlarged(image: Image.Image, scale: int) -> Image.Image:
+    """The image with each pixel as scale x scale equal pixels."""
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def _read_image(path: Path) -> Image.Image:
+    """An image file; one that was enlarged when it was saved, as its settings say, in its own size again."""
+    image = images.open_image(path)
+    scale = str(image.info.get("scale", "")) if image.info.get("software") == "minisd" else ""
+    if not re.fullmatch("[0-9]{1,2}", scale) or int(scale) < 2 or image.width % int(scale) or image.height % int(scale):
+        return image
+    return image.resize((image.width // int(scale), image.height // int(scale)), Image.Resampling.NEAREST)

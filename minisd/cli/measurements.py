@@ -150,7 +150,7 @@ def measure_views(setup: Setup) -> dict[str, Any]:
     prompts = setup.prompts("single", images * columns * rows)
     found["canvas"] = measure_canvas(sd, prompts, columns, rows, seed, steps).as_json()
     print(f"canvas            {_format_rate(found['canvas'])} windows of {columns} x {rows}", flush=True)
-    loop = measure_loop(sd, max(2, count), seed, steps)
+    loop = measure_loop(sd, max(8, count - count % 2), seed, steps)
     found["loop"] = loop._asdict() | {"exact": loop.exact.as_json()}
     print(
         f"loop              {_format_rate(found['loop']['exact'])} frames; difference to the next frame "

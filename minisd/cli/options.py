@@ -121,7 +121,7 @@ def generate(parser: Parser) -> None:
     )
     output.add_argument("--overwrite", action="store_true", help="replace existing files")
     output.add_argument(
-        "--scale", type=whole, metavar="N", help="enlarge each pixel to N x N (default: up to 256 in all)"
+        "--scale", type=whole, metavar="N", help="enlarge each pixel to N x N (default: until a side has 256)"
     )
     output.add_argument("--film", type=Path, metavar="FILE", help="also save the steps: a strip (.png) or a .gif")
     output.add_argument("--quiet", action="store_true", help="no progress bars")

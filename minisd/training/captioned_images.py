@@ -48,7 +48,8 @@ def read_captioned_images(folder: Path, size: int, prompt: str = "") -> Captione
         raise InputError(f"{folder} contains {' and '.join(METADATA)}, expected one of them; remove the other.")
     found = _listed_images(tables[0]) if tables else _images_with_texts(files)
     if not found:
-        raise InputError(f"{folder} contains no images, expected some of {', '.join(images.SUFFIXES)}.")
+        where = f"{tables[0]} lists" if tables else f"{folder} contains"
+        raise InputError(f"{where} no images, expected some of {', '.join(images.SUFFIXES)}.")
     used = {path for pair in found.items() for path in pair if isinstance(path, Path)}
     unused = [path.name for path in files if path not in {*used, *tables} and not (tables and path.is_dir())]
     if unused:
@@ -72,11 +73,13 @@ def _listed_images(table: Path) -> dict[Path, Path | str]:
     """The images that a metadata file lists, each with its caption. Raises InputError, which names the row."""
     found: dict[Path, Path | str] = {}
     for where, row in _rows(table):
-        file, text = row.get("file_name"), row.get("text")
+        file, text = row.get("file_name"), row.get("text") or ""
         for column, value in (("file_name", file), ("text", text)):
             if not isinstance(value, str):
                 raise InputError(f"{where}: {column} is {shown(value)}, expected a text.")
         name = PurePosixPath(str(file))
+        if name.suffix.lower() not in images.SUFFIXES:
+            raise InputError(f"{where}: file_name is {shown(file)}, expected one of {', '.join(images.SUFFIXES)}.")
         path = table.parent / name
         if name.is_absolute() or ".." in name.parts or not os.path.isfile(path):
             raise InputError(f"{where}: file_name is {shown(str(name))}, expected a file in {table.parent}.")
@@ -90,10 +93,9 @@ def _rows(table: Path) -> Iterator[tuple[str, dict[str, object]]]:
     """The rows of a metadata file, each with its place for messages."""
     text = read_text(table)
     if table.suffix == ".csv":
-        reader = csv.DictReader(io.StringIO(text))
-        yield from ((f"{table}, line {reader.line_num}", dict(row)) for row in reader)
+        yield from _csv_rows(table, text)
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         where = f"{table}, line {number}"
         if not line.strip():
             continue
@@ -104,3 +106,15 @@ def _rows(table: Path) -> Iterator[tuple[str, dict[str, object]]]:
         if not isinstance(row, dict):
             raise InputError(f'{where} is {shown(line)}, expected an object such as {{"file_name": ..., "text": ...}}.')
         yield where, row
+
+
+def _csv_rows(table: Path, text: str) -> Iterator[tuple[str, dict[str, object]]]:
+    reader = csv.DictReader(io.StringIO(text, newline=None))
+    try:
+        for row in reader:
+            where = f"{table}, line {reader.line_num}"
+            if None in row:
+                raise InputError(f"{where} has more values than columns; put texts with commas in quotation marks.")
+            yield where, dict(row)
+    except csv.Error as error:
+        raise InputError(f"{table}, line {reader.line_num} cannot be read ({error}), expected CSV.") from error

@@ -8,6 +8,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -29,28 +30,29 @@ RECIPE = Recipe(learning_rate=3e-4, warmup_steps=50, decay_fraction=1.0)
 
 def halvings(first: int, last: int) -> list[int]:
     """The steps of each student: first / 2, ... down to last. Raises InputError unless halving leads there."""
-    first, last = (validation.whole_number(steps, "steps", 1, 1024) for steps in (first, last))
+    first, last = (validation.whole_number(steps, "steps", 1, 500) for steps in (first, last))
     students, steps = [], first
     while steps > last and steps % 2 == 0:
         steps //= 2
         students.append(steps)
     if not students or steps != last:
-        raise InputError(f"steps go from {first} to {last}, expected what halving gives, such as {first // 2}.")
+        raise InputError(f"the steps are to become {last} from {first}, expected to reach this by halving, as 32 to 4.")
     return students
 
 
-def teacher_grid(scheduler: DDIM, student_steps: int) -> Grid:
-    """The grid of twice as many steps; each step ends where the next one begins.
+def teacher_grid(scheduler: DDIM, steps: int) -> Grid:
+    """The grid of a teacher of a student with so many steps: each of the student's steps in two halves.
 
-    Raises InputError for a spacing in which the student's steps do not begin at every second one of these.
+    Raises InputError where a step cannot be halved.
     """
-    grid, student = scheduler.grid(2 * student_steps), scheduler.grid(student_steps)
-    if grid.source[::2] != student.source:
-        raise InputError(
-            f"timestep_spacing is {scheduler.timestep_spacing!r}, expected 'trailing': every second step of the "
-            "teacher must be one of the student's."
-        )
-    return replace(grid, previous=(*grid.source[1:], -1))
+    student = scheduler.grid(steps)
+    ends = [max(end, -1) for end in student.previous]  # below 0 is the clean image
+    middle = tuple((start + end) // 2 for start, end in zip(student.source, ends, strict=True))
+    if not all(start > half > end for start, half, end in zip(student.source, middle, ends, strict=True)):
+        raise InputError(f"steps is {steps}, expected steps of two timesteps or more, which the teacher can halve.")
+    source = tuple(chain.from_iterable(zip(student.source, middle, strict=True)))
+    previous = tuple(chain.from_iterable(zip(middle, student.previous, strict=True)))
+    return Grid(torch.tensor(source), source, previous)
 
 
 @torch.no_grad()
@@ -101,6 +103,7 @@ def train_student(
     """
     if guidance_scale != 1 and empty is None:
         raise InputError(f"guidance_scale is {guidance_scale:g}, expected empty, the states of the empty prompt, too.")
+    scheduler = replace(scheduler, eta=0.0)
     grid = teacher_grid(scheduler, steps)
     teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
     student = copy.deepcopy(teacher).requires_grad_(True)
@@ -108,11 +111,12 @@ def train_student(
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         x0, text = draw(generator)
-        chosen = ((torch.arange(STEPS_A_BATCH) + torch.rand(1, generator=generator)) * steps / STEPS_A_BATCH).long()
-        parts = zip(chosen.tolist(), x0.chunk(STEPS_A_BATCH), text.chunk(STEPS_A_BATCH), strict=False)
-        total = torch.zeros(())
-        for k, clean, states in parts:
-            noise = torch.randn(clean.shape, generator=generator)
+        parts = min(STEPS_A_BATCH, len(x0))
+        spread = (torch.arange(parts) + torch.rand(1, generator=generator, dtype=torch.float64)) * steps / parts
+        total = torch.zeros((), device=x0.device)
+        chosen = zip(spread.long().tolist(), x0.tensor_split(parts), text.tensor_split(parts), strict=True)
+        for k, clean, states in chosen:
+            noise = torch.randn(clean.shape, generator=generator).to(clean)
             x = scheduler.schedule.add_noise(clean, noise, grid.source[2 * k])
             target = two_step_target(_guided(teacher, states, empty, guidance_scale), scheduler, grid, k, x)
             total = total + len(x) * step_loss(_predict(student, states), scheduler, grid, k, x, target)

@@ -49,7 +49,7 @@ def test_rates_of_the_embedded_model(
     assert 0 <= rates["free attributes"]["a circle"]["colours"]["distance"] <= 1
     assert set(rates["pointing"]) == {"single", "two"}
     assert rates["inversion"]["refine 2"]["mean_psnr"] > 20
-    assert Image.open(tmp_path / "sheet.png").size == (8 * 134 - 6, 184)  # images of the held-out suites only
+    assert Image.open(tmp_path / "sheet.png").size == (8 * 134 - 6, 198)  # images of the held-out suites only
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("autoencoder: ", 'free in "a shape"', "pointing", "refine 0"))
 
@@ -121,11 +121,11 @@ def test_a_sheet_marks_the_wrong_images_and_writes_the_prompts() -> None:
     prompts = ["a red circle"] * 3
     right, wrong = (judge_prompts(Painter(*draw), prompts, 0) for draw in ((), (in_other_colours,)))  # type: ignore[arg-type]
     sheet = contact_sheet({"single": wrong, "held-out pairs": right, "held-out counts": wrong})
-    assert sheet.size == (8 * 134 - 6, 128 + 4 * 14)  # twice as large, above four lines
+    assert sheet.size == (8 * 134 - 6, 128 + 5 * 14)  # twice as large, above five lines
     corners = [sheet.getpixel((134 * k, 0)) for k in range(6)]
     assert [corner == (255, 0, 0) for corner in corners] == [False, True] * 3  # one image of each suite in turn
     cells = [np.asarray(sheet.crop((134 * k, 128, 134 * k + 128, sheet.height)).convert("L")) for k in range(6)]
     assert np.array_equal(cells[0], cells[2])
     assert (cells[1] < 128).sum() > (cells[0] < 128).sum() > 0  # "WRONG: " is more letters
     many = judge_prompts(Painter(), ["a red circle"] * 40, 0)  # type: ignore[arg-type]
-    assert contact_sheet({"held-out pairs": many, "held-out counts": many}).size == (8 * 134 - 6, 8 * 190 - 6)
+    assert contact_sheet({"held-out pairs": many, "held-out counts": many}).size == (8 * 134 - 6, 8 * 204 - 6)

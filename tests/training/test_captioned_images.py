@@ -96,12 +96,13 @@ def test_the_prompt_is_for_rows_without_a_caption_and_other_images_are_named(fol
         ("a.png: a sheet", "line 2 is 'a.png: a sheet', expected an object"),
         ("[1]", "expected an object"),
         ("[" * 100_000, "expected an object"),
-        ('{"file_name": "a.png"}', "line 2: text is None, expected a text"),
+        ('{"file_name": "a.png", "text": 3}', "line 2: text is 3, expected a text"),
         ('{"text": "a sheet"}', "file_name is None"),
+        ('{"file_name": "metadata.jsonl", "text": "x"}', r"file_name is 'metadata\.jsonl', expected one of \.png"),
         ('{"file_name": "c.png", "text": "x"}', r"file_name is 'c\.png', expected a file in"),
         ('{"file_name": "../a.png", "text": "x"}', "expected a file in"),
-        ('{"file_name": "/etc/hosts", "text": "x"}', "expected a file in"),
-        ('{"file_name": "train", "text": "x"}', "expected a file in"),
+        ('{"file_name": "/etc/a.png", "text": "x"}', "expected a file in"),
+        ('{"file_name": "train", "text": "x"}', "expected one of"),
         ('{"file_name": "train/b.png", "text": "x"}', "is listed twice"),
     ],
 )
@@ -115,7 +116,7 @@ def test_a_wrong_row_is_named(line: str, message: str, folder: Path) -> None:
 
 def test_two_metadata_files_or_one_without_rows_are_refused(folder: Path) -> None:
     (folder / "metadata.csv").write_text("file_name,text\n")
-    with pytest.raises(InputError, match="contains no images"):
+    with pytest.raises(InputError, match=r"metadata\.csv lists no images"):
         read_captioned_images(folder, 8)
     (folder / "metadata.csv").write_text("file,caption\na.png,x\n")
     with pytest.raises(InputError, match="line 2: file_name is None"):
@@ -123,3 +124,24 @@ def test_two_metadata_files_or_one_without_rows_are_refused(folder: Path) -> Non
     (folder / "metadata.jsonl").write_text("")
     with pytest.raises(InputError, match="expected one of them"):
         read_captioned_images(folder, 8)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("file_name,text\na.png,a red circle, blue square\n", "line 2 has more values than columns"),
+        ("file_name,text\na.png," + "x" * 200_000 + "\n", "cannot be read .*field larger"),
+    ],
+)
+def test_csv_that_loses_words_is_refused(table: str, message: str, folder: Path) -> None:
+    (folder / "metadata.csv").write_text(table)
+    with pytest.raises(InputError, match=message):
+        read_captioned_images(folder, 8)
+
+
+def test_line_ends_of_other_systems(folder: Path) -> None:
+    (folder / "metadata.csv").write_bytes(b"file_name,text\ra.png,a red sheet\rtrain/b.png,blue\r")
+    assert read_captioned_images(folder, 8).captions == ["a red sheet", "blue"]
+    (folder / "metadata.csv").unlink()
+    (folder / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "one\u2028line"}\r\n', encoding="utf-8")
+    assert read_captioned_images(folder, 8).captions == ["one\u2028line"]

@@ -12,7 +12,7 @@ import torch
 from minisd._internal import validation
 from minisd.errors import InputError
 from minisd.sticker.training.dataset import FIRST_TEST_SEED
-from minisd.sticker.world import nouns
+from minisd.sticker.world import nouns, synonyms
 from minisd.sticker.world.captions import (
     ATTRIBUTES,
     NAMED_SIZES,
@@ -28,7 +28,6 @@ from minisd.sticker.world.captions import (
 from minisd.sticker.world.sampling import sample_scene
 from minisd.sticker.world.scene import INVERSE_RELATION, Scene
 from minisd.sticker.world.splits import HELD_OUT_PAIRS, held_out
-from minisd.sticker.world.synonyms import rephrase
 
 LARGEST_SEED = 10**7  # PyTorch uses 32 bits of a seed: a larger one could equal a seed of the training
 MAX_ATTEMPTS = 1000  # to find a prompt that has only known words
@@ -130,13 +129,16 @@ def suite_examples(name: str, count: int, seed: int, words: str = "") -> list[Ex
     """The first `count` prompts of a suite for a seed in 0..LARGEST_SEED, each with the scene that it was made from.
 
     words: the vocabulary of a model, as in its Defaults. Prompts use no other words; the list is empty if the suite
-    needs others. Raises InputError for an unknown suite, or a seed out of range.
+    needs others, and that of rephrased prompts also without a synonym. Raises InputError for an unknown suite, or a
+    seed out of range.
     """
     if name not in SUITES:
         raise InputError(f"there is no suite {name!r}, expected one of {', '.join(SUITES)}.")
     seed = validation.whole_number(seed, "seed", 0, LARGEST_SEED)
     rng = torch.Generator().manual_seed(FIRST_TEST_SEED + 100 * seed + list(SUITES).index(name))
     suite = SUITES[name]
+    if suite.rephrased and validation.unknown_words([" ".join(synonyms.WORDS)], words):
+        return []
     chosen: list[Example] = []
     while len(chosen) < count:
         attempts = (_sample_example(suite, rng) for _ in range(MAX_ATTEMPTS))
@@ -154,7 +156,7 @@ def _sample_example(suite: Suite, rng: torch.Generator) -> Example:
             break
     prompt = _paraphrase(scene, rng) if suite.paraphrase else write_prompt(scene, suite.mentions, rng, suite.left_out)
     if suite.rephrased:
-        while (changed := rephrase(prompt, rng)) == prompt:
+        while (changed := synonyms.rephrase(prompt, rng)) == prompt:
             pass
         prompt = changed
     return Example(prompt, scene)

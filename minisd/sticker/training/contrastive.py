@@ -16,7 +16,7 @@ from minisd.configs import CLIPImageConfig
 from minisd.errors import MismatchError
 from minisd.models import CLIP, CLIPTextTransformer
 from minisd.sticker.training.clip_image import ImageProbe, ImageProbeBatch, image_probe_batch
-from minisd.sticker.training.dataset import sample_training_scene, scenes_fingerprint
+from minisd.sticker.training.dataset import sample_training_scene, scenes_fingerprint, write_training_caption
 from minisd.sticker.training.hard_negatives import NEGATIVES_PER_IMAGE, caption_and_negatives, compatible
 from minisd.sticker.training.retrieval import hard_negative_accuracy
 from minisd.sticker.world.captions import expectation_of, parse_caption
@@ -101,7 +101,8 @@ def contrastive_loss(clip: CLIP, images: Tensor, ids: Tensor, also_true: Tensor)
 def sample_batch(tokenizer: Tokenizer, count: int, generator: torch.Generator) -> tuple[list[Scene], Tensor, Tensor]:
     """Training scenes, with the ids and the mask that `contrastive_loss` takes."""
     scenes = [sample_training_scene(generator) for _ in range(count)]
-    captions, negatives = zip(*(caption_and_negatives(scene, generator) for scene in scenes), strict=True)
+    pairs = (caption_and_negatives(scene, generator, words=write_training_caption) for scene in scenes)
+    captions, negatives = zip(*pairs, strict=True)
     ids = tokenizer.encode([*captions, *(text for texts in negatives for text in texts)], padding=False).ids
     shown, contents = map(expectation_of, scenes), [parse_caption(caption) for caption in captions]
     also_true = torch.tensor([[compatible(scene, content) for content in contents] for scene in shown])

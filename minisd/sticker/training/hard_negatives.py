@@ -4,12 +4,12 @@ Without them CLIP remains a bag of words (Yuksekgonul et al. 2022): the named co
 right caption among those of other images.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain, islice, zip_longest
 
 import torch
 
-from minisd.sticker.training.dataset import write_training_caption
 from minisd.sticker.world.captions import (
     ATTRIBUTES,
     NUMBERS,
@@ -17,6 +17,7 @@ from minisd.sticker.world.captions import (
     ObjectExpectation,
     parse_caption,
     select_content,
+    write_caption,
 )
 from minisd.sticker.world.palette import BACKGROUNDS
 from minisd.sticker.world.scene import DEPTH_RELATIONS, INVERSE_RELATION, RELATIONS, Scene
@@ -95,17 +96,21 @@ def _shuffled(values: list, generator: torch.Generator) -> list:
 
 
 def caption_and_negatives(
-    scene: Scene, generator: torch.Generator, count: int = NEGATIVES_PER_IMAGE
+    scene: Scene,
+    generator: torch.Generator,
+    count: int = NEGATIVES_PER_IMAGE,
+    words: Callable[[Expectation, torch.Generator], str] = write_caption,
 ) -> tuple[str, list[str]]:
     """A true caption of a scene and `count` untrue ones, in the same wording where possible.
 
-    A template may leave out the change that makes a negative untrue, so each caption is parsed again.
+    words: writes a caption. A template may leave out the change that makes a negative untrue, so each caption is parsed
+    again.
     """
     content = select_content(scene, generator)
     wording = int(torch.randint(2**31 - 1, (), generator=generator))
 
     def write(content: Expectation) -> str:
-        return write_training_caption(content, torch.Generator().manual_seed(wording))
+        return words(content, torch.Generator().manual_seed(wording))
 
     caption = write(content)
     stated = parse_caption(caption)

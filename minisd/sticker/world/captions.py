@@ -68,6 +68,7 @@ TWO_OBJECTS: dict[str, float] = {
     "{b} and {a} {rel} it": 0,
 }
 SEVERAL_OBJECTS: dict[str, float] = {"{many}": 5, "there are {many}": 1, "a picture of {many}": 1}
+LISTING = (",", ";", "&", "+")  # may stand for "and"
 BACKGROUND_PHRASE = "on a {bg} background"
 ATTRIBUTES: dict[str, list[Any]] = {  # of an object, with the values that captions can mention
     "shape": list(SHAPES),
@@ -209,10 +210,10 @@ def parse_caption(text: str) -> Expectation:
 
 def _read(text: str) -> tuple[Expectation, list[list[int]]]:
     """The content of a caption, and the indices of the words and punctuation marks that name each object."""
-    typed = re.findall(r"\w+|[^\w\s]", text.lower())
+    typed = re.findall(r"[^\W_]+|[^\w\s]|_", text.lower())
     words = [i for i, word in enumerate(typed) if word.isalnum() and word not in synonyms.ARTICLES]
-    for kept in (words, sorted([*words, *(i for i, mark in enumerate(typed) if mark == ",")])):
-        sentence = _plain(" ".join(typed[i] for i in kept).replace(",", "and"))
+    for kept in (sorted([*words, *(i for i, mark in enumerate(typed) if mark in LISTING)]), words):
+        sentence = _plain(" ".join("and" if typed[i] in LISTING else typed[i] for i in kept))
         found = next(filter(None, (pattern.fullmatch(sentence) for pattern in _PATTERNS)), None)
         if found is not None:
             named = [name for name in ("a", "b", "many") if name in found.groupdict()]

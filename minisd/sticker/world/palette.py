@@ -23,7 +23,8 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "beige": (225, 205, 185),
 }
 PALETTE = COLOURS | BACKGROUNDS
-PALE = ("orange", "yellow", "cyan")  # their contrast to white is below 3:1, the least for graphics (WCAG 2.1, 1.4.11)
+# Their contrast to white is below 3:1, the least for graphics (WCAG 2.1, 1.4.11).
+PALE = ("orange", "yellow", "cyan", "pink")
 
 
 def rgb(names: list[str], device: torch.device | str = "cpu") -> Tensor:

@@ -15,7 +15,7 @@ from minisd.sticker.world.styles import SHADOW_OFFSET, STYLES, border_coverage, 
 
 Window = tuple[slice, slice]  # rows and columns of a canvas
 WHOLE: Window = (slice(None), slice(None))
-EDGE_WIDTH = 1 / 128  # of the edge of a flat pale object on white, drawn where it is at least one pixel
+EDGES_FROM = 128  # pixels: on smaller images an edge of one pixel is too wide
 _CHUNK = 32  # scenes at a time: the intermediate tensors fit the processor's cache
 
 
@@ -59,17 +59,20 @@ def _fill(scenes: Sequence[Scene], drawn: Layers) -> None:
 
 
 def draw_edges(scenes: Sequence[Scene], size: int, device: torch.device | str = "cpu") -> Tensor:
-    """The coverage of each pixel by the edge inside each pale object on white: (B, K, size, size) in [0, 1]."""
+    """The coverage of each pixel by the edge of flat pale objects on white: (B, K, size, size) in [0, 1].
+
+    The edge is inside the object and one pixel wide.
+    """
     most = max((len(scene.objects) for scene in scenes), default=0)
     edges = torch.zeros(len(scenes), most, size, size, device=device)
-    if EDGE_WIDTH * size < 1:
+    if size < EDGES_FROM:
         return edges
     for b, scene in enumerate(scenes):
         for k, obj in enumerate(scene.objects):
             if scene.background == "white" and obj.colour in PALE and obj.style == "flat":
                 place = torch.tensor([[obj.x, obj.y, obj.radius]], device=device)
                 distance = edge_distance(obj.shape, place, size)[0]
-                inside = paint_coverage(distance + EDGE_WIDTH * size, obj.style, size)
+                inside = paint_coverage(distance + 1, obj.style, size)
                 edges[b, k] = paint_coverage(distance, obj.style, size) - inside
     return edges
 
@@ -103,7 +106,7 @@ def masks(scenes: Sequence[Scene], size: int = 64, device: torch.device | str = 
 def render(scenes: Sequence[Scene], size: int = 64, device: torch.device | str = "cpu") -> Tensor:
     """Render scenes.  -> float32 (B, 3, size, size), sRGB in [-1, 1].
 
-    From 128 pixels on, flat objects in a PALE colour on white have a thin gray edge, so that everybody sees them.
+    From 128 pixels on, flat objects in a PALE colour on white have a gray edge, because their contrast to white is low.
 
     Raises InputError without scenes, for a size below 8 pixels, and for an unknown shape, colour or style.
     """

@@ -76,10 +76,11 @@ def rephrase(caption: str, rng: torch.Generator) -> str:
             words[i] = _pick(SYNONYMS[words[i]], 2 * u)
     text = " ".join(words)
     if joined < 0.45:
-        text = text.replace(" and ", _pick([", ", ", and ", " with "], joined / 0.45))
+        text = re.sub(" and (?=an? |the )", _pick([", ", ", and ", " with "], joined / 0.45), text)
     if joined > 0.8:
-        text = text.removesuffix(" background")
-    if request < 0.5 and not text.startswith("there "):
+        text = re.sub(r" on an? (\w+) background$", r" on \1", text)
+    is_name = text.split()[0] in ("a", "an", *SYNONYMS, *CAPTION_WORD) and " is " not in text
+    if request < 0.5 and is_name:
         text = f"{_pick(REQUESTS, 2 * request)} {text}"
     elif request > 0.9:
         text = f"{text} please"
