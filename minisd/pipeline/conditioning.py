@@ -25,6 +25,10 @@ class Condition(NamedTuple):
         """The same in another dtype."""
         return self._map(lambda tensor: tensor.to(dtype))
 
+    def rows(self, indices: Tensor) -> Self:
+        """The rows with these indices."""
+        return self._map(lambda tensor: tensor[indices.to(tensor.device)])
+
     def last(self, count: int) -> Self:
         """The last rows: those of the prompts, without the negative prompts."""
         return self._map(lambda tensor: tensor[-count:])

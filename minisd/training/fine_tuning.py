@@ -5,11 +5,9 @@ LoRA trains low-rank changes of the UNet's attention layers (Hu et al. 2021).
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -18,7 +16,9 @@ from minisd.errors import InputError
 from minisd.interpret import text_vectors
 from minisd.models.layers import Attention
 from minisd.pipeline import StableDiffusion
+from minisd.pipeline.conditioning import Condition
 from minisd.training.captioned_images import CaptionedImages
+from minisd.training.denoising import check_model, denoising_losses, encode_images
 from minisd.training.run_files import fingerprint
 from minisd.training.trainer import Recipe, TrainingRun, train
 
@@ -54,7 +54,7 @@ def train_embedding(
     run.check()
     for network in (sd.unet, encoder):
         network.requires_grad_(False)
-    latents, ids = _encode(sd, pictures), tokenizer(pictures.captions)
+    latents, ids = encode_images(sd, pictures.pixels), tokenizer(pictures.captions)
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         rows = torch.randint(len(ids), (BATCH,), generator=generator)
@@ -62,7 +62,7 @@ def train_embedding(
         embeddings = encoder.token_embedding(ids[rows].where(~new, 0))
         embeddings = embeddings.masked_scatter(new[..., None], word.vectors[ids[rows][new] - first])
         states = encoder.transform(embeddings + encoder.position_embedding.weight[: ids.shape[1]])
-        return _denoising_loss(sd, latents[rows], states, sd.unet, generator)
+        return denoising_losses(sd.scheduler.schedule, sd.unet, latents[rows], Condition(states), generator).mean()
 
     return train(word, loss, replace(RECIPE, learning_rate=learning_rate), run).vectors.detach()
 
@@ -81,7 +81,7 @@ def train_lora(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         changes = LowRankChanges(unet, attention_weight_names(unet), rank)
-    latents, ids = _encode(sd, pictures), sd.tokenizer(pictures.captions)
+    latents, ids = encode_images(sd, pictures.pixels), sd.tokenizer(pictures.captions)
     with torch.no_grad():
         states, empty = sd.text_encoder(ids), sd.text_encoder(sd.tokenizer([""]))
 
@@ -91,10 +91,10 @@ def train_lora(
         text = torch.where(dropped[:, None, None], empty, states[rows])
         weights = changes.weights(unet)
 
-        def predict(x: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        def predict(x: Tensor, t: Tensor, text: Tensor, pooled: None) -> Tensor:
             return functional_call(unet, weights, (x, t, text))
 
-        return _denoising_loss(sd, latents[rows], text, predict, generator)
+        return denoising_losses(sd.scheduler.schedule, predict, latents[rows], Condition(text), generator).mean()
 
     return train(changes, loss, replace(RECIPE, learning_rate=learning_rate), run)
 
@@ -109,31 +109,13 @@ def _of(run: TrainingRun, sd: StableDiffusion, pictures: CaptionedImages) -> Tra
 
 
 def _check_model(sd: StableDiffusion) -> None:
-    """Refuse UNets that need more inputs than text: masks, depth or image sizes would be needed in training, too."""
-    if sd.is_xl or sd.task != "text":
-        what = "SDXL" if sd.is_xl else f"a model for {sd.task}"
-        raise InputError(f"{what} cannot be fine-tuned; use a text-to-image model of SD 1.x or 2.x.")
+    """Refuse SDXL, which has two text encoders, and what `check_model` refuses."""
+    check_model(sd)
+    if sd.is_xl:
+        raise InputError("SDXL cannot be fine-tuned; use a text-to-image model of SD 1.x or 2.x.")
 
 
 def attention_weight_names(unet: nn.Module) -> list[str]:
     """The names of the weights that a LoRA changes: queries, keys, values and outputs of each attention layer."""
     blocks = [name for name, module in unet.named_modules() if isinstance(module, Attention)]
     return [f"{name}.{part}.weight" for name in blocks for part in ("q", "k", "v", "out")]
-
-
-@torch.no_grad()
-def _encode(sd: StableDiffusion, pictures: CaptionedImages) -> Tensor:
-    """Scaled latents (N, C, h, w), the means of the posterior."""
-    parts = [sd.vae.encode(each).mean for each in pictures.pixels.split(BATCH)]
-    return sd.vae.scaled(torch.cat(parts))
-
-
-def _denoising_loss(
-    sd: StableDiffusion, x0: Tensor, text: Tensor, predict: Callable[..., Tensor], generator: torch.Generator
-) -> Tensor:
-    """The standard diffusion loss, with uniformly drawn timesteps (Ho et al. 2020, eq. 14)."""
-    schedule = sd.scheduler.schedule
-    t = torch.randint(schedule.num_train_timesteps, (len(x0),), generator=generator)
-    noise = torch.randn(x0.shape, generator=generator)
-    prediction = predict(schedule.add_noise(x0, noise, t), t, text)
-    return F.mse_loss(prediction.float(), schedule.target(x0, noise, t))

@@ -38,7 +38,8 @@ class Recipe:
     """Optimisation: AdamW, clipped gradients, exponential moving average (EMA) of the weights.
 
     The learning rate warms up, stays constant, and decays to zero over the last part of the budget. A run that is
-    stopped before the decay can be continued with a larger budget at no loss.
+    stopped before the decay can be continued with a larger budget at no loss. ema_decay 0: no average. accumulation:
+    the gradients of so many batches make one step.
     """
 
     learning_rate: float = 1e-3
@@ -51,6 +52,7 @@ class Recipe:
     bfloat16: bool = False  # autocast, where the processor has instructions for it
     seed: int = 0
     patience: int = 20  # consecutive steps with NaN or infinity before the run stops
+    accumulation: int = 1
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def train(
 def _train(
     model: Network, loss: TrainingLoss, recipe: Recipe, run: TrainingRun, show: Callable[[Network], None] | None
 ) -> Network:
-    average = deepcopy(model).requires_grad_(False)
+    average = deepcopy(model).requires_grad_(False) if recipe.ema_decay else model
     optimizer = torch.optim.AdamW(
         model.parameters(), recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay, fused=True
     )
@@ -124,6 +126,8 @@ def _train(
     parts: dict[str, Part] = {"model": model, "average": average, "optimizer": optimizer}
     about = {**run.about, "processes": dist.get_world_size() if dist.is_initialized() else 1}
     about |= {f"recipe.{name}": value for name, value in asdict(recipe).items()}
+    if recipe.accumulation == 1:
+        del about["recipe.accumulation"]  # runs of earlier versions have none
     if process > 0:
         dist.barrier()  # the first process may have to set a damaged file aside
     state = read_run(run.path, parts, about)
@@ -149,21 +153,25 @@ def _train(
     try:
         while used() < budget:
             progress = used() / budget
-            factor = min(1, (step + 1) / recipe.warmup_steps, (1 - progress) / recipe.decay_fraction)
+            factor = min(1, (step + 1) / max(recipe.warmup_steps, 1), (1 - progress) / max(recipe.decay_fraction, 1e-9))
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * factor
             optimizer.zero_grad(set_to_none=True)
             generator.manual_seed(_combined_seed(recipe.seed, step, process))
-            with precision(device, recipe.bfloat16):
-                value = loss(generator, progress)
-            value.backward()
-            value = _average_gradients(model, value.detach())
+            value = torch.zeros((), device=device)
+            for _ in range(recipe.accumulation):
+                with precision(device, recipe.bfloat16):
+                    part = loss(generator, progress) / recipe.accumulation
+                part.backward()
+                value += part.detach()
+            value = _average_gradients(model, value)
             norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.max_gradient_norm)
             is_good = bool(torch.isfinite(value) and torch.isfinite(norm))  # a bad batch would spoil AdamW for good
             with _whole_steps():
                 if is_good:
                     optimizer.step()
-                    _update_average(average, model, min(recipe.ema_decay, (step + 1) / (step + 10)))
+                    if average is not model:
+                        _update_average(average, model, min(recipe.ema_decay, (step + 1) / (step + 10)))
                 step += 1
             failures = 0 if is_good else failures + 1
             if is_good:

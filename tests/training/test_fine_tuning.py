@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 from support.runs import steps_of
 from support.small import small_pipeline
+from support.training_images import training_images
 
 import weights_loader
 from minisd.adapters import Lora, LowRank, LowRankChanges, add_embeddings
@@ -17,7 +17,6 @@ from minisd.errors import InputError
 from minisd.interpret import text_vectors
 from minisd.pipeline import StableDiffusion
 from minisd.training import fine_tuning
-from minisd.training.captioned_images import CaptionedImages
 from minisd.training.fine_tuning import (
     attention_weight_names,
     train_embedding,
@@ -25,17 +24,12 @@ from minisd.training.fine_tuning import (
 )
 
 TOKEN = "<candy>"
+CAPTION = f"a {TOKEN}"
 
 
 @pytest.fixture
 def sd() -> StableDiffusion:
     return small_pipeline()
-
-
-def training_images(text: str = f"a {TOKEN}", count: int = 5) -> CaptionedImages:
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(count, 3, 4, 4, generator=generator) * 2 - 1
-    return CaptionedImages(F.interpolate(coarse, size=16, mode="bilinear"), [text] * count)
 
 
 def weights_of(sd: StableDiffusion) -> list[torch.Tensor]:
@@ -46,7 +40,9 @@ def test_an_embedding_is_trained_and_the_model_stays_frozen(sd: StableDiffusion,
     before, size = weights_of(sd), len(sd.tokenizer)
     start = text_vectors.word_vectors(sd, "cat")
     lines: list[str] = []
-    vectors = train_embedding(sd, training_images(), TOKEN, "cat", steps_of(tmp_path / "run.pt", 12, lines.append))
+    vectors = train_embedding(
+        sd, training_images(CAPTION), TOKEN, "cat", steps_of(tmp_path / "run.pt", 12, lines.append)
+    )
     assert vectors.shape == start.shape
     assert (vectors - start).abs().max() > 1e-3
     assert len(sd.tokenizer) == size
@@ -55,9 +51,9 @@ def test_an_embedding_is_trained_and_the_model_stays_frozen(sd: StableDiffusion,
 
 def test_the_embedding_depends_on_the_position_of_the_token(sd: StableDiffusion, tmp_path: Path) -> None:
     """The vectors reach the loss through the position of the token in the caption."""
-    first = train_embedding(sd, training_images(), TOKEN, "cat", steps_of(tmp_path / "a.pt", 4))
+    first = train_embedding(sd, training_images(CAPTION), TOKEN, "cat", steps_of(tmp_path / "a.pt", 4))
     other = train_embedding(sd, training_images(f"{TOKEN} above a dog"), TOKEN, "cat", steps_of(tmp_path / "b.pt", 4))
-    again = train_embedding(sd, training_images(), TOKEN, "cat", steps_of(tmp_path / "c.pt", 4))
+    again = train_embedding(sd, training_images(CAPTION), TOKEN, "cat", steps_of(tmp_path / "c.pt", 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -100,7 +96,7 @@ def test_the_loss(kind: str, sd2: bool, tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_killed_run_continues(kind: str, sd: StableDiffusion, tmp_path: Path) -> None:
     def run(path: Path, steps: int) -> torch.Tensor:
         if kind == "embedding":
-            return train_embedding(sd, training_images(), TOKEN, "dog", steps_of(path, steps))
+            return train_embedding(sd, training_images(CAPTION), TOKEN, "dog", steps_of(path, steps))
         changes = train_lora(sd, training_images("a cat"), steps_of(path, steps))
         return torch.cat([up.flatten() for up in changes.up])
 
@@ -120,7 +116,7 @@ def test_a_killed_run_continues(kind: str, sd: StableDiffusion, tmp_path: Path) 
         patch.setattr("minisd.training.trainer.time.monotonic", iter(range(0, 10**6, 50)).__next__)
         if kind == "embedding":
             with pytest.raises(Killed):
-                train_embedding(sd, training_images(), TOKEN, "dog", steps_of(tmp_path / "run.pt", 8, stop))
+                train_embedding(sd, training_images(CAPTION), TOKEN, "dog", steps_of(tmp_path / "run.pt", 8, stop))
         else:
             with pytest.raises(Killed):
                 train_lora(sd, training_images("a cat"), steps_of(tmp_path / "run.pt", 8, stop))
@@ -187,12 +183,12 @@ def test_bad_input(sd: StableDiffusion, tmp_path: Path) -> None:
     with pytest.raises(InputError):
         train_embedding(sd, training_images("a cat"), "cat", "dog", steps_of(path, 1))  # the token exists
     with pytest.raises(InputError):
-        train_embedding(sd, training_images(), TOKEN, "", steps_of(path, 1))
+        train_embedding(sd, training_images(CAPTION), TOKEN, "", steps_of(path, 1))
     for other in (small_pipeline(in_channels=9), small_pipeline(in_channels=5)):
         with pytest.raises(InputError, match="cannot be fine-tuned"):
             train_lora(other, training_images("a cat"), steps_of(path, 1))
         with pytest.raises(InputError, match="cannot be fine-tuned"):
-            train_embedding(other, training_images(), TOKEN, "cat", steps_of(path, 1))
+            train_embedding(other, training_images(CAPTION), TOKEN, "cat", steps_of(path, 1))
     assert not path.exists()
 
 

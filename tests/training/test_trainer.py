@@ -1,6 +1,7 @@
 """The training loop: it learns, continues killed runs bit for bit, averages over processes, survives bad batches."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,34 @@ def test_a_run_killed_at_random_ends_in_the_same_weights_bit_for_bit(
         return train(model, adding(model), Recipe(learning_rate=0.05), steps_of(path, 12)).state_dict()
 
     check_killed_runs(train_to, tmp_path, monkeypatch)
+
+
+def test_accumulated_batches_make_one_step_with_the_mean_of_their_gradients(tmp_path: Path) -> None:
+    """One step with three batches is that of a batch three times as large."""
+    recipe = Recipe(learning_rate=0.05, warmup_steps=0, decay_fraction=0.0)
+    three, one = linear(), linear()
+    inner = adding(one)
+
+    def mean_of_three(generator: torch.Generator, progress: float) -> Tensor:
+        return torch.stack([inner(generator, progress) for _ in range(3)]).mean()
+
+    train(three, adding(three), replace(recipe, accumulation=3), steps_of(tmp_path / "three.pt", 4))
+    train(one, mean_of_three, recipe, steps_of(tmp_path / "one.pt", 4))
+    assert torch.allclose(three.weight, one.weight, atol=1e-6)
+    with pytest.raises(ResumeError, match="accumulation"):
+        train(one, mean_of_three, replace(recipe, accumulation=2), steps_of(tmp_path / "one.pt", 5))
+
+
+def test_without_an_average_the_model_itself_is_returned(tmp_path: Path) -> None:
+    model = linear()
+    recipe = Recipe(learning_rate=0.05, warmup_steps=0, decay_fraction=0.0, ema_decay=0.0)
+    assert train(model, adding(model), recipe, steps_of(tmp_path / "run.pt", 5)) is model
+    again = linear()
+    train(again, adding(again), recipe, steps_of(tmp_path / "run.pt", 9))
+    whole = linear()
+    train(whole, adding(whole), recipe, steps_of(tmp_path / "whole.pt", 9))
+    assert torch.equal(again.weight, whole.weight)
+    assert (whole.weight - linear().weight).abs().max() > 0.1  # the rate is 0.05 from the first step to the last
 
 
 def test_a_finished_run_is_not_trained_again(clock: Clock, tmp_path: Path) -> None:

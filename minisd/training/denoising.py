@@ -1,0 +1,77 @@
+"""What every fine-tuning has in common: encoded images and captions, and the loss of predicting their noise."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from minisd.errors import InputError
+from minisd.pipeline import StableDiffusion
+from minisd.pipeline.conditioning import Condition, make_condition
+from minisd.pipeline.prompts import PromptBatch
+from minisd.pipeline.sdxl_sizes import MicroConditioning
+from minisd.schedulers import NoiseSchedule
+
+Predict = Callable[..., Tensor]  # like UNet.forward: x (B, C, h, w), timesteps (B,), text, pooled=... -> (B, C, h, w)
+ENCODED_AT_ONCE = 8
+
+
+def check_model(sd: StableDiffusion) -> None:
+    """Refuse UNets that read a mask, a depth map or a small image. Raises InputError."""
+    if sd.task != "text":
+        raise InputError(f"a model for {sd.task} cannot be fine-tuned; use a text-to-image model.")
+
+
+@torch.no_grad()
+def encode_images(sd: StableDiffusion, pixels: Tensor) -> Tensor:
+    """Pixels (N, 3, H, W) -> scaled latents (N, C, h, w), the means of the posterior."""
+    weight = next(sd.vae.parameters())
+    parts = [sd.vae.encode(each.to(weight)).mean.float() for each in pixels.split(ENCODED_AT_ONCE)]
+    return sd.vae.scaled(torch.cat(parts))
+
+
+def encode_captions(sd: StableDiffusion, captions: Sequence[str], size: tuple[int, int]) -> Condition:
+    """The condition for each caption, of images of (height, width) pixels. Gradients reach the text encoders."""
+    batch = PromptBatch(list(captions), list(captions))
+    micro = MicroConditioning().resolved_for(*size)
+    return make_condition(sd.text_parts, sd.unet.config, None, batch, micro, zero_empty=False)
+
+
+def denoising_losses(
+    schedule: NoiseSchedule,
+    predict: Predict,
+    x0: Tensor,
+    condition: Condition,
+    generator: torch.Generator,
+    min_snr: float | None = None,
+) -> Tensor:
+    """The square error for each image, with uniformly drawn timesteps (Ho et al. 2020, eq. 14).  -> (B,).
+
+    x0 (B, C, h, w). min_snr: the limit of the weight of little-noised images, in place of equal weights (Hang et al.
+    2023).
+    """
+    t = torch.randint(schedule.num_train_timesteps, (len(x0),), generator=generator)
+    noise = torch.randn(x0.shape, generator=generator).to(x0)
+    x = schedule.add_noise(x0, noise, t)
+    prediction = predict(x, t.to(x0.device), condition.text, pooled=condition.pooled_and_sizes)
+    losses = mse_loss(prediction.float(), schedule.target(x0, noise, t), reduction="none").mean((1, 2, 3))
+    return losses if min_snr is None else losses * min_snr_weight(schedule, t, min_snr).to(losses)
+
+
+def min_snr_weight(schedule: NoiseSchedule, t: Tensor, limit: float) -> Tensor:
+    """min(SNR, limit), the weight of an error of x0, as a weight of the error that is measured.  t (B,) -> (B,).
+
+    An error of epsilon is SNR times one of x0, an error of v SNR + 1 times (Hang et al. 2023, section 3.4).
+    """
+    signal = schedule.alpha_bars[t]
+    snr = signal / (1 - signal)
+    weight = snr.clamp(max=limit)
+    kind = schedule.prediction_type
+    return weight if kind == "sample" else weight / (snr + 1 if kind == "v_prediction" else snr)
+
+
+def freeze(*networks: nn.Module) -> None:
+    """Exclude networks from training."""
+    for network in networks:
+        network.requires_grad_(False)

@@ -1,0 +1,162 @@
+"""Full fine-tuning and DreamBooth: the loss and gradients of the reference, what is trained, settings, killed runs."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from support.runs import check_killed_runs, steps_of
+from support.small import small_pipeline
+from support.training_images import training_images
+
+import weights_loader
+from minisd.errors import InputError, ResumeError
+from minisd.pipeline import StableDiffusion
+from minisd.training import full_fine_tuning
+from minisd.training.captioned_images import CaptionedImages
+from minisd.training.full_fine_tuning import Settings, default_rate, gradient_checkpointing, train_full
+
+DROPPED = Settings(batch=6, empty_prompts=0.3)
+
+
+def loss_of(
+    sd: StableDiffusion, folder: Path, settings: Settings = DROPPED, prior: CaptionedImages | None = None, seed: int = 3
+) -> torch.Tensor:
+    """The loss of one step, after its backward pass; the gradients are left in the networks."""
+    losses = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(full_fine_tuning, "train", lambda model, loss, *others: losses.append((model, loss)) or model)
+        patch.setattr(full_fine_tuning, "freeze", lambda *networks: None)
+        train_full(sd, training_images("a cat", 7), steps_of(folder / "run.pt", 1), settings, prior)
+    ((_, loss),) = losses
+    value = loss(torch.Generator().manual_seed(seed), 0.0)
+    value.backward()
+    return value.detach()
+
+
+@pytest.mark.parametrize("min_snr", [None, 5.0])
+@pytest.mark.parametrize("with_prior", [False, True])
+@pytest.mark.parametrize("sd2", [False, True])
+def test_a_step_is_that_of_the_reference(sd2: bool, with_prior: bool, min_snr: float | None, tmp_path: Path) -> None:
+    """The same objective with diffusers' UNet and noise: loss to 1e-6, gradients to 1e-4."""
+    import diffusers
+
+    sd = small_pipeline(sd2)
+    weights_loader.save(sd, tmp_path / "model")
+    pictures, prior = training_images("a cat", 7), training_images("a dog", 5, seed=1)
+    settings = Settings(batch=6, empty_prompts=0.3, prior_weight=0.7, min_snr=min_snr)
+    got = loss_of(sd, tmp_path, settings, prior if with_prior else None)
+
+    theirs = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "model", subfolder="unet")
+    noises = diffusers.DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    generator = torch.Generator().manual_seed(3)
+    x0, states = [], []
+    for each in (pictures, prior)[: 1 + with_prior]:
+        rows = torch.randint(len(each.captions), (6,), generator=generator)
+        dropped = torch.rand(6, generator=generator) < 0.3
+        texts = ["" if drop else each.captions[row] for drop, row in zip(dropped.tolist(), rows.tolist(), strict=True)]
+        with torch.no_grad():
+            x0.append(sd.vae.encode(each.pixels[rows]).mean * sd.vae.config.scaling_factor)
+            states.append(sd.text_encoder(sd.tokenizer(texts)))
+    x0, states = torch.cat(x0), torch.cat(states)
+    t = torch.randint(1000, (len(x0),), generator=generator)
+    noise = torch.randn(x0.shape, generator=generator)
+    predicted = theirs(noises.add_noise(x0, noise, t), t, states).sample
+    target = noises.get_velocity(x0, noise, t) if sd2 else noise
+    each = (predicted - target).square().mean((1, 2, 3))
+    if min_snr is not None:
+        snr = noises.alphas_cumprod[t] / (1 - noises.alphas_cumprod[t])
+        each = each * snr.clamp(max=min_snr) / (snr + 1 if sd2 else snr)
+    expected = each[:6].mean() + (0.7 * each[6:].mean() if with_prior else 0)
+    expected.backward()
+    assert got.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
+
+    moved = copy.deepcopy(sd)
+    for ours, parameter in zip(moved.unet.parameters(), sd.unet.parameters(), strict=True):
+        ours.data.copy_(parameter.grad)
+    weights_loader.save(moved, tmp_path / "gradients")
+    gradients = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "gradients", subfolder="unet").state_dict()
+    for name, parameter in theirs.named_parameters():
+        assert (gradients[name] - parameter.grad).abs().max() <= 1e-4 * parameter.grad.abs().max() + 1e-7, name
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(tmp_path: Path) -> None:
+    plain, saving = small_pipeline(), small_pipeline()
+    losses = [
+        loss_of(plain, tmp_path / "a"),
+        loss_of(saving, tmp_path / "b", Settings(batch=6, empty_prompts=0.3, gradient_checkpointing=True)),
+    ]
+    assert losses[0] == losses[1]
+    for a, b in zip(plain.unet.parameters(), saving.unet.parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, atol=1e-6)
+    assert "forward" not in vars(saving.unet.middle)
+    assert _kept(saving, True) < _kept(saving, False) / 3
+
+
+def _kept(sd: StableDiffusion, active: bool) -> int:
+    """How many numbers are kept for the backward pass."""
+    sizes: list[int] = []
+    keep = torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x)
+    with keep, gradient_checkpointing(sd.unet, active):
+        sd.unet(torch.randn(1, 4, 16, 16), torch.tensor([1]), torch.randn(1, 77, 64))
+    return sum(sizes)
+
+
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_what_is_trained(text_encoder: bool, tmp_path: Path) -> None:
+    sd = small_pipeline()
+    before = copy.deepcopy(sd)
+    settings = Settings(batch=2, learning_rate=1e-3, text_encoder=text_encoder, ema_decay=0.5)
+    assert train_full(sd, training_images("a cat"), steps_of(tmp_path / "run.pt", 3), settings) is sd
+    changed = {
+        name
+        for name in ("unet", "text_encoder", "vae")
+        for a, b in zip(getattr(before, name).parameters(), getattr(sd, name).parameters(), strict=True)
+        if not torch.equal(a, b)
+    }
+    assert changed == {"unet", "text_encoder"} if text_encoder else {"unet"}
+    weights_loader.save(sd, tmp_path / "model")
+    again = weights_loader.load(tmp_path / "model")
+    assert torch.equal(again("cat", seed=1, output_type="pt").images, sd("cat", seed=1, output_type="pt").images)
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    sd, lines = small_pipeline(), []
+    settings = Settings(batch=4, learning_rate=1e-3)
+    start = loss_of(copy.deepcopy(sd), tmp_path / "a", seed=8)
+    train_full(sd, training_images("a cat"), steps_of(tmp_path / "run.pt", 40, lines.append), settings)
+    assert loss_of(copy.deepcopy(sd), tmp_path / "b", seed=8) < 0.9 * start
+
+
+def test_killed_runs_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train_to(path: Path) -> dict[str, torch.Tensor]:
+        sd, settings = small_pipeline(), Settings(batch=2, text_encoder=True, ema_decay=0.9)
+        train_full(sd, training_images("a cat"), steps_of(path, 15), settings, training_images("a dog", 3, seed=1))
+        return sd.unet.state_dict()
+
+    check_killed_runs(train_to, tmp_path, monkeypatch)
+
+
+def test_a_run_of_other_settings_is_not_continued(tmp_path: Path) -> None:
+    train_full(small_pipeline(), training_images("a cat"), steps_of(tmp_path / "run.pt", 1), Settings(batch=2))
+    with pytest.raises(ResumeError, match="batch is 3, was 2"):
+        train_full(small_pipeline(), training_images("a cat"), steps_of(tmp_path / "run.pt", 2), Settings(batch=3))
+    with pytest.raises(ResumeError, match="pictures and captions is"):
+        train_full(small_pipeline(), training_images("a dog"), steps_of(tmp_path / "run.pt", 2), Settings(batch=2))
+
+
+def test_the_default_rate_depends_on_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_rate(small_pipeline()) == 2e-4
+    monkeypatch.setattr(full_fine_tuning, "SMALL", 1000)
+    assert default_rate(small_pipeline()) == 5e-6
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    run = steps_of(tmp_path / "run.pt", 1)
+    with pytest.raises(InputError, match="the class is called 'a cat' like the subject"):
+        train_full(small_pipeline(), training_images("a cat"), run, prior=training_images("a cat"))
+    with pytest.raises(InputError, match="a model for inpainting cannot be fine-tuned"):
+        train_full(small_pipeline(in_channels=9), training_images("a cat"), run)
+    for name, value in (("batch", 0), ("learning_rate", 0.0), ("empty_prompts", 1.5), ("min_snr", -1), ("seed", -1)):
+        with pytest.raises(InputError, match=f"{name} is {value}"):
+            Settings(**{name: value})
