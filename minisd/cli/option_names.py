@@ -14,8 +14,9 @@ OPTION_OF = {  # where the option is not the argument's name with dashes
     "num_inference_steps": "--steps",
     "use_karras_sigmas": "--karras",
 }
-ONE_WORD = {"eta", "strength"}  # always arguments
-ENGLISH = {"device", "height", "image", "seed", "width"}  # arguments at the beginning, or directly after these words:
+ONE_WORD = {"accumulation", "eta", "strength"}  # always arguments
+# arguments at the beginning of a message, or directly after the words of BEFORE:
+ENGLISH = {"batch", "device", "height", "image", "seed", "width"}
 BEFORE = re.compile(r"(?:^|\b(?:and|give|of|(?<!pipe )(?<!socket )or|remove|without) )$")
 QUOTED = r"""(?<!\w)(?:'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`[^`]*`)(?!\w)"""
 NAME = r"(?<![\w./\\-])(?P<name>[a-z]+(?:_[a-z]+)*)(?![\w/\\-]|\.\w)(?P<value>=(?:True\b| )?)?"  # of no path or option

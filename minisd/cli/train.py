@@ -1,4 +1,4 @@
-"""`minisd train`: train the embedded model, a variant of it or an adapter, and save the result."""
+"""`minisd train`: train the embedded model or a variant of it, fine-tune any model, and save the result."""
 
 import argparse
 import shutil
@@ -14,14 +14,13 @@ import torch.distributed as dist
 import weights_loader
 from minisd._internal import validation
 from minisd._internal.atomic_folders import make_folder, replace_files
-from minisd.cli.options import ADAPTERS
+from minisd.cli.fine_tune import WHOLE_MODEL, fine_tune
+from minisd.cli.options import FINE_TUNINGS
 from minisd.cli.output import complain
 from minisd.errors import InputError
 from minisd.models import CLIP
 from minisd.sticker.training.stages import STAGES, Networks, TrainingOptions, check, train_stages
 from minisd.sticker.training.task_variants import train_variant
-from minisd.training.captioned_images import read_captioned_images
-from minisd.training.fine_tuning import train_embedding, train_lora
 from minisd.training.trainer import TrainingBudget, TrainingRun
 from weights_loader.clip import CLIP_FOLDER
 from weights_loader.formats.safetensors import save_safetensors
@@ -50,12 +49,12 @@ def _run(args: argparse.Namespace) -> int:
         torch.set_num_threads(validation.whole_number(args.threads, "--threads", 1, 1024))
     if args.stage == "variant":
         rank = _train_variant(args, minutes, steps, pool)
-    elif args.stage in ADAPTERS:
-        rank = _train_adapter(args, minutes, steps)
+    elif args.stage in FINE_TUNINGS:
+        rank = _fine_tune(args, minutes, steps, device)
     else:
         rank = _train_stages(args, minutes, steps, pool, device)
     if rank == 0:
-        where = f"the UNet on {device}" if args.stage in ("all", "unet") else "on cpu"
+        where = f"the UNet on {device}" if args.stage in ("all", "unet", *WHOLE_MODEL) else "on cpu"
         print(f"{(time.perf_counter() - began) / 60:.1f} minutes, {where}")
     return 0
 
@@ -125,26 +124,12 @@ def _train_variant(args: argparse.Namespace, minutes: float, steps: int | None, 
     return rank
 
 
-def _train_adapter(args: argparse.Namespace, minutes: float, steps: int | None) -> int:
-    """Train an embedding or a LoRA for the model of --start-from, save it; returns the rank 0."""
-    if args.pictures is None or args.start_from is None:
-        raise InputError(f"{args.stage} needs --pictures FOLDER and --start-from MODEL, the model to adapt.")
-    if args.stage == "embedding" and (args.token is None or args.like is None):
-        raise InputError("embedding needs --token, the new token, and --like, a known word to start from.")
-    lora_rank = validation.whole_number(args.rank, "--rank", 1, 1024)
-    sd = weights_loader.load(args.start_from)
-    captioned = read_captioned_images(args.pictures, sd.vae.config.sample_size, args.prompt)
-    make_folder(args.folder)
-    checkpoint, path = (args.folder / f"{args.stage}.{suffix}" for suffix in ("pt", "safetensors"))
-    run = TrainingRun(checkpoint, TrainingBudget(minutes, steps), _reporter(args.stage))
-    if args.stage == "embedding":
-        vectors = train_embedding(sd, captioned, args.token, args.like, run)
-        weights_loader.save_embedding(args.token, vectors, path, overwrite=True)
-    else:
-        changes = train_lora(sd, captioned, run, lora_rank)
-        weights_loader.save_lora(changes.parts, sd.unet, path, overwrite=True)
-    print(f"{path}  try: minisd '{captioned.captions[0]}' --model {args.start_from} --{args.stage} {path}")
-    return 0
+def _fine_tune(args: argparse.Namespace, minutes: float, steps: int | None, device: str) -> int:
+    """Fine-tune the model of --start-from, save the result; returns the rank of this process."""
+    with _process_group() as rank:
+        report = _reporter(args.stage) if rank == 0 else _silent_reporter(args.stage)
+        fine_tune(args, TrainingBudget(minutes, steps), device, report)
+    return rank
 
 
 @contextmanager

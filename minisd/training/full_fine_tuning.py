@@ -4,7 +4,7 @@ DreamBooth teaches a rare word a subject: "a photo of sks dog". Images of "a pho
 as it was, are trained beside it, so that other dogs stay as they are: prior preservation (Ruiz et al. 2022).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from minisd._internal import validation
+from minisd._internal.messages import shown
 from minisd.errors import InputError
 from minisd.models.layers import ResBlock
 from minisd.models.unet import SpatialTransformer
@@ -81,8 +82,7 @@ def train_full(
     run's file.
     """
     check_model(sd)
-    if prior is not None and (both := {*pictures.captions} & {*prior.captions}):
-        raise InputError(f"the class is called {both.pop()!r} like the subject, expected another prompt for the class.")
+    check_class_captions(pictures, [] if prior is None else prior.captions)
     encoders = [part.encoder for part in sd.text_parts]
     networks = {"unet": sd.unet, **{f"text_encoder_{i}": each for i, each in enumerate(encoders, 1)}}
     everything = [pictures] if prior is None else [pictures, prior]
@@ -119,6 +119,15 @@ def train_full(
     trained.load_state_dict(average.state_dict())
     freeze(trained)
     return sd
+
+
+def check_class_captions(pictures: CaptionedImages, captions: Sequence[str]) -> None:
+    """Raise InputError if an image of the class has a caption of the subject: the word would mean both."""
+    if both := {*pictures.captions} & {*captions}:
+        raise InputError(
+            f"the class is called {shown(both.pop())} like the subject, expected another prompt for the class; leave "
+            "out the rare word."
+        )
 
 
 class _EncodedSet:

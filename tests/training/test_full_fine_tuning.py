@@ -10,6 +10,8 @@ from support.small import small_pipeline
 from support.training_images import training_images
 
 import weights_loader
+from minisd import images
+from minisd.cli import main
 from minisd.errors import InputError, ResumeError
 from minisd.pipeline import StableDiffusion
 from minisd.training import full_fine_tuning
@@ -160,3 +162,39 @@ def test_bad_input(tmp_path: Path) -> None:
     for name, value in (("batch", 0), ("learning_rate", 0.0), ("empty_prompts", 1.5), ("min_snr", -1), ("seed", -1)):
         with pytest.raises(InputError, match=f"{name} is {value}"):
             Settings(**{name: value})
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """DreamBooth from folder to saved model, and what is refused before any work."""
+    weights_loader.save(small_pipeline(), tmp_path / "model")
+    (tmp_path / "pictures").mkdir()
+    images.save(images.to_pil(training_images("a cat").pixels[:1])[0], tmp_path / "pictures" / "a.png")
+    where = ["--pictures", str(tmp_path / "pictures"), "--start-from", str(tmp_path / "model"), "--steps", "2"]
+    subject = [*where, "--prompt", "a sks cat", "--batch", "2"]
+
+    def train(stage: str, *arguments: str) -> tuple[int, str]:
+        code = main(["train", stage, str(tmp_path / "run"), *arguments])
+        return code, capsys.readouterr().err
+
+    for arguments, message in (
+        (["full", "--prompt", "a cat"], "full needs --pictures FOLDER and --start-from MODEL"),
+        (["dreambooth", *subject], "dreambooth needs --class-prompt, such as 'a photo of a dog'"),
+        (["lora", *subject], "--batch is for full and dreambooth, not for lora; remove it"),
+        (["lora", *subject[:-2], "--class-prompt", "x"], "--class-prompt is for full and dreambooth"),
+        (["dreambooth", *subject, "--class-prompt", "a sks cat"], "the class is called 'a sks cat' like the subject"),
+        (["full", *where, "--prompt", "a cat", "--batch", "0"], "--batch is 0, expected a whole number in 1.."),
+        (["full", *where, "--prompt", "a cat", "--min-snr", "-1"], "--min-snr is -1.0, expected a number"),
+    ):
+        code, error = train(*arguments)
+        assert code == 2, error
+        assert message in error
+    assert not (tmp_path / "run").exists()
+
+    assert train("dreambooth", *subject, "--class-prompt", "a cat", "--class-images", "2")[0] == 0
+    (kept,) = (tmp_path / "run").glob("class-*")
+    assert sorted(path.name for path in kept.iterdir()) == ["00000.png", "00001.png"]
+    changed = weights_loader.load(tmp_path / "run" / "model")
+    assert not torch.equal(changed.unet.conv_in.weight, small_pipeline().unet.conv_in.weight.half().float())
+    assert train("full", *subject, "--text-encoder", "--gradient-checkpointing")[0] == 0
+    trained = weights_loader.load(tmp_path / "run" / "model").text_encoder.token_embedding.weight
+    assert not torch.equal(trained, small_pipeline().text_encoder.token_embedding.weight.half().float())

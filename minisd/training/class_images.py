@@ -1,0 +1,41 @@
+"""Images of a class, drawn by the model as it is: what DreamBooth trains beside the images of a subject."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from minisd import images
+from minisd._internal import validation
+from minisd._internal.atomic_folders import make_folder
+from minisd.pipeline import StableDiffusion
+from minisd.training.captioned_images import CaptionedImages, read_captioned_images
+from minisd.training.run_files import fingerprint
+
+DRAWN_AT_ONCE = 4
+
+
+def class_images(
+    sd: StableDiffusion,
+    prompt: str,
+    count: int,
+    folder: Path,
+    report: Callable[[str], None] = lambda line: None,
+) -> CaptionedImages:
+    """`count` images of a class, such as "a photo of a dog", of the size of the training.
+
+    They are kept in a folder within `folder`, whose name depends on the model and the prompt: what is there is not
+    drawn again, so an interrupted call goes on. Raises InputError, and OutputError for a folder that cannot be written.
+    """
+    (prompt,) = validation.prompts(prompt, "class_prompt")
+    count = validation.whole_number(count, "class_images", 1, 100_000)
+    kept = folder / f"class-{fingerprint(sd.unet, sd.vae, sd.text_encoder, prompt)}"
+    make_folder(kept)
+    paths = [kept / f"{seed:05d}.png" for seed in range(count)]
+    missing = [path for path in paths if not path.exists()]
+    for begin in range(0, len(missing), DRAWN_AT_ONCE):
+        some = missing[begin : begin + DRAWN_AT_ONCE]
+        drawn = sd(prompt, seed=int(some[0].stem), num_images_per_prompt=len(some)).images
+        for image, path in zip(drawn, some, strict=True):
+            images.save(image, path)
+        report(f"class images: {begin + len(some)} of {len(missing)} drawn")
+    found = read_captioned_images(kept, sd.vae.config.sample_size, prompt)
+    return CaptionedImages(found.pixels[:count], found.captions[:count])

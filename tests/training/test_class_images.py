@@ -1,0 +1,43 @@
+"""Images of a class: drawn once, kept for the model and the prompt, continued after an interruption."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.small import small_pipeline
+
+from minisd.errors import InputError
+from minisd.training.class_images import class_images
+
+
+def test_images_are_drawn_once(tmp_path: Path) -> None:
+    sd, lines = small_pipeline(), []
+    sd.defaults = type(sd.defaults)(num_inference_steps=1)
+    drawn = class_images(sd, "a dog", 5, tmp_path, lines.append)
+    assert drawn.pixels.shape == (5, 3, 32, 32)
+    assert drawn.captions == ["a dog"] * 5
+    assert lines == ["class images: 4 of 5 drawn", "class images: 5 of 5 drawn"]
+    (folder,) = tmp_path.iterdir()
+    (folder / "00003.png").unlink()
+    again = class_images(sd, "a dog", 5, tmp_path, lines.append)
+    assert lines[2:] == ["class images: 1 of 1 drawn"]
+    assert torch.equal(again.pixels, drawn.pixels)
+    assert torch.equal(class_images(sd, "a dog", 2, tmp_path).pixels, drawn.pixels[:2])
+
+
+def test_other_prompts_and_models_have_other_folders(tmp_path: Path) -> None:
+    sd = small_pipeline()
+    sd.defaults = type(sd.defaults)(num_inference_steps=1)
+    class_images(sd, "a dog", 1, tmp_path)
+    class_images(sd, "a cat", 1, tmp_path)
+    with torch.no_grad():
+        sd.unet.conv_in.bias += 1
+    class_images(sd, "a cat", 1, tmp_path)
+    assert len([*tmp_path.iterdir()]) == 3
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="class_images is 0"):
+        class_images(small_pipeline(), "a dog", 0, tmp_path)
+    with pytest.raises(InputError, match="class_prompt"):
+        class_images(small_pipeline(), 3, 1, tmp_path)  # type: ignore[arg-type]
