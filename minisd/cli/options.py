@@ -7,6 +7,7 @@ names below repeat those of the library; tests/cli/test_options.py compares them
 from argparse import SUPPRESS
 from pathlib import Path
 
+from minisd.cli.fine_tune_options import FINE_TUNINGS, fine_tuning
 from minisd.cli.parser import Parser, real, whole
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -30,7 +31,6 @@ ROWS = ("load", "text", "unet", "vae", "encode")
 VERIFIED = ("v1-1", "v1-2", "v1-3", "v1-4", "v1-5", "v2-base", "v2", "v2-1-base", "v2-1")
 STAGES = ("vae", "text", "unet", "clip")
 TASKS = ("inpainting", "depth", "upscaling")
-FINE_TUNINGS = ("full", "dreambooth", "lora", "embedding")
 SUITES = (
     "single", "two", "binding", "position", "size", "background", "count", "partial", "full", "held-out pairs",
     "held-out triples", "held-out counts", "held-out template", "style", "in front", "rephrased",
@@ -218,35 +218,7 @@ def train(parser: Parser) -> None:
     )
     variants = parser.add_argument_group("a variant")
     variants.add_argument("--task", choices=TASKS, metavar="NAME", help=f"its task: {', '.join(TASKS)}")
-    images = parser.add_argument_group("your images: full, dreambooth, lora, embedding")
-    images.add_argument("--pictures", type=Path, metavar="FOLDER", help="images X.png with X.txt, or metadata.jsonl")
-    images.add_argument("--prompt", default="", help="caption of the images that have none: 'a photo of sks dog'")
-    images.add_argument("--token", help="new token of an embedding, such as '<candy>'; the captions contain it")
-    images.add_argument("--like", metavar="WORD", help="known word whose embedding the new token starts from")
-    images.add_argument("--rank", type=whole, default=4, metavar="N", help="rank of a LoRA")
-    whole_model = parser.add_argument_group("full and dreambooth")
-    whole_model.add_argument("--class-prompt", metavar="TEXT", help="of the class, such as 'a photo of a dog'")
-    whole_model.add_argument("--class-images", type=whole, default=100, metavar="N", help="to draw of the class")
-    whole_model.add_argument("--class-pictures", type=Path, metavar="FOLDER", help="images of the class, not drawn")
-    whole_model.add_argument("--prior-weight", type=real, metavar="X", help="of the loss on the class (default: 1)")
-    whole_model.add_argument(
-        "--learning-rate", type=real, metavar="X", help="default: 5e-6 for official models, 2e-4 for small ones"
-    )
-    whole_model.add_argument("--warmup-steps", type=whole, metavar="N", help="until the rate is reached (default: 20)")
-    whole_model.add_argument("--decay-fraction", type=real, metavar="X", help="last part, where it falls (default: 0)")
-    whole_model.add_argument("--batch", type=whole, metavar="N", help="images, and as many of the class (default: 4)")
-    whole_model.add_argument("--accumulation", type=whole, metavar="N", help="batches of a step (default: 1)")
-    whole_model.add_argument(
-        "--empty-prompts", type=real, metavar="X", help="share of the captions left out (default: 0.1, dreambooth 0)"
-    )
-    whole_model.add_argument("--min-snr", type=real, metavar="X", help="limit of the loss weight; published: 5")
-    whole_model.add_argument("--ema-decay", type=real, metavar="X", help="of an average of the weights (default: none)")
-    whole_model.add_argument("--text-encoder", action="store_true", default=None, help="train the text encoder, too")
-    whole_model.add_argument(
-        "--gradient-checkpointing", action="store_true", default=None, help="less memory, more time"
-    )
-    whole_model.add_argument("--bfloat16", action="store_true", default=None, help="autocast, where it is fast")
-    whole_model.add_argument("--seed", type=whole, metavar="N", help="of noise and order (default: 0)")
+    fine_tuning(parser)
     machine = parser.add_argument_group("data and machine")
     machine.add_argument(
         "--pool", type=whole, default=24_000, metavar="N", help="scenes for the UNet or the variant, in each process"

@@ -14,8 +14,8 @@ import torch.distributed as dist
 import weights_loader
 from minisd._internal import validation
 from minisd._internal.atomic_folders import make_folder, replace_files
-from minisd.cli.fine_tune import WHOLE_MODEL, fine_tune
-from minisd.cli.options import FINE_TUNINGS
+from minisd.cli.fine_tune import DEFAULTS, fine_tune
+from minisd.cli.fine_tune_options import FINE_TUNINGS
 from minisd.cli.output import complain
 from minisd.errors import InputError
 from minisd.models import CLIP
@@ -54,7 +54,7 @@ def _run(args: argparse.Namespace) -> int:
     else:
         rank = _train_stages(args, minutes, steps, pool, device)
     if rank == 0:
-        where = f"the UNet on {device}" if args.stage in ("all", "unet", *WHOLE_MODEL) else "on cpu"
+        where = f"the UNet on {device}" if args.stage in ("all", "unet", *DEFAULTS) else "on cpu"
         print(f"{(time.perf_counter() - began) / 60:.1f} minutes, {where}")
     return 0
 
@@ -128,7 +128,7 @@ def _fine_tune(args: argparse.Namespace, minutes: float, steps: int | None, devi
     """Fine-tune the model of --start-from, save the result; returns the rank of this process."""
     with _process_group() as rank:
         report = _reporter(args.stage) if rank == 0 else _silent_reporter(args.stage)
-        fine_tune(args, TrainingBudget(minutes, steps), device, report)
+        fine_tune(args, TrainingBudget(minutes, steps), device, rank, report)
     return rank
 
 

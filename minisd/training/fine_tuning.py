@@ -1,121 +1,183 @@
-"""Fine-tune a trained pipeline on a few images: a new word (textual inversion), or a style or subject (LoRA).
+"""Fine-tuning on captioned images: its settings, and the loop that full fine-tuning and LoRA share.
 
-All weights of the model stay frozen. Textual inversion trains the embedding vectors of the new word (Gal et al. 2022);
-LoRA trains low-rank changes of the UNet's attention layers (Hu et al. 2021).
+With images of the class beside those of a subject, this is DreamBooth. It teaches a rare word the subject: "a photo of
+sks dog". Images of "a photo of a dog", drawn by the model as it was, are trained beside it, so that other dogs stay as
+they are: prior preservation (Ruiz et al. 2022).
 """
 
-import copy
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
-from minisd.adapters import LowRankChanges
+from minisd._internal import validation
+from minisd._internal.messages import shown
 from minisd.errors import InputError
-from minisd.interpret import text_vectors
-from minisd.models.layers import Attention
+from minisd.models.layers import ResBlock
+from minisd.models.unet import SpatialTransformer
 from minisd.pipeline import StableDiffusion
 from minisd.pipeline.conditioning import Condition
 from minisd.training.captioned_images import CaptionedImages
-from minisd.training.denoising import check_model, denoising_losses, encode_images
+from minisd.training.denoising import Predict, check_model, denoising_losses, encode_captions, encode_images
 from minisd.training.run_files import fingerprint
 from minisd.training.trainer import Recipe, TrainingRun, train
 
-EMPTY_PROMPTS = 0.1  # share of a LoRA's captions that are replaced by the empty prompt, for classifier-free guidance
-BATCH = 8
-RECIPE = Recipe(warmup_steps=20, weight_decay=0.0, ema_decay=0.98)
+Network = TypeVar("Network", bound=nn.Module)
+SMALL = 100_000_000  # parameters of a UNet; below it a model is trained like the embedded one
 
 
-class TokenVectors(nn.Module):
-    """The embedding vectors of a new token, (n, width)."""
+@dataclass(frozen=True)
+class Settings:
+    """How a model is fine-tuned.
 
-    def __init__(self, vectors: Tensor) -> None:
-        super().__init__()
-        self.vectors = nn.Parameter(vectors.clone())
-
-
-def train_embedding(
-    sd: StableDiffusion, pictures: CaptionedImages, token: str, like: str, run: TrainingRun, learning_rate: float = 5e-3
-) -> Tensor:
-    """Train the embedding vectors (n, width) of a new token, initialised with those of the word `like`.
-
-    Raises InputError if the token exists already or is missing from a caption, if `like` is no known word, and for
-    models other than text-to-image SD 1.x and 2.x; what `train` raises for the run's file.
+    learning_rate: None for the usual one of the method and the size of the model. batch: images a step, and as many of
+    the class. accumulation: batches a step. empty_prompts: the share of captions that are replaced by the empty prompt,
+    so that guidance keeps its meaning. min_snr: see `denoising_losses`; the published value is 5. prior_weight: of the
+    loss on the images of the class. ema_decay: of the moving average of the weights, 0 for none. text_encoder: train
+    it, too. gradient_checkpointing: compute activations twice, which needs less memory. bfloat16: autocast over float32
+    weights, where it is fast.
     """
-    _check_model(sd)
-    if not all(token in text for text in pictures.captions):
-        without = next(text for text in pictures.captions if token not in text)
-        raise InputError(f"the caption {without!r} does not contain the new token {token!r}; add it to every caption.")
-    encoder, tokenizer = sd.text_encoder, copy.deepcopy(sd.tokenizer)
-    word = TokenVectors(text_vectors.word_vectors(sd, like).float())
-    first = tokenizer.add_token(token, len(word.vectors))
-    run = _of(run, sd, pictures).of(token=token, like=like)
-    run.check()
-    for network in (sd.unet, encoder):
-        network.requires_grad_(False)
-    latents, ids = encode_images(sd, pictures.pixels), tokenizer(pictures.captions)
+
+    learning_rate: float | None = None
+    warmup_steps: int = 20
+    decay_fraction: float = 0.0
+    batch: int = 4
+    accumulation: int = 1
+    empty_prompts: float = 0.1
+    min_snr: float | None = None
+    prior_weight: float = 1.0
+    ema_decay: float = 0.0
+    text_encoder: bool = False
+    gradient_checkpointing: bool = False
+    bfloat16: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("warmup_steps", 0), ("batch", 1), ("accumulation", 1), ("seed", 0)):
+            validation.whole_number(getattr(self, name), name, least, 2**63)
+        for name, most in (("decay_fraction", 1), ("empty_prompts", 1), ("prior_weight", 1000), ("ema_decay", 0.99999)):
+            validation.real_number(getattr(self, name), name, 0, most)
+        for name in ("learning_rate", "min_snr"):
+            if getattr(self, name) is not None:
+                validation.real_number(getattr(self, name), name, 1e-12, 1000)
+
+
+def is_small(sd: StableDiffusion) -> bool:
+    """Whether a model is about as small as the embedded one, which needs higher learning rates than official models."""
+    return sum(p.numel() for p in sd.unet.parameters()) < SMALL
+
+
+def fine_tune(
+    sd: StableDiffusion,
+    trained: Network,
+    predict: Predict,
+    learning_rate: float,
+    pictures: CaptionedImages,
+    run: TrainingRun,
+    settings: Settings,
+    prior: CaptionedImages | None,
+    weight_decay: float = 0.01,
+) -> Network:
+    """Train the network `trained`, on which `predict` depends; returns the moving average of its weights.
+
+    prior: images of the class of the subject. Raises what `check` and `train` raise.
+    """
+    sets = [_EncodedSet(sd, each, settings) for each in ([pictures] if prior is None else [pictures, prior])]
+    weights = torch.tensor([1.0, settings.prior_weight][: len(sets)])
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
-        rows = torch.randint(len(ids), (BATCH,), generator=generator)
-        new = ids[rows] >= first
-        embeddings = encoder.token_embedding(ids[rows].where(~new, 0))
-        embeddings = embeddings.masked_scatter(new[..., None], word.vectors[ids[rows][new] - first])
-        states = encoder.transform(embeddings + encoder.position_embedding.weight[: ids.shape[1]])
-        return denoising_losses(sd.scheduler.schedule, sd.unet, latents[rows], Condition(states), generator).mean()
+        parts = [each.batch(generator) for each in sets]
+        x0 = torch.cat([latents for latents, _ in parts])
+        condition = _joined([condition for _, condition in parts])
+        with gradient_checkpointing(sd.unet, settings.gradient_checkpointing):
+            losses = denoising_losses(sd.scheduler.schedule, predict, x0, condition, generator, settings.min_snr)
+        return losses.view(len(sets), -1).mean(1) @ weights.to(losses)
 
-    return train(word, loss, replace(RECIPE, learning_rate=learning_rate), run).vectors.detach()
-
-
-def train_lora(
-    sd: StableDiffusion, pictures: CaptionedImages, run: TrainingRun, rank: int = 4, learning_rate: float = 2e-3
-) -> LowRankChanges:
-    """Train low-rank changes of the UNet's attention layers, so that the model generates images like the given ones.
-
-    Raises InputError for models other than text-to-image SD 1.x and 2.x, and what `train` raises for the run's file.
-    """
-    _check_model(sd)
-    run = _of(run, sd, pictures).of(rank=rank)
-    run.check()
-    unet = sd.unet.requires_grad_(False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        changes = LowRankChanges(unet, attention_weight_names(unet), rank)
-    latents, ids = encode_images(sd, pictures.pixels), sd.tokenizer(pictures.captions)
-    with torch.no_grad():
-        states, empty = sd.text_encoder(ids), sd.text_encoder(sd.tokenizer([""]))
-
-    def loss(generator: torch.Generator, progress: float) -> Tensor:
-        rows = torch.randint(len(ids), (BATCH,), generator=generator)
-        dropped = torch.rand(BATCH, generator=generator) < EMPTY_PROMPTS
-        text = torch.where(dropped[:, None, None], empty, states[rows])
-        weights = changes.weights(unet)
-
-        def predict(x: Tensor, t: Tensor, text: Tensor, pooled: None) -> Tensor:
-            return functional_call(unet, weights, (x, t, text))
-
-        return denoising_losses(sd.scheduler.schedule, predict, latents[rows], Condition(text), generator).mean()
-
-    return train(changes, loss, replace(RECIPE, learning_rate=learning_rate), run)
-
-
-def _of(run: TrainingRun, sd: StableDiffusion, pictures: CaptionedImages) -> TrainingRun:
-    """The run, with the facts that every fine-tuning is a run of."""
-    return run.of(
-        batch=BATCH,
-        start_model=fingerprint(sd.unet, sd.vae, sd.text_encoder),
-        pictures_and_captions=fingerprint(pictures.pixels, *pictures.captions),
+    recipe = Recipe(
+        learning_rate=learning_rate if settings.learning_rate is None else settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        decay_fraction=settings.decay_fraction,
+        weight_decay=weight_decay,
+        ema_decay=settings.ema_decay,
+        bfloat16=settings.bfloat16,
+        accumulation=settings.accumulation,
+        seed=settings.seed,
     )
+    return train(trained, loss, recipe, run)
 
 
-def _check_model(sd: StableDiffusion) -> None:
-    """Refuse SDXL, which has two text encoders, and what `check_model` refuses."""
+def check(
+    sd: StableDiffusion, pictures: CaptionedImages, run: TrainingRun, settings: Settings, prior: CaptionedImages | None
+) -> TrainingRun:
+    """Check everything before any work; returns the run with the facts that it is a run of.
+
+    Raises InputError for a model of another task and for captions of the class that are captions of the subject, and
+    what `TrainingRun.check` raises.
+    """
     check_model(sd)
-    if sd.is_xl:
-        raise InputError("SDXL cannot be fine-tuned; use a text-to-image model of SD 1.x or 2.x.")
+    check_class_captions(pictures, [] if prior is None else prior.captions)
+    everything = [pictures] if prior is None else [pictures, prior]
+    run = run.of(
+        start_model=fingerprint(sd.unet, sd.vae, *(part.encoder for part in sd.text_parts)),
+        pictures_and_captions=[fingerprint(each.pixels, *each.captions) for each in everything],
+        **asdict(settings),
+    )
+    run.check()
+    return run
 
 
-def attention_weight_names(unet: nn.Module) -> list[str]:
-    """The names of the weights that a LoRA changes: queries, keys, values and outputs of each attention layer."""
-    blocks = [name for name, module in unet.named_modules() if isinstance(module, Attention)]
-    return [f"{name}.{part}.weight" for name in blocks for part in ("q", "k", "v", "out")]
+def check_class_captions(pictures: CaptionedImages, captions: Sequence[str]) -> None:
+    """Raise InputError if an image of the class has a caption of the subject: the word would mean both."""
+    if both := {*pictures.captions} & {*captions}:
+        raise InputError(
+            f"the class is called {shown(both.pop())} like the subject, expected another prompt for the class; leave "
+            "out the rare word."
+        )
+
+
+class _EncodedSet:
+    """Images and captions, encoded once; the captions at each step if the text encoders are trained."""
+
+    def __init__(self, sd: StableDiffusion, pictures: CaptionedImages, settings: Settings) -> None:
+        self.sd, self.captions, self.settings = sd, [*pictures.captions, ""], settings
+        height, width = pictures.pixels.shape[2:]
+        self.size = (height, width)
+        self.latents = encode_images(sd, pictures.pixels)
+        with torch.no_grad():
+            self.known = None if settings.text_encoder else encode_captions(sd, self.captions, self.size)
+
+    def batch(self, generator: torch.Generator) -> tuple[Tensor, Condition]:
+        """Latents and conditions of images drawn at random; some captions are left out."""
+        count = self.settings.batch
+        rows = torch.randint(len(self.latents), (count,), generator=generator)
+        dropped = torch.rand(count, generator=generator) < self.settings.empty_prompts
+        texts = torch.where(dropped, len(self.captions) - 1, rows)
+        if self.known is not None:
+            return self.latents[rows], self.known.rows(texts)
+        return self.latents[rows], encode_captions(self.sd, [self.captions[i] for i in texts.tolist()], self.size)
+
+
+def _joined(conditions: list[Condition]) -> Condition:
+    pooled = [each.pooled_and_sizes for each in conditions if each.pooled_and_sizes is not None]
+    return Condition(torch.cat([each.text for each in conditions]), torch.cat(pooled) if pooled else None)
+
+
+@contextmanager
+def gradient_checkpointing(unet: nn.Module, active: bool = True) -> Iterator[None]:
+    """Within the block, the UNet keeps only what enters its blocks, and computes the rest again in the backward pass.
+
+    The gradients are the same (Chen et al. 2016).
+    """
+    blocks = [each for each in unet.modules() if active and isinstance(each, ResBlock | SpatialTransformer)]
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward

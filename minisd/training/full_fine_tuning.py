@@ -1,175 +1,37 @@
-"""Fine-tune all weights of a UNet on a few images; with images of their class beside them, this is DreamBooth.
+"""Fine-tune all weights of a UNet, and of the text encoder if wanted; with images of the class this is DreamBooth."""
 
-DreamBooth teaches a rare word a subject: "a photo of sks dog". Images of "a photo of a dog", drawn by the model
-as it was, are trained beside it, so that other dogs stay as they are: prior preservation (Ruiz et al. 2022).
-"""
+from torch import nn
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import partial
-
-import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-
-from minisd._internal import validation
-from minisd._internal.messages import shown
-from minisd.errors import InputError
-from minisd.models.layers import ResBlock
-from minisd.models.unet import SpatialTransformer
 from minisd.pipeline import StableDiffusion
-from minisd.pipeline.conditioning import Condition
 from minisd.training.captioned_images import CaptionedImages
-from minisd.training.denoising import check_model, denoising_losses, encode_captions, encode_images, freeze
-from minisd.training.run_files import fingerprint
-from minisd.training.trainer import Recipe, TrainingRun, train
+from minisd.training.denoising import freeze
+from minisd.training.fine_tuning import Settings, check, fine_tune, is_small
+from minisd.training.trainer import TrainingRun
 
-SMALL = 100_000_000  # parameters of a UNet; below it a model is trained like the embedded one
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a model is fine-tuned.
-
-    learning_rate: None for the default, see `default_rate`. batch: images a step, and as many images of the class.
-    accumulation: batches a step. empty_prompts: the share of captions that are replaced by the empty prompt, so that
-    guidance keeps its meaning. min_snr: see `denoising_losses`; the published value is 5. prior_weight: of the loss on
-    the images of the class. ema_decay: of the moving average of the weights, 0 for none. text_encoder: train it, too.
-    gradient_checkpointing: compute activations twice, which needs less memory. bfloat16: autocast over float32 weights.
-    """
-
-    learning_rate: float | None = None
-    warmup_steps: int = 20
-    decay_fraction: float = 0.0
-    batch: int = 4
-    accumulation: int = 1
-    empty_prompts: float = 0.1
-    min_snr: float | None = None
-    prior_weight: float = 1.0
-    ema_decay: float = 0.0
-    text_encoder: bool = False
-    gradient_checkpointing: bool = False
-    bfloat16: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("warmup_steps", 0), ("batch", 1), ("accumulation", 1), ("seed", 0)):
-            validation.whole_number(getattr(self, name), name, least, 2**63)
-        for name, most in (("decay_fraction", 1), ("empty_prompts", 1), ("prior_weight", 1000), ("ema_decay", 0.99999)):
-            validation.real_number(getattr(self, name), name, 0, most)
-        for name in ("learning_rate", "min_snr"):
-            if getattr(self, name) is not None:
-                validation.real_number(getattr(self, name), name, 1e-12, 1000)
-
-
-def default_rate(sd: StableDiffusion) -> float:
-    """The learning rate for all weights: 5e-6, as in DreamBooth for official models; 2e-4 for the embedded model."""
-    return 2e-4 if sum(p.numel() for p in sd.unet.parameters()) < SMALL else 5e-6
+LEARNING_RATE, SMALL_RATE = 5e-6, 2e-4  # of official models, as published for DreamBooth; of the embedded one
+SETTINGS, DREAMBOOTH = Settings(), Settings(empty_prompts=0.0)
 
 
 def train_full(
     sd: StableDiffusion,
     pictures: CaptionedImages,
     run: TrainingRun,
-    settings: Settings = Settings(),
+    settings: Settings = SETTINGS,
     prior: CaptionedImages | None = None,
 ) -> StableDiffusion:
     """Train the UNet of `sd` in place, and its text encoders if the settings say so; returns `sd`.
 
-    prior: images of the class of the subject, with their captions, for prior preservation. Raises InputError for a
-    model of another task, and for captions of the class that are captions of the subject; what `train` raises for the
-    run's file.
+    prior: images of the class of the subject, with their captions. The weights are trained in float32. Raises
+    InputError for a model of another task, and for captions of the class that are captions of the subject; what `train`
+    raises for the run's file.
     """
-    check_model(sd)
-    check_class_captions(pictures, [] if prior is None else prior.captions)
+    run = check(sd, pictures, run, settings, prior)
     encoders = [part.encoder for part in sd.text_parts]
-    networks = {"unet": sd.unet, **{f"text_encoder_{i}": each for i, each in enumerate(encoders, 1)}}
-    everything = [pictures] if prior is None else [pictures, prior]
-    run = run.of(
-        start_model=fingerprint(sd.vae, *networks.values()),
-        pictures_and_captions=[fingerprint(each.pixels, *each.captions) for each in everything],
-        **asdict(settings),
-    )
-    run.check()
-    freeze(sd.vae, *encoders)
-    trained = nn.ModuleDict(networks if settings.text_encoder else {"unet": sd.unet}).float()
-    sets = [_EncodedSet(sd, each, settings) for each in everything]
-    weights = torch.tensor([1.0, settings.prior_weight][: len(sets)])
-    trained.requires_grad_(True)
-
-    def loss(generator: torch.Generator, progress: float) -> Tensor:
-        parts = [each.batch(generator) for each in sets]
-        x0 = torch.cat([latents for latents, _ in parts])
-        condition = _joined([condition for _, condition in parts])
-        with gradient_checkpointing(sd.unet, settings.gradient_checkpointing):
-            losses = denoising_losses(sd.scheduler.schedule, sd.unet, x0, condition, generator, settings.min_snr)
-        return losses.view(len(sets), -1).mean(1) @ weights.to(losses)
-
-    recipe = Recipe(
-        learning_rate=settings.learning_rate or default_rate(sd),
-        warmup_steps=settings.warmup_steps,
-        decay_fraction=settings.decay_fraction,
-        ema_decay=settings.ema_decay,
-        bfloat16=settings.bfloat16,
-        accumulation=settings.accumulation,
-        seed=settings.seed,
-    )
-    average = train(trained, loss, recipe, run)
+    freeze(sd.vae, sd.unet, *encoders)
+    networks = [sd.unet, *encoders] if settings.text_encoder else [sd.unet]
+    trained = nn.ModuleList(networks).float().requires_grad_(True)
+    rate = SMALL_RATE if is_small(sd) else LEARNING_RATE
+    average = fine_tune(sd, trained, sd.unet, rate, pictures, run, settings, prior)
     trained.load_state_dict(average.state_dict())
     freeze(trained)
     return sd
-
-
-def check_class_captions(pictures: CaptionedImages, captions: Sequence[str]) -> None:
-    """Raise InputError if an image of the class has a caption of the subject: the word would mean both."""
-    if both := {*pictures.captions} & {*captions}:
-        raise InputError(
-            f"the class is called {shown(both.pop())} like the subject, expected another prompt for the class; leave "
-            "out the rare word."
-        )
-
-
-class _EncodedSet:
-    """Images and captions, encoded once; the captions at each step if the text encoders are trained."""
-
-    def __init__(self, sd: StableDiffusion, pictures: CaptionedImages, settings: Settings) -> None:
-        self.sd, self.captions, self.settings = sd, pictures.captions, settings
-        height, width = pictures.pixels.shape[2:]
-        self.size = (height, width)
-        self.latents = encode_images(sd, pictures.pixels)
-        with torch.no_grad():
-            self.known = None if settings.text_encoder else encode_captions(sd, [*self.captions, ""], self.size)
-
-    def batch(self, generator: torch.Generator) -> tuple[Tensor, Condition]:
-        """Latents and conditions of images drawn at random; some captions are left out."""
-        count, empty = self.settings.batch, len(self.captions)
-        rows = torch.randint(len(self.captions), (count,), generator=generator)
-        dropped = torch.rand(count, generator=generator) < self.settings.empty_prompts
-        texts = torch.where(dropped, empty, rows)
-        if self.known is not None:
-            return self.latents[rows], self.known.rows(texts)
-        return self.latents[rows], encode_captions(
-            self.sd, [[*self.captions, ""][i] for i in texts.tolist()], self.size
-        )
-
-
-def _joined(conditions: list[Condition]) -> Condition:
-    pooled = [each.pooled_and_sizes for each in conditions if each.pooled_and_sizes is not None]
-    return Condition(torch.cat([each.text for each in conditions]), torch.cat(pooled) if pooled else None)
-
-
-@contextmanager
-def gradient_checkpointing(unet: nn.Module, active: bool = True) -> Iterator[None]:
-    """Within the block, the UNet keeps only what enters its blocks, and computes the rest again in the backward pass.
-
-    The gradients are the same (Chen et al. 2016).
-    """
-    blocks = [each for each in unet.modules() if active and isinstance(each, ResBlock | SpatialTransformer)]
-    for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward

@@ -16,12 +16,9 @@ from minisd.cli import main
 from minisd.errors import InputError
 from minisd.interpret import text_vectors
 from minisd.pipeline import StableDiffusion
-from minisd.training import fine_tuning
-from minisd.training.fine_tuning import (
-    attention_weight_names,
-    train_embedding,
-    train_lora,
-)
+from minisd.training import fine_tuning, textual_inversion
+from minisd.training.lora import attention_weight_names, train_lora
+from minisd.training.textual_inversion import train_embedding
 
 TOKEN = "<candy>"
 CAPTION = f"a {TOKEN}"
@@ -65,7 +62,8 @@ def test_the_loss(kind: str, sd2: bool, tmp_path: Path, monkeypatch: pytest.Monk
     caption = f"{TOKEN} above a {TOKEN}" if kind == "embedding" else "a cat"
     sd, pictures = small_pipeline(sd2), training_images(caption, 12)
     losses = []
-    monkeypatch.setattr(fine_tuning, "train", lambda model, loss, *others: losses.append(loss) or model)
+    for module in (fine_tuning, textual_inversion):
+        monkeypatch.setattr(module, "train", lambda model, loss, *others: losses.append(loss) or model)
     if kind == "embedding":
         vectors = train_embedding(sd, pictures, TOKEN, "cat", steps_of(tmp_path / "run.pt", 1))
         add_embeddings({TOKEN: [(sd.text_parts[0], vectors)]})

@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.runs import check_killed_runs, steps_of
 from support.small import small_pipeline
+from support.small_xl import oracle_xl
 from support.training_images import training_images
 
 import weights_loader
@@ -14,9 +15,11 @@ from minisd import images
 from minisd.cli import main
 from minisd.errors import InputError, ResumeError
 from minisd.pipeline import StableDiffusion
-from minisd.training import full_fine_tuning
+from minisd.training import fine_tuning, full_fine_tuning
 from minisd.training.captioned_images import CaptionedImages
-from minisd.training.full_fine_tuning import Settings, default_rate, gradient_checkpointing, train_full
+from minisd.training.fine_tuning import Settings, gradient_checkpointing, is_small
+from minisd.training.full_fine_tuning import train_full
+from minisd.training.lora import train_lora
 
 DROPPED = Settings(batch=6, empty_prompts=0.3)
 
@@ -27,7 +30,7 @@ def loss_of(
     """The loss of one step, after its backward pass; the gradients are left in the networks."""
     losses = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(full_fine_tuning, "train", lambda model, loss, *others: losses.append((model, loss)) or model)
+        patch.setattr(fine_tuning, "train", lambda model, loss, *others: losses.append((model, loss)) or model)
         patch.setattr(full_fine_tuning, "freeze", lambda *networks: None)
         train_full(sd, training_images("a cat", 7), steps_of(folder / "run.pt", 1), settings, prior)
     ((_, loss),) = losses
@@ -80,6 +83,51 @@ def test_a_step_is_that_of_the_reference(sd2: bool, with_prior: bool, min_snr: f
     gradients = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "gradients", subfolder="unet").state_dict()
     for name, parameter in theirs.named_parameters():
         assert (gradients[name] - parameter.grad).abs().max() <= 1e-4 * parameter.grad.abs().max() + 1e-7, name
+
+
+@pytest.mark.parametrize("as_lora", [False, True])
+def test_sdxl(as_lora: bool, tmp_path: Path) -> None:
+    """The reference's loss, with its pooled text and sizes; what is saved loads there and draws the same."""
+    import diffusers
+
+    theirs = oracle_xl(tmp_path)
+    theirs.save_pretrained(tmp_path / "model")
+    sd, pictures, settings = weights_loader.load(tmp_path / "model"), training_images("a cat", 7), Settings(batch=6)
+    losses = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fine_tuning, "train", lambda model, loss, *others: losses.append(loss) or model)
+        train = train_lora if as_lora else train_full
+        train(sd, pictures, steps_of(tmp_path / "run.pt", 1), settings=settings)
+    got = losses[0](torch.Generator().manual_seed(3), 0.0)
+
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randint(7, (6,), generator=generator)
+    dropped = torch.rand(6, generator=generator) < 0.1
+    texts = ["" if drop else "a cat" for drop in dropped.tolist()]
+    with torch.no_grad():
+        states, _, pooled, _ = theirs.encode_prompt(texts, do_classifier_free_guidance=False)
+        x0 = theirs.vae.encode(pictures.pixels[rows]).latent_dist.mean * 0.13025
+        t = torch.randint(1000, (6,), generator=generator)
+        noise = torch.randn(x0.shape, generator=generator)
+        noises = diffusers.DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+        more = {"text_embeds": pooled, "time_ids": torch.tensor([[16, 16, 0, 0, 16, 16]] * 6)}
+        predicted = theirs.unet(noises.add_noise(x0, noise, t), t, states, added_cond_kwargs=more).sample
+    assert got.item() == pytest.approx((predicted - noise).square().mean().item(), rel=1e-5)
+
+    trained = train(sd, pictures, steps_of(tmp_path / "run.pt", 2), settings=settings)
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    run = {"latents": latents, "output_type": "pt", "num_inference_steps": 2, "guidance_scale": 3.0}
+    before, after = (theirs("a cat", height=32, width=32, **run).images, (sd("a cat", **run).images + 1) / 2)
+    if as_lora:
+        assert torch.allclose(after, before, atol=1e-4)
+        weights_loader.save_lora(trained.parts, sd.unet, tmp_path / "lora.safetensors")
+        weights_loader.load_lora(sd, tmp_path / "lora.safetensors")
+        assert ((sd("a cat", **run).images + 1) / 2 - before).abs().max() > 1e-3
+        return
+    assert (after - before).abs().max() > 1e-3
+    weights_loader.save(sd, tmp_path / "trained")
+    theirs = diffusers.StableDiffusionXLPipeline.from_pretrained(tmp_path / "trained")
+    assert torch.allclose(theirs("a cat", height=32, width=32, **run).images, after, atol=1e-4)
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(tmp_path: Path) -> None:
@@ -148,9 +196,9 @@ def test_a_run_of_other_settings_is_not_continued(tmp_path: Path) -> None:
 
 
 def test_the_default_rate_depends_on_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert default_rate(small_pipeline()) == 2e-4
-    monkeypatch.setattr(full_fine_tuning, "SMALL", 1000)
-    assert default_rate(small_pipeline()) == 5e-6
+    assert is_small(small_pipeline())
+    monkeypatch.setattr(fine_tuning, "SMALL", 1000)
+    assert not is_small(small_pipeline())
 
 
 def test_bad_input(tmp_path: Path) -> None:
@@ -179,8 +227,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for arguments, message in (
         (["full", "--prompt", "a cat"], "full needs --pictures FOLDER and --start-from MODEL"),
         (["dreambooth", *subject], "dreambooth needs --class-prompt, such as 'a photo of a dog'"),
-        (["lora", *subject], "--batch is for full and dreambooth, not for lora; remove it"),
-        (["lora", *subject[:-2], "--class-prompt", "x"], "--class-prompt is for full and dreambooth"),
+        (
+            ["embedding", *subject, "--token", "sks", "--like", "cat"],
+            "--batch is for full, dreambooth, lora",
+        ),
+        (["lora", *subject, "--text-encoder"], "--text-encoder is not possible for a LoRA"),
         (["dreambooth", *subject, "--class-prompt", "a sks cat"], "the class is called 'a sks cat' like the subject"),
         (["full", *where, "--prompt", "a cat", "--batch", "0"], "--batch is 0, expected a whole number in 1.."),
         (["full", *where, "--prompt", "a cat", "--min-snr", "-1"], "--min-snr is -1.0, expected a number"),
@@ -188,7 +239,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         code, error = train(*arguments)
         assert code == 2, error
         assert message in error
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run").exists() or not [*(tmp_path / "run").iterdir()]
 
     assert train("dreambooth", *subject, "--class-prompt", "a cat", "--class-images", "2")[0] == 0
     (kept,) = (tmp_path / "run").glob("class-*")

@@ -1,0 +1,41 @@
+"""The options of `minisd train full|dreambooth|lora|embedding`; importing them loads no PyTorch.
+
+The settings have the names of the fields of `minisd.training.fine_tuning.Settings`, and no default: each stage has its
+own.
+"""
+
+from pathlib import Path
+
+from minisd.cli.parser import Parser, real, whole
+
+FINE_TUNINGS = ("full", "dreambooth", "lora", "embedding")
+
+
+def fine_tuning(parser: Parser) -> None:
+    """The options for the images and the settings."""
+    images = parser.add_argument_group("your images: full, dreambooth, lora, embedding")
+    images.add_argument("--pictures", type=Path, metavar="FOLDER", help="images X.png with X.txt, or metadata.jsonl")
+    images.add_argument("--prompt", default="", help="caption of the images that have none: 'a photo of sks dog'")
+    images.add_argument("--token", help="new token of an embedding, such as '<candy>'; the captions contain it")
+    images.add_argument("--like", metavar="WORD", help="known word whose embedding the new token starts from")
+    images.add_argument("--rank", type=whole, default=4, metavar="N", help="rank of a LoRA")
+
+    prior = parser.add_argument_group("images of the class beside: dreambooth, or full and lora as such")
+    prior.add_argument("--class-prompt", metavar="TEXT", help="of the class, such as 'a photo of a dog'")
+    prior.add_argument("--class-images", type=whole, default=100, metavar="N", help="to draw of the class")
+    prior.add_argument("--class-pictures", type=Path, metavar="FOLDER", help="images of the class, not drawn")
+    prior.add_argument("--prior-weight", type=real, metavar="X", help="of the loss on the class (default: 1)")
+
+    how = parser.add_argument_group("settings of full, dreambooth and lora")
+    how.add_argument("--learning-rate", type=real, metavar="X", help="5e-6, lora 1e-4; small models 2e-4, lora 2e-3")
+    how.add_argument("--warmup-steps", type=whole, metavar="N", help="until that rate is reached (default: 20)")
+    how.add_argument("--decay-fraction", type=real, metavar="X", help="last part, of falling rate (lora: 0.35)")
+    how.add_argument("--batch", type=whole, metavar="N", help="images, and as many of the class (default: 4, lora 8)")
+    how.add_argument("--accumulation", type=whole, metavar="N", help="batches of a step (default: 1)")
+    how.add_argument("--empty-prompts", type=real, metavar="X", help="share of captions left out (0.1; dreambooth 0)")
+    how.add_argument("--min-snr", type=real, metavar="X", help="limit of the loss weight; published: 5")
+    how.add_argument("--ema-decay", type=real, metavar="X", help="of an average of the weights (lora: 0.98)")
+    how.add_argument("--bfloat16", action="store_true", default=None, help="autocast, where it is fast")
+    how.add_argument("--seed", type=whole, metavar="N", help="of noise and order (default: 0)")
+    how.add_argument("--text-encoder", action="store_true", default=None, help="not lora: train it, too")
+    how.add_argument("--gradient-checkpointing", action="store_true", default=None, help="not lora: less memory")

@@ -1,0 +1,56 @@
+"""Train a LoRA: low-rank changes of a UNet's attention layers, for a style or a subject (Hu et al. 2021).
+
+The model stays frozen, and the file is small. With images of the class of a subject this is DreamBooth as a LoRA.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from minisd.adapters import LowRankChanges
+from minisd.errors import InputError
+from minisd.models.layers import Attention
+from minisd.pipeline import StableDiffusion
+from minisd.training.captioned_images import CaptionedImages
+from minisd.training.denoising import freeze
+from minisd.training.fine_tuning import Settings, check, fine_tune, is_small
+from minisd.training.trainer import TrainingRun
+
+LEARNING_RATE, SMALL_RATE = 1e-4, 2e-3  # of official models, as usual for LoRAs; of the embedded one
+SETTINGS = Settings(batch=8, decay_fraction=0.35, ema_decay=0.98)
+
+
+def train_lora(
+    sd: StableDiffusion,
+    pictures: CaptionedImages,
+    run: TrainingRun,
+    rank: int = 4,
+    settings: Settings = SETTINGS,
+    prior: CaptionedImages | None = None,
+) -> LowRankChanges:
+    """Train low-rank changes of the UNet's attention layers, so that the model generates images like the given ones.
+
+    prior: images of the class of a subject, with their captions. Raises InputError for a model of another task,
+    settings that a LoRA cannot have, and captions of the class that are captions of the subject; what `train` raises
+    for the run's file.
+    """
+    for name in ("text_encoder", "gradient_checkpointing"):
+        if getattr(settings, name):
+            raise InputError(f"{name}=True is not possible for a LoRA; remove it, or fine-tune the whole model.")
+    run = check(sd, pictures, run.of(rank=rank), settings, prior)
+    freeze(sd.unet)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        changes = LowRankChanges(sd.unet, attention_weight_names(sd.unet), rank).to(sd.device)
+
+    def predict(x: Tensor, t: Tensor, text: Tensor, pooled: Tensor | None) -> Tensor:
+        return functional_call(sd.unet, changes.weights(sd.unet), (x, t, text), {"pooled": pooled})
+
+    rate = SMALL_RATE if is_small(sd) else LEARNING_RATE
+    return fine_tune(sd, changes, predict, rate, pictures, run, settings, prior, weight_decay=0.0)
+
+
+def attention_weight_names(unet: nn.Module) -> list[str]:
+    """The names of the weights that a LoRA changes: queries, keys, values and outputs of each attention layer."""
+    blocks = [name for name, module in unet.named_modules() if isinstance(module, Attention)]
+    return [f"{name}.{part}.weight" for name in blocks for part in ("q", "k", "v", "out")]
