@@ -70,6 +70,16 @@ class LowRankChanges(nn.Module):
         }
 
 
+def by_layer(network: nn.Module, parts: Mapping[str, LowRank]) -> dict[Layer, LowRank]:
+    """Changes by the names of weights -> changes by the layers of these weights, as `Lora` takes them."""
+    layers: dict[Layer, LowRank] = {}
+    for name, part in parts.items():
+        layer = network.get_submodule(name.removesuffix(".weight"))
+        assert isinstance(layer, nn.Linear | nn.Conv2d)
+        layers[layer] = part
+    return layers
+
+
 class Lora:
     """A LoRA merged into a model: `scale` sets its strength, 0 for none; `remove()` removes it.
 

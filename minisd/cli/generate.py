@@ -3,7 +3,6 @@
 import argparse
 import math
 import os
-import re
 import secrets
 import sys
 import time
@@ -22,7 +21,7 @@ import weights_loader
 from minisd import images, schedulers
 from minisd._internal import validation
 from minisd._internal.messages import shown
-from minisd.cli.inputs import file_stem, numbered, read_prompt, split_option
+from minisd.cli.inputs import file_stem, numbered, read_image, read_prompt, split_option
 from minisd.cli.options import SAMPLERS
 from minisd.cli.output import save_film, save_image, say
 from minisd.cli.parser import real
@@ -141,7 +140,7 @@ def _read_inputs(args: argparse.Namespace) -> Inputs:
     if args.image is not None and args.upscale is not None:
         raise InputError("--image and --upscale were both given; remove one of them.")
     image, mask, depth = (
-        None if path is None else _read_image(path) for path in (args.image or args.upscale, args.mask, args.depth)
+        None if path is None else read_image(path) for path in (args.image or args.upscale, args.mask, args.depth)
     )
     device = weights_loader.check_device(args.device or weights_loader.best_device())
     _note_what_surprises(args, prompt, device)
@@ -267,12 +266,3 @@ def _model_for_task(args: argparse.Namespace) -> str:
 def _enlarged(image: Image.Image, scale: int) -> Image.Image:
     """The image with each pixel as scale x scale equal pixels."""
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-
-
-def _read_image(path: Path) -> Image.Image:
-    """An image file; one that was enlarged when it was saved, as its settings say, in its own size again."""
-    image = images.open_image(path)
-    scale = str(image.info.get("scale", "")) if image.info.get("software") == "minisd" else ""
-    if not re.fullmatch("[0-9]{1,2}", scale) or int(scale) < 2 or image.width % int(scale) or image.height % int(scale):
-        return image
-    return image.resize((image.width // int(scale), image.height // int(scale)), Image.Resampling.NEAREST)

@@ -6,6 +6,9 @@ import sys
 import unicodedata
 from pathlib import Path
 
+from PIL import Image
+
+from minisd import images
 from minisd._internal.user_files import decode, read_limited, read_text
 from minisd.errors import InputError
 
@@ -39,3 +42,12 @@ def file_stem(prompt: str) -> str:
 def numbered(path: Path, k: int, count: int) -> Path:
     """The path of image k: numbered from 1, and unchanged for a single image."""
     return path if count == 1 else path.with_stem(f"{path.stem}-{k + 1}")
+
+
+def read_image(path: Path) -> Image.Image:
+    """An image file; one that was enlarged when it was saved, as its settings say, in its own size again."""
+    image = images.open_image(path)
+    scale = str(image.info.get("scale", "")) if image.info.get("software") == "minisd" else ""
+    if not re.fullmatch("[0-9]{1,2}", scale) or int(scale) < 2 or image.width % int(scale) or image.height % int(scale):
+        return image
+    return image.resize((image.width // int(scale), image.height // int(scale)), Image.Resampling.NEAREST)

@@ -228,6 +228,30 @@ def train(parser: Parser) -> None:
     machine.add_argument("--threads", type=whole, metavar="N", help="CPU threads (default: PyTorch's choice)")
 
 
+def edit(parser: Parser) -> None:
+    """Change what an image shows by a prompt, and keep the rest of it.
+
+    Imagic: the text states, then a change of the model are trained on the image, a minute for the embedded model. The
+    folder of --folder keeps both, and another --eta only draws.
+    """
+    what = parser.add_argument_group("what to change")
+    what.add_argument("prompt", help="what the image should show, such as 'a blue square'; @FILE or - reads it")
+    what.add_argument("--image", type=Path, metavar="FILE", help="image to change; its middle, in the model's size")
+    what.add_argument(
+        "--eta", default="0,0.25,0.5,0.75,1", metavar="A,B", help="how far to go: 0 the image, 1 the prompt"
+    )
+    what.add_argument("--model", default="sticker", help="name, hub id, folder or file: SD 1.x or 2.x")
+    how = parser.add_argument_group("how to draw it")
+    how.add_argument("--seed", type=whole, default=0, metavar="N", help="seed of the noise, the same for each eta")
+    how.add_argument("--steps", type=whole, metavar="N", help="denoising steps (default: the model's)")
+    how.add_argument("--device", metavar="NAME", help=DEVICE)
+    how.add_argument("--threads", type=whole, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    output = parser.add_argument_group("output")
+    output.add_argument("-o", "--output", type=Path, metavar="FILE", help="(default: IMAGE-edited.png)")
+    output.add_argument("--folder", type=Path, help="keeps what was trained (default: IMAGE-edit)")
+    output.add_argument("--overwrite", action="store_true", help="replace existing files")
+
+
 def evaluate(parser: Parser) -> None:
     """Measure how often the embedded model draws what prompts describe.
 
@@ -265,5 +289,6 @@ COMMANDS = {
     "verify": verify,
     "bench": bench,
     "train": train,
+    "edit": edit,
     "eval": evaluate,
 }

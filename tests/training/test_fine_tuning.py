@@ -12,6 +12,7 @@ from support.training_images import training_images
 
 import weights_loader
 from minisd.adapters import Lora, LowRank, LowRankChanges, add_embeddings
+from minisd.adapters.lora import by_layer
 from minisd.cli import main
 from minisd.errors import InputError
 from minisd.interpret import text_vectors
@@ -150,8 +151,7 @@ def test_a_lora_with_a_factor_is_saved_with_it(sd: StableDiffusion, tmp_path: Pa
 def test_untrained_changes_change_nothing(sd: StableDiffusion) -> None:
     changes = LowRankChanges(sd.unet, attention_weight_names(sd.unet), 2)
     assert all(torch.equal(w, sd.unet.get_parameter(name)) for name, w in changes.weights(sd.unet).items())
-    layers = {sd.unet.get_submodule(name.removesuffix(".weight")): part for name, part in changes.parts.items()}
-    assert Lora(layers).layers == len(changes.names)
+    assert Lora(by_layer(sd.unet, changes.parts)).layers == len(changes.names)
 
 
 def test_the_file_uses_the_layer_names_of_diffusers(sd: StableDiffusion, tmp_path: Path) -> None:

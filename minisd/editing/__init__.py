@@ -1,0 +1,1 @@
+"""Editing of given images by training on them."""
