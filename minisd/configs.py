@@ -129,6 +129,7 @@ class UNetConfig:
     class_count: Size | None = None  # noise levels of the x4 upscaler, embedded and added to the time
     pooled_width: Size | None = None  # SDXL: width of the pooled text and size vector, embedded and added likewise
     size_embedding_width: Size = 256  # SDXL: sinusoid width of each of the size numbers in that vector
+    guidance_width: Size | None = None  # distilled guidance: sinusoid width of its scale, added to those of the time
     original_ddpm: bool = False  # small differences of the first networks: norms, time sinusoids, padding
 
     def __post_init__(self) -> None:
@@ -142,6 +143,8 @@ class UNetConfig:
             refuse(self, "channels", "an even first width from 4 up, for sines and cosines of the timestep")
         if self.size_embedding_width % 2:
             refuse(self, "size_embedding_width", "an even number")
+        if self.guidance_width is not None and (self.guidance_width % 2 or self.guidance_width < 4):
+            refuse(self, "guidance_width", "an even number from 4 up, or none")
         has_attention = [depth > 0 for depth in self.depths[:-1]] + [True]  # the middle has the heads of the last level
         for width, heads, attends in zip(self.channels, self.heads, has_attention, strict=True):
             if attends and width % heads:

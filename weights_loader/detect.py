@@ -126,6 +126,7 @@ def unet_config(shapes: Shapes) -> UNetConfig:
     depths = tuple(_depth(shapes, f"input_blocks.{n}.1") for n in firsts)
     linear = len(shapes.get("middle_block.1.proj_in.weight", ())) == 2
     context = _shape(shapes, "middle_block.1.transformer_blocks.0.attn2.to_k.weight", 2)[1]
+    guidance = "time_embed.cond_proj.weight"
     has_classes, has_pooled = "label_emb.weight" in shapes, "label_emb.0.0.weight" in shapes
     head_width_64 = {768: False, 1024: True, 1280: True, 2048: True}.get(context, linear) and not has_classes
     values = {
@@ -146,6 +147,7 @@ def unet_config(shapes: Shapes) -> UNetConfig:
         ),
         "class_count": _shape(shapes, "label_emb.weight", 2)[0] if has_classes else None,
         "pooled_width": _shape(shapes, "label_emb.0.0.weight", 2)[1] if has_pooled else None,
+        "guidance_width": _shape(shapes, guidance, 2)[1] if guidance in shapes else None,
     }
     return make_config(UNetConfig, f"the UNet {FROM_SHAPES}", values, {})
 

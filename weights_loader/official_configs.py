@@ -30,7 +30,6 @@ UNET_MUST_BE = {  # the values that our network implements
     "downsample_padding": 1,
     "encoder_hid_dim": None,
     "encoder_hid_dim_type": None,
-    "time_cond_proj_dim": None,
     "conv_in_kernel": 3,
     "conv_out_kernel": 3,
     "center_input_sample": False,
@@ -119,6 +118,7 @@ UNET_KEYS = {
     "heads": "attention_head_dim",
     "class_count": "num_class_embeds",
     "pooled_width": "projection_class_embeddings_input_dim",
+    "guidance_width": "time_cond_proj_dim",
     "size_embedding_width": "addition_time_embed_dim",
 }
 
@@ -163,6 +163,7 @@ def unet_config(json: Json) -> UNetConfig:
         "only_cross_attention": _per_level(json, "only_cross_attention", False, levels),
         "class_count": json.get("num_class_embeds"),
         "pooled_width": pooled,
+        "guidance_width": json.get("time_cond_proj_dim"),
         "size_embedding_width": _or_default(json, "addition_time_embed_dim", 256),
         **read_fields(json, UNET_FIELDS),
     }
@@ -192,8 +193,8 @@ def unet_json(config: UNetConfig) -> dict[str, Any]:
         json["transformer_layers_per_block"] = [max(depth, 1) for depth in depths]
     if any(config.only_cross_attention):
         json["only_cross_attention"] = list(config.only_cross_attention)
-    if config.class_count is not None:
-        json["num_class_embeds"] = config.class_count
+    optional = {"num_class_embeds": config.class_count, "time_cond_proj_dim": config.guidance_width}
+    json |= {key: value for key, value in optional.items() if value is not None}
     if config.pooled_width is not None:
         json["addition_embed_type"] = "text_time"
         json["addition_time_embed_dim"] = config.size_embedding_width

@@ -175,6 +175,8 @@ class UNet(nn.Module):
         channels, layers, last = config.channels, config.layers_per_block, len(config.channels) - 1
 
         self.time = MLP(channels[0], config.time_width)
+        if config.guidance_width is not None:
+            self.guidance = nn.Linear(config.guidance_width, channels[0], bias=False)
         if config.class_count is not None:
             self.class_embedding = nn.Embedding(config.class_count, config.time_width)
         if config.pooled_width is not None:
@@ -207,15 +209,17 @@ class UNet(nn.Module):
         text: Tensor | None = None,
         noise_level: Tensor | None = None,
         pooled: Tensor | None = None,
+        guidance: Tensor | float | None = None,
     ) -> Tensor:
         """Latents (B, in_channels, h, w), timesteps () or (B,), text states (B, L, context_width) -> (B, out, h, w).
 
         text may have twice B rows, for guidance, and then one timestep: the latents are repeated at the first
         cross-attention, and what comes before is computed once. text is None only where the config has no text;
-        noise_level (B,), int64, is for upscalers; pooled (B, pooled_width) is for SDXL.
+        noise_level (B,), int64, is for upscalers; pooled (B, pooled_width) is for SDXL; guidance, a scale () or (B,),
+        is for a UNet that predicts what guidance with this scale would give (Meng et al. 2023).
         """
         # Time: one vector for all images; one for each row where SDXL's pooled vectors differ.
-        time = self.embed_time(t, latents, noise_level, pooled)
+        time = self.embed_time(t, latents, noise_level, pooled, guidance)
         x = self.conv_in(latents.contiguous(memory_format=torch.channels_last))
         if len(time) > 1:
             x = repeat_batch_to(x, time)
@@ -249,10 +253,16 @@ class UNet(nn.Module):
         latents: Tensor,
         noise_level: Tensor | None = None,
         pooled: Tensor | None = None,
+        guidance: Tensor | float | None = None,
     ) -> Tensor:
         """The vector that every residual block reads: (B, time_width), or (1, time_width) for all images."""
         t = torch.as_tensor(t, device=latents.device).reshape(-1)
-        time = self.time(sinusoids(t, self.config.channels[0], self.config.original_ddpm).to(latents.dtype))
+        waves = sinusoids(t, self.config.channels[0], self.config.original_ddpm).to(latents.dtype)
+        if guidance is not None:
+            scale = torch.as_tensor(guidance, device=latents.device).reshape(-1)
+            width = self.guidance.in_features
+            waves = waves + self.guidance(sinusoids(1000 * (scale - 1), width, original_ddpm=True).to(latents.dtype))
+        time = self.time(waves)
         if noise_level is not None:
             time = time + self.class_embedding(noise_level)
         if pooled is not None:

@@ -64,13 +64,14 @@ def denoising_loop(
 def _predict(unet: UNet, request: Request, initial: InitialLatents, condition: Condition, i: int, x: Tensor) -> Tensor:
     """The model output at call i for x (B, C, h, w), guided unless the guidance scale of this call is 1."""
     scale = request.guidance_scales[i]
+    learned = None if request.learned_scales is None else request.learned_scales[i]
     scaled = request.scheduler.scale_input(request.grid, i, x)
     latents = request.views.look(torch.cat([scaled, *initial.extra_channels], dim=1)).to(unet.conv_in.weight.dtype)
     if scale == 1:
         condition = condition.last(len(latents))  # without the negative prompts
     # with guidance the condition has twice the rows of the latents: the UNet repeats the latents
     t = request.grid.timesteps[i]
-    output = unet(latents, t, condition.text, initial.low_res_level, condition.pooled_and_sizes).float()
+    output = unet(latents, t, condition.text, initial.low_res_level, condition.pooled_and_sizes, learned).float()
     if scale != 1:
         uncond, cond = output.chunk(2)
         output = guidance.combine(uncond, cond, scale, request.guidance_rescale)

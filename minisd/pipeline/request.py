@@ -24,6 +24,7 @@ class Request:
     resumed: the latents come from another model and are not unit noise. image: (n, 3, H, W) in [-1, 1]; mask: (n, 1, H,
     W), 1 where to repaint; depth: (n, 1, H, W), any units, larger is nearer; each as given: n is 1, the number of
     prompts, or B. noise_level: of an upscaler's small image, 0 for other models. guidance_scales: one for each call.
+    learned_scales: the same for a UNet that has learned guidance and reads its scale; then guidance_scales are 1.
     notices: what the caller should be warned of.
     """
 
@@ -33,6 +34,7 @@ class Request:
     shape: tuple[int, int, int, int]
     views: Views
     guidance_scales: tuple[float, ...]
+    learned_scales: tuple[float, ...] | None
     guidance_rescale: float
     guide: Guide | None
     scheduler: Scheduler

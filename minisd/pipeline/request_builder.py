@@ -74,6 +74,9 @@ class RequestBuilder:
         stop = self._stop(steps, start, len(grid), given)
         scale = self.defaults.guidance_scale if given.guidance_scale is None else given.guidance_scale
         scales = guidance.scales(scale, len(grid))
+        learned = None
+        if self.unet.guidance_width is not None:
+            learned, scales = scales, (1.0,) * len(scales)
         shape = (count, self.vae.latent_channels, h, w)
         guided = any(each != 1 for each in scales)
         needed = run_bytes(self.unet, self.vae, shape, placed, guided, self.itemsize)
@@ -98,6 +101,7 @@ class RequestBuilder:
             shape=shape,
             views=placed,
             guidance_scales=scales,
+            learned_scales=learned,
             guidance_rescale=rescale,
             guide=given.guide if given.guide is None or isinstance(given.guide, Guide) else Guide(given.guide),
             scheduler=scheduler,
@@ -256,9 +260,11 @@ class RequestBuilder:
             raise InputError("latents and a seed were both given; the latents are the noise, remove the seed.")
 
     def _notices(self, given: Arguments, prompt: PromptBatch, negative: PromptBatch) -> Iterator[str]:
-        """Warnings: unknown words; an image so large that the model repeats its objects."""
+        """Warnings: unknown words; an unread prompt; an image so large that the model repeats its objects."""
         if (unknown := self.reader.unknown_words(prompt, negative)) is not None:
             yield unknown
+        if self.unet.guidance_width is not None and any(negative.texts):
+            yield "this model has learned guidance and reads no negative prompt; remove it, or use another model."
         sized_by_image = given.latents is None and given.height is None and given.width is None
         if given.image is None or not sized_by_image:
             return

@@ -288,7 +288,6 @@ WRONG_UNETS: dict[str, Any] = {
     "dual_cross_attention": True,
     "downsample_padding": 0,
     "encoder_hid_dim": 1024,
-    "time_cond_proj_dim": 256,
     "conv_in_kernel": 1,
     "center_input_sample": True,
     "class_embed_type": "timestep",

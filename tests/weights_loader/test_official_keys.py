@@ -16,7 +16,7 @@ diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
 UNET_READ = {
-    *unet_json(UNetConfig(pooled_width=64, class_count=4)),
+    *unet_json(UNetConfig(pooled_width=64, class_count=4, guidance_width=8)),
     *("num_attention_heads", "mid_block_only_cross_attention", "only_cross_attention"),
     "transformer_layers_per_block",
 }

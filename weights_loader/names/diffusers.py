@@ -63,6 +63,7 @@ def unet(config: UNetConfig) -> dict[str, str]:
     modules = {
         "time.linear1": "time_embedding.linear_1",
         "time.linear2": "time_embedding.linear_2",
+        "guidance": "time_embedding.cond_proj",
         "class_embedding": "class_embedding",
         "pooled.linear1": "add_embedding.linear_1",
         "pooled.linear2": "add_embedding.linear_2",
