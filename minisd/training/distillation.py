@@ -91,23 +91,29 @@ def train_student(
     steps: int,
     draw: Callable[[torch.Generator], Batch],
     run: TrainingRun,
-    guidance_scale: float = 1.0,
+    guidance_scale: float | tuple[float, float] = 1.0,
     empty: Tensor | None = None,
     recipe: Recipe = RECIPE,
 ) -> UNet:
     """Train a UNet that makes `steps` steps, from a teacher that makes twice as many; returns the moving average.
 
     draw: gives a batch. guidance_scale: that of the teacher; the student learns the guided prediction, and is sampled
-    without guidance. empty: the text states (1, L, context_width) of the empty prompt, for guidance.
-    Raises InputError for a scale without `empty`, what `teacher_grid` raises, and what `train` raises.
+    without guidance. empty: the text states (1, L, context_width) of the empty prompt, for guidance. A teacher that has
+    learned guidance has no need of them: its scale is drawn from a range, and the student reads it as well.
+    Raises InputError for a scale without `empty`, or a range for another teacher, what `teacher_grid` raises, and what
+    `train` raises.
     """
-    if guidance_scale != 1 and empty is None:
-        raise InputError(f"guidance_scale is {guidance_scale:g}, expected empty, the states of the empty prompt, too.")
+    reads_scale = teacher.config.guidance_width is not None
+    low, high = (guidance_scale,) * 2 if isinstance(guidance_scale, int | float) else guidance_scale
+    if low != high and not reads_scale:
+        raise InputError(f"guidance_scale is {guidance_scale}, expected one number: this UNet cannot read it.")
+    if low != 1 and empty is None and not reads_scale:
+        raise InputError(f"guidance_scale is {low:g}, expected empty, the states of the empty prompt, too.")
     scheduler = replace(scheduler, eta=0.0)
     grid = teacher_grid(scheduler, steps)
     teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
     student = copy.deepcopy(teacher).requires_grad_(True)
-    run = run.of(steps=steps, guidance_scale=guidance_scale, teacher=fingerprint(teacher))
+    run = run.of(steps=steps, guidance_scale=low if low == high else [low, high], teacher=fingerprint(teacher))
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         x0, text = draw(generator)
@@ -118,15 +124,17 @@ def train_student(
         for k, clean, states in chosen:
             noise = torch.randn(clean.shape, generator=generator).to(clean)
             x = scheduler.schedule.add_noise(clean, noise, grid.source[2 * k])
-            target = two_step_target(_guided(teacher, states, empty, guidance_scale), scheduler, grid, k, x)
-            total = total + len(x) * step_loss(_predict(student, states), scheduler, grid, k, x, target)
+            scale = low + (high - low) * torch.rand(len(x), generator=generator).to(x) if reads_scale else None
+            guided = _predict(teacher, states, scale) if reads_scale else _guided(teacher, states, empty, low)
+            target = two_step_target(guided, scheduler, grid, k, x)
+            total = total + len(x) * step_loss(_predict(student, states, scale), scheduler, grid, k, x, target)
         return total / len(x0)
 
     return train(student, loss, recipe, run)
 
 
-def _predict(unet: UNet, text: Tensor) -> Predict:
-    return lambda x, t: unet(x, t, text)
+def _predict(unet: UNet, text: Tensor, scale: Tensor | None = None) -> Predict:
+    return lambda x, t: unet(x, t, text, guidance=scale)
 
 
 def _guided(unet: UNet, text: Tensor, empty: Tensor | None, scale: float) -> Predict:
