@@ -8,6 +8,7 @@ from pathlib import Path
 
 from minisd.cli.parser import Parser, real, whole
 
+METHODS = ("progressive", "guided")
 FINE_TUNINGS = ("full", "dreambooth", "lora", "embedding")
 
 
@@ -39,3 +40,13 @@ def fine_tuning(parser: Parser) -> None:
     how.add_argument("--seed", type=whole, metavar="N", help="of noise and order (default: 0)")
     how.add_argument("--text-encoder", action="store_true", default=None, help="not lora: train it, too")
     how.add_argument("--gradient-checkpointing", action="store_true", default=None, help="not lora: less memory")
+
+
+def distillation(parser: Parser) -> None:
+    """The options of the stage "distill"."""
+    how = parser.add_argument_group("distill")
+    how.add_argument("--method", choices=METHODS, default="progressive", metavar="NAME", help=", ".join(METHODS))
+    how.add_argument("--from", type=whole, default=32, dest="first", metavar="N", help="steps of the teacher")
+    how.add_argument("--to", type=whole, default=4, dest="last", metavar="N", help="steps of the last student")
+    how.add_argument("--guidance", type=real, metavar="SCALE", help="progressive: what is learned (the model's)")
+    how.add_argument("--scales", default="1,8", metavar="A,B", help="guided: the scales that the student reads")

@@ -7,7 +7,7 @@ names below repeat those of the library; tests/cli/test_options.py compares them
 from argparse import SUPPRESS
 from pathlib import Path
 
-from minisd.cli.fine_tune_options import FINE_TUNINGS, fine_tuning
+from minisd.cli.fine_tune_options import FINE_TUNINGS, distillation, fine_tuning
 from minisd.cli.parser import Parser, real, whole
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -201,11 +201,12 @@ def train(parser: Parser) -> None:
     from there, else from --start-from. The stage "variant" adapts the UNet of --start-from to another task.
 
     Four stages teach the model of --start-from what --pictures show: "embedding" a new token, "lora" a style or a
-    subject in a small file; "full" trains the whole UNet, "dreambooth" with images of the class beside.
+    subject in a small file; "full" trains the whole UNet, "dreambooth" with images of the class beside. "distill" makes
+    students of it that need fewer steps, or one call a step.
 
     `torchrun --nproc-per-node 2 -m minisd train ...` trains in two processes.
     """
-    stages = ["all", *STAGES, "variant", *FINE_TUNINGS]
+    stages = ["all", *STAGES, "variant", *FINE_TUNINGS, "distill"]
     what = parser.add_argument_group("what to train")
     what.add_argument("stage", choices=stages, metavar="stage", help=", ".join(stages))
     what.add_argument("folder", type=Path, help="keeps the runs, to continue them; the model is FOLDER/model")
@@ -219,6 +220,7 @@ def train(parser: Parser) -> None:
     variants = parser.add_argument_group("a variant")
     variants.add_argument("--task", choices=TASKS, metavar="NAME", help=f"its task: {', '.join(TASKS)}")
     fine_tuning(parser)
+    distillation(parser)
     machine = parser.add_argument_group("data and machine")
     machine.add_argument(
         "--pool", type=whole, default=24_000, metavar="N", help="scenes for the UNet or the variant, in each process"

@@ -14,6 +14,7 @@ import torch.distributed as dist
 import weights_loader
 from minisd._internal import validation
 from minisd._internal.atomic_folders import make_folder, replace_files
+from minisd.cli.distill import distill
 from minisd.cli.fine_tune import DEFAULTS, fine_tune
 from minisd.cli.fine_tune_options import FINE_TUNINGS
 from minisd.cli.output import complain
@@ -51,6 +52,10 @@ def _run(args: argparse.Namespace) -> int:
         rank = _train_variant(args, minutes, steps, pool)
     elif args.stage in FINE_TUNINGS:
         rank = _fine_tune(args, minutes, steps, device)
+    elif args.stage == "distill":
+        with _process_group() as rank:
+            report = _reporter(args.stage) if rank == 0 else _silent_reporter(args.stage)
+            distill(args, TrainingBudget(minutes, steps), rank, report)
     else:
         rank = _train_stages(args, minutes, steps, pool, device)
     if rank == 0:
