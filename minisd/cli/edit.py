@@ -10,17 +10,23 @@ from PIL import ImageOps
 import weights_loader
 from minisd import images
 from minisd._internal import validation
-from minisd.cli.inputs import read_image, read_prompt
-from minisd.cli.output import say
+from minisd.cli.inputs import file_stem, read_image, read_prompt
+from minisd.cli.output import say, until_interrupted
 from minisd.cli.parser import real
 from minisd.editing.imagic import default_settings, draw_edit, train_edit
 from minisd.errors import InputError
+from minisd.schedulers import validate_steps
+from minisd.training.denoising import training_side
 
 WAIT = 5.0  # seconds between two lines of progress
 
 
 def run(args: argparse.Namespace) -> int:
     """Train the two stages, or continue them, draw the image for each eta, save them in one row."""
+    return until_interrupted(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
     prompt = read_prompt(args.prompt)
     etas = [validation.real_number(real(text), "--eta", -10, 10) for text in args.eta.split(",")]
     if args.image is None:
@@ -28,15 +34,18 @@ def run(args: argparse.Namespace) -> int:
     target = args.output or images.free_name(args.image.parent, f"{args.image.stem}-edited", ".png")
     images.check_target(target, args.overwrite)
     picture = read_image(args.image)
+    seed = validation.seed(args.seed)
     device = weights_loader.check_device(args.device or weights_loader.best_device())
     if args.threads is not None:
         torch.set_num_threads(validation.whole_number(args.threads, "--threads", 1, 1024))
-    sd = weights_loader.load(args.model, device=device)
-    side = sd.vae.config.sample_size
+    sd = weights_loader.load(args.model, device=device, dtype=torch.float32)
+    if args.steps is not None:
+        validate_steps(args.steps, sd.scheduler.schedule.num_train_timesteps)
+    side = training_side(sd)
     pixels = images.from_pil(ImageOps.fit(picture, (side, side)))
-    folder = args.folder or args.image.with_name(f"{args.image.stem}-edit")
+    folder = args.folder or args.image.with_name(f"{args.image.stem}-{file_stem(prompt)}")
     edit = train_edit(sd, pixels, prompt, folder, default_settings(sd), _reporter())
-    drawn = draw_edit(sd, edit, etas, validation.seed(args.seed), num_inference_steps=args.steps).images
+    drawn = draw_edit(sd, edit, etas, seed, num_inference_steps=args.steps).images
     shown = [images.captioned(each, f"eta {eta:g}") for each, eta in zip(drawn, etas, strict=True)]
     whole = drawn[0] if len(drawn) == 1 else images.image_grid(shown, len(shown), gap=4)
     say(f"{images.save(whole, target, overwrite=args.overwrite)}  eta {', '.join(f'{eta:g}' for eta in etas)}")

@@ -1,6 +1,7 @@
 """`minisd train full|dreambooth|lora|embedding`: fine-tune a model on a folder of images, and save the result."""
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -10,15 +11,19 @@ import torch.distributed as dist
 
 import weights_loader
 from minisd._internal import validation
+from minisd._internal.atomic_files import check_target
 from minisd._internal.atomic_folders import check_folder, make_folder
+from minisd.cli.fine_tune_options import WHOLE_MODEL
 from minisd.cli.option_names import option_of
 from minisd.errors import InputError
 from minisd.training import full_fine_tuning, lora
 from minisd.training.captioned_images import read_captioned_images
 from minisd.training.class_images import class_images
-from minisd.training.fine_tuning import Settings, check_class_captions
+from minisd.training.denoising import training_side
+from minisd.training.fine_tuning import Settings, check, check_class_captions
 from minisd.training.textual_inversion import train_embedding
 from minisd.training.trainer import TrainingBudget, TrainingRun
+from weights_loader.sources import resolve
 
 DEFAULTS = {
     "full": full_fine_tuning.SETTINGS,
@@ -32,24 +37,25 @@ def fine_tune(
 ) -> None:
     """Read the images, train, save in the first process. Raises InputError for options that do not fit the stage."""
     settings = _check(args)
-    rank = validation.whole_number(args.rank, "--rank", 1, 1024)
-    count = validation.whole_number(args.class_images, "--class-images", 1, 100_000)
-    sd = weights_loader.load(args.start_from)
-    size = sd.vae.config.sample_size
-    pictures = read_captioned_images(args.pictures, size, args.prompt)
-    check_class_captions(pictures, [] if args.class_prompt is None else [args.class_prompt])
+    rank = 4 if args.rank is None else validation.whole_number(args.rank, "--rank", 1, 1024)
+    count = 100 if args.class_images is None else validation.whole_number(args.class_images, "--class-images", 1, 10**5)
+    is_whole = args.stage in WHOLE_MODEL
+    target = args.folder / (args.stage if is_whole else f"{args.stage}.safetensors")
+    if is_whole and os.path.realpath(resolve(args.start_from)) == os.path.realpath(target):
+        raise InputError(f"{target} is the model to start from, and would be replaced; name another folder.")
+    sd = weights_loader.load(args.start_from, device=device, dtype=torch.float32)
+    side = training_side(sd)
+    pictures = read_captioned_images(args.pictures, side, args.prompt or "")
     make_folder(args.folder)
-    is_whole = args.stage in ("full", "dreambooth")
-    target = args.folder / ("model" if is_whole else f"{args.stage}.safetensors")
-    if is_whole:
-        check_folder(target, overwrite=True)
+    check_folder(target, overwrite=True) if is_whole else check_target(target, overwrite=True)
     run = TrainingRun(args.folder / f"{args.stage}.pt", budget, report)
     prior = None
-    if args.stage != "embedding":
-        sd.to(device)
+    if args.stage in DEFAULTS:
+        check(sd, pictures, run if is_whole else run.of(rank=rank), settings, None)  # before images are drawn
     if args.class_pictures is not None:
-        prior = read_captioned_images(args.class_pictures, size, args.class_prompt or "")
+        prior = read_captioned_images(args.class_pictures, side, args.class_prompt or "")
     elif args.class_prompt is not None:
+        check_class_captions(pictures, [args.class_prompt])
         with _first_process_first(process):
             prior = class_images(sd, args.class_prompt, count, args.folder, report)
     if args.stage == "embedding":
@@ -88,12 +94,17 @@ def _check(args: argparse.Namespace) -> Settings:
         raise InputError("embedding needs --token, the new token, and --like, a known word to start from.")
     given = {field.name: getattr(args, field.name) for field in fields(Settings)}
     given = {name: value for name, value in given.items() if value is not None}
-    of_class = [name for name in ("class_prompt", "class_pictures") if getattr(args, name) is not None]
-    if args.stage not in DEFAULTS and (given or of_class):
-        raise InputError(f"{option_of([*given, *of_class][0])} is for {', '.join(DEFAULTS)}; remove it.")
-    if args.stage == "dreambooth" and not of_class:
-        raise InputError(
-            "dreambooth needs --class-prompt, such as 'a photo of a dog', or --class-pictures FOLDER; without images "
-            "of the class, train full."
-        )
+    if args.class_prompt is not None and not args.class_prompt.strip():
+        raise InputError("--class-prompt is empty, expected the name of the class, such as 'a photo of a dog'.")
+    if args.class_images is not None and args.class_pictures is not None:
+        raise InputError("--class-images and --class-pictures were both given; remove one of them.")
+    if args.class_prompt is None and args.class_pictures is None:
+        if args.stage == "dreambooth":
+            raise InputError(
+                "dreambooth needs --class-prompt, such as 'a photo of a dog', or --class-pictures FOLDER; without "
+                "images of the class, train full."
+            )
+        for name in ("class_images", "prior_weight"):
+            if getattr(args, name) is not None:
+                raise InputError(f"{option_of(name)} is for images of a class; give --class-prompt, or remove it.")
     return replace(DEFAULTS.get(args.stage, Settings()), **given)

@@ -1,29 +1,56 @@
-"""The options of `minisd train full|dreambooth|lora|embedding`; importing them loads no PyTorch.
+"""The options of `minisd train` for training on images and for distillation; importing them loads no PyTorch.
 
-The settings have the names of the fields of `minisd.training.fine_tuning.Settings`, and no default: each stage has its
-own.
+None of them has a default here, so that `check_stage` sees what was typed. The settings have the names of the fields of
+`minisd.training.fine_tuning.Settings`.
 """
 
+from argparse import Namespace
 from pathlib import Path
 
 from minisd.cli.parser import Parser, real, whole
+from minisd.errors import InputError
 
 METHODS = ("progressive", "guided")
-FINE_TUNINGS = ("full", "dreambooth", "lora", "embedding")
+WHOLE_MODEL = ("full", "dreambooth")
+WITH_SETTINGS = (*WHOLE_MODEL, "lora")
+FINE_TUNINGS = (*WITH_SETTINGS, "embedding")
+NAMES = {"first": "--from", "last": "--to"}  # options that are not the name with dashes
+STAGES_OF = {  # an option: the stages that read it
+    "task": ("variant",),
+    **dict.fromkeys(("pictures", "prompt"), (*FINE_TUNINGS, "distill")),
+    **dict.fromkeys(("token", "like"), ("embedding",)),
+    "rank": ("lora",),
+    **dict.fromkeys(("class_prompt", "class_images", "class_pictures", "prior_weight"), WITH_SETTINGS),
+    **dict.fromkeys(
+        ("learning_rate", "warmup_steps", "decay_fraction", "batch", "accumulation", "empty_prompts", "min_snr",
+         "ema_decay", "bfloat16", "seed"),
+        WITH_SETTINGS,
+    ),
+    **dict.fromkeys(("text_encoder", "gradient_checkpointing"), WHOLE_MODEL),
+    **dict.fromkeys(("method", "first", "last", "guidance", "scales"), ("distill",)),
+}  # fmt: skip
+
+
+def check_stage(args: Namespace) -> None:
+    """Refuse options that the stage does not read. Raises InputError."""
+    for name, stages in STAGES_OF.items():
+        if getattr(args, name) is not None and args.stage not in stages:
+            option = NAMES.get(name, "--" + name.replace("_", "-"))
+            raise InputError(f"{option} is for {', '.join(stages)}, not for {args.stage}; remove it.")
 
 
 def fine_tuning(parser: Parser) -> None:
     """The options for the images and the settings."""
-    images = parser.add_argument_group("your images: full, dreambooth, lora, embedding")
+    images = parser.add_argument_group("your images: full, dreambooth, lora, embedding, distill")
     images.add_argument("--pictures", type=Path, metavar="FOLDER", help="images X.png with X.txt, or metadata.jsonl")
-    images.add_argument("--prompt", default="", help="caption of the images that have none: 'a photo of sks dog'")
+    images.add_argument("--prompt", help="caption of the images that have none: 'a photo of sks dog'")
     images.add_argument("--token", help="new token of an embedding, such as '<candy>'; the captions contain it")
     images.add_argument("--like", metavar="WORD", help="known word whose embedding the new token starts from")
-    images.add_argument("--rank", type=whole, default=4, metavar="N", help="rank of a LoRA")
+    images.add_argument("--rank", type=whole, metavar="N", help="rank of a LoRA (default: 4)")
 
     prior = parser.add_argument_group("images of the class beside: dreambooth, or full and lora as such")
     prior.add_argument("--class-prompt", metavar="TEXT", help="of the class, such as 'a photo of a dog'")
-    prior.add_argument("--class-images", type=whole, default=100, metavar="N", help="to draw of the class")
+    prior.add_argument("--class-images", type=whole, metavar="N", help="to draw of the class (default: 100)")
     prior.add_argument("--class-pictures", type=Path, metavar="FOLDER", help="images of the class, not drawn")
     prior.add_argument("--prior-weight", type=real, metavar="X", help="of the loss on the class (default: 1)")
 
@@ -45,8 +72,8 @@ def fine_tuning(parser: Parser) -> None:
 def distillation(parser: Parser) -> None:
     """The options of the stage "distill"."""
     how = parser.add_argument_group("distill")
-    how.add_argument("--method", choices=METHODS, default="progressive", metavar="NAME", help=", ".join(METHODS))
-    how.add_argument("--from", type=whole, default=32, dest="first", metavar="N", help="steps of the teacher")
-    how.add_argument("--to", type=whole, default=4, dest="last", metavar="N", help="steps of the last student")
-    how.add_argument("--guidance", type=real, metavar="SCALE", help="progressive: what is learned (the model's)")
-    how.add_argument("--scales", default="1,8", metavar="A,B", help="guided: the scales that the student reads")
+    how.add_argument("--method", choices=METHODS, metavar="NAME", help=f"{' (default) or '.join(METHODS)}")
+    how.add_argument("--from", type=whole, dest="first", metavar="N", help="steps of the teacher (default: 32)")
+    how.add_argument("--to", type=whole, dest="last", metavar="N", help="steps of the last student (default: 4)")
+    how.add_argument("--guidance", type=real, metavar="SCALE", help="scale that is learned (default: the model's)")
+    how.add_argument("--scales", metavar="A,B", help="of a student that reads the scale: its range (default: 1,8)")

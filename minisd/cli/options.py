@@ -209,11 +209,13 @@ def train(parser: Parser) -> None:
     stages = ["all", *STAGES, "variant", *FINE_TUNINGS, "distill"]
     what = parser.add_argument_group("what to train")
     what.add_argument("stage", choices=stages, metavar="stage", help=", ".join(stages))
-    what.add_argument("folder", type=Path, help="keeps the runs, to continue them; the model is FOLDER/model")
+    what.add_argument("folder", type=Path, help="keeps the runs, to continue them, and the result")
     what.add_argument("--start-from", metavar="MODEL", help="train this model further, instead of a new one")
     what.add_argument("--keep-latents", action="store_true", help="train only the autoencoder; its latents stay")
     budget = parser.add_argument_group("how long")
-    budget.add_argument("--minutes", type=real, default=240.0, metavar="X", help="for the stage, or for all of them")
+    budget.add_argument(
+        "--minutes", type=real, default=240.0, metavar="X", help="for the stage, for all of them, for each student"
+    )
     budget.add_argument(
         "--steps", type=whole, metavar="N", help="steps of each stage, instead of minutes: repeatable on the CPU"
     )
@@ -223,7 +225,7 @@ def train(parser: Parser) -> None:
     distillation(parser)
     machine = parser.add_argument_group("data and machine")
     machine.add_argument(
-        "--pool", type=whole, default=24_000, metavar="N", help="scenes for the UNet or the variant, in each process"
+        "--pool", type=whole, default=24_000, metavar="N", help="scenes for UNet, variant or student, in each process"
     )
     machine.add_argument("--device", metavar="NAME", help=f"where to train the UNet; the rest uses the CPU: {DEVICE}")
     machine.add_argument("--compile", action="store_true", help="compile the UNet: needs a C++ compiler and 2 minutes")
@@ -250,7 +252,7 @@ def edit(parser: Parser) -> None:
     how.add_argument("--threads", type=whole, metavar="N", help="CPU threads (default: PyTorch's choice)")
     output = parser.add_argument_group("output")
     output.add_argument("-o", "--output", type=Path, metavar="FILE", help="(default: IMAGE-edited.png)")
-    output.add_argument("--folder", type=Path, help="keeps what was trained (default: IMAGE-edit)")
+    output.add_argument("--folder", type=Path, help="keeps what was trained (default: IMAGE-PROMPT)")
     output.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 

@@ -77,6 +77,17 @@ def complain(text: str) -> None:
         say(printable(text), sys.stderr)
 
 
+def until_interrupted(action: Callable[[], int]) -> int:
+    """What the action returns; 130 where Ctrl-C ended its training, with a line on what is kept."""
+    try:
+        return action()
+    except KeyboardInterrupt as stop:
+        if not stop.args:  # it came before or after the training
+            raise
+        complain(f"minisd: {stop}")
+        return 130
+
+
 def _encodable(text: str, stream: TextIO | None) -> str:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)

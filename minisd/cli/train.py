@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -15,9 +16,9 @@ import weights_loader
 from minisd._internal import validation
 from minisd._internal.atomic_folders import make_folder, replace_files
 from minisd.cli.distill import distill
-from minisd.cli.fine_tune import DEFAULTS, fine_tune
-from minisd.cli.fine_tune_options import FINE_TUNINGS
-from minisd.cli.output import complain
+from minisd.cli.fine_tune import fine_tune
+from minisd.cli.fine_tune_options import FINE_TUNINGS, check_stage
+from minisd.cli.output import until_interrupted
 from minisd.errors import InputError
 from minisd.models import CLIP
 from minisd.sticker.training.stages import STAGES, Networks, TrainingOptions, check, train_stages
@@ -28,20 +29,17 @@ from weights_loader.formats.safetensors import save_safetensors
 from weights_loader.saving import MODEL_FILES
 from weights_loader.sources import resolve
 
+LONGEST_WAIT = timedelta(days=1)  # of one process of torchrun for another one, which may draw images of a class
+
 
 def run(args: argparse.Namespace) -> int:
     """Train, or continue a run, save the result, print the time and the device."""
-    try:
-        return _run(args)
-    except KeyboardInterrupt as stop:
-        if not stop.args:  # it came before or after the training
-            raise
-        complain(f"minisd: {stop}")
-        return 130
+    return until_interrupted(lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> int:
     began = time.perf_counter()
+    check_stage(args)
     minutes = validation.real_number(args.minutes, "--minutes", 0.01, 10**5)
     steps = None if args.steps is None else validation.whole_number(args.steps, "--steps", 1, 10**9)
     pool = validation.whole_number(args.pool, "--pool", 64, 10**7)
@@ -55,11 +53,11 @@ def _run(args: argparse.Namespace) -> int:
     elif args.stage == "distill":
         with _process_group() as rank:
             report = _reporter(args.stage) if rank == 0 else _silent_reporter(args.stage)
-            distill(args, TrainingBudget(minutes, steps), rank, report)
+            distill(args, TrainingBudget(minutes, steps), device, rank, report)
     else:
         rank = _train_stages(args, minutes, steps, pool, device)
     if rank == 0:
-        where = f"the UNet on {device}" if args.stage in ("all", "unet", *DEFAULTS) else "on cpu"
+        where = f"the UNet on {device}" if args.stage in ("all", "unet", *FINE_TUNINGS, "distill") else "on cpu"
         print(f"{(time.perf_counter() - began) / 60:.1f} minutes, {where}")
     return 0
 
@@ -143,7 +141,7 @@ def _process_group() -> Iterator[int]:
     if not dist.is_torchelastic_launched():
         yield 0
         return
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", timeout=LONGEST_WAIT)
     try:
         yield dist.get_rank()
     finally:

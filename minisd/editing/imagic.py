@@ -6,7 +6,7 @@ the image comes back, with larger eta it follows the prompt.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,10 +41,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, most in (("state_steps", 10**6), ("unet_steps", 10**6), ("rank", 1024), ("batch", 1024)):
-            validation.whole_number(getattr(self, name), name, 1, most)
+            object.__setattr__(self, name, validation.whole_number(getattr(self, name), name, 1, most))
         for name in ("state_rate", "unet_rate"):
-            validation.real_number(getattr(self, name), name, 1e-12, 1000)
-        validation.seed(self.seed)
+            object.__setattr__(self, name, validation.real_number(getattr(self, name), name, 1e-12, 1000))
+        object.__setattr__(self, "seed", validation.seed(self.seed))
 
 
 SMALL = Settings(state_steps=100, state_rate=1e-2, unet_steps=150, unet_rate=2e-3, batch=8)  # of the embedded model
@@ -78,7 +78,7 @@ def train_edit(
     settings: Settings | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Edit:
-    """Train both stages, as runs `states.pt` and `unet.pt` in the folder, which are continued; `sd` stays as it is.
+    """Train both stages, as `states.pt` and `unet.pt` in the folder, continued if they exist; the weights of `sd` stay.
 
     pixels: (1, 3, H, W) in [-1, 1]. Raises InputError for models other than text-to-image SD 1.x and 2.x, and for more
     than one image; what `train` raises for the runs' files.
@@ -92,11 +92,15 @@ def train_edit(
     about = {
         "prompt": prompt,
         "image": fingerprint(pixels),
+        "batch": settings.batch,
         "start model": fingerprint(sd.unet, sd.vae, sd.text_encoder),
     }
     runs = [
-        TrainingRun(folder / f"{name}.pt", TrainingBudget(0, steps), report, about=about).of(**asdict(settings))
-        for name, steps in (("states", settings.state_steps), ("unet", settings.unet_steps))
+        TrainingRun(folder / f"{name}.pt", TrainingBudget(0, steps), report, about={**about, **own})
+        for name, steps, own in (
+            ("states", settings.state_steps, {}),
+            ("unet", settings.unet_steps, {"rank": settings.rank}),
+        )
     ]
     for run in runs:
         run.check()
@@ -104,7 +108,8 @@ def train_edit(
     target = sd.encode_prompt([prompt]).float()
     latents = encode_images(sd, pixels).expand(settings.batch, -1, -1, -1)
     optimised = _optimise_states(sd, latents, target, runs[0], settings)
-    return Edit(target, optimised, _tune_unet(sd, latents, optimised, runs[1], settings))
+    tuning = runs[1].of(states=fingerprint(optimised))
+    return Edit(target, optimised, _tune_unet(sd, latents, optimised, tuning, settings))
 
 
 class _States(nn.Module):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisd.configs import UNetConfig
+from minisd.errors import InputError
 from minisd.models.layers import (
     Attention,
     AttentionBlock,
@@ -258,6 +259,9 @@ class UNet(nn.Module):
         """The vector that every residual block reads: (B, time_width), or (1, time_width) for all images."""
         t = torch.as_tensor(t, device=latents.device).reshape(-1)
         waves = sinusoids(t, self.config.channels[0], self.config.original_ddpm).to(latents.dtype)
+        if (guidance is None) != (self.config.guidance_width is None):
+            need = "reads no guidance scale; remove it" if guidance is not None else "reads the guidance scale; pass it"
+            raise InputError(f"this UNet {need}.")
         if guidance is not None:
             scale = torch.as_tensor(guidance, device=latents.device).reshape(-1)
             width = self.guidance.in_features

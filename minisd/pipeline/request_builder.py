@@ -263,8 +263,9 @@ class RequestBuilder:
         """Warnings: unknown words; an unread prompt; an image so large that the model repeats its objects."""
         if (unknown := self.reader.unknown_words(prompt, negative)) is not None:
             yield unknown
-        if self.unet.guidance_width is not None and any(negative.texts):
-            yield "this model has learned guidance and reads no negative prompt; remove it, or use another model."
+        unread = any(negative.texts) or negative.embeds is not None or given.guidance_rescale != 0
+        if self.unet.guidance_width is not None and unread:
+            yield "this model has learned guidance and reads no negative prompt and no guidance_rescale; remove them."
         sized_by_image = given.latents is None and given.height is None and given.width is None
         if given.image is None or not sized_by_image:
             return

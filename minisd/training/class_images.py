@@ -3,11 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from minisd import images
 from minisd._internal import validation
 from minisd._internal.atomic_folders import make_folder
+from minisd.errors import InputError
 from minisd.pipeline import StableDiffusion
 from minisd.training.captioned_images import CaptionedImages, read_captioned_images
+from minisd.training.denoising import training_side
 from minisd.training.run_files import fingerprint
 
 DRAWN_AT_ONCE = 4
@@ -26,6 +30,8 @@ def class_images(
     drawn again, so an interrupted call goes on. Raises InputError, and OutputError for a folder that cannot be written.
     """
     (prompt,) = validation.prompts(prompt, "class_prompt")
+    if not prompt.strip():
+        raise InputError("class_prompt is empty, expected the name of the class, such as 'a photo of a dog'.")
     count = validation.whole_number(count, "class_images", 1, 100_000)
     kept = folder / f"class-{fingerprint(sd.unet, sd.vae, sd.text_encoder, prompt)}"
     make_folder(kept)
@@ -33,9 +39,10 @@ def class_images(
     missing = [path for path in paths if not path.exists()]
     for begin in range(0, len(missing), DRAWN_AT_ONCE):
         some = missing[begin : begin + DRAWN_AT_ONCE]
-        drawn = sd(prompt, seed=int(some[0].stem), num_images_per_prompt=len(some)).images
+        generators = [torch.Generator().manual_seed(int(path.stem)) for path in some]
+        drawn = sd(prompt, generator=generators, num_images_per_prompt=len(some)).images
         for image, path in zip(drawn, some, strict=True):
             images.save(image, path)
         report(f"class images: {begin + len(some)} of {len(missing)} drawn")
-    found = read_captioned_images(kept, sd.vae.config.sample_size, prompt)
+    found = read_captioned_images(kept, training_side(sd), prompt)
     return CaptionedImages(found.pixels[:count], found.captions[:count])

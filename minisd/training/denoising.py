@@ -15,12 +15,23 @@ from minisd.schedulers import NoiseSchedule
 
 Predict = Callable[..., Tensor]  # like UNet.forward: x (B, C, h, w), timesteps (B,), text, pooled=... -> (B, C, h, w)
 ENCODED_AT_ONCE = 8
+CAPTIONS_AT_ONCE = 32
 
 
-def check_model(sd: StableDiffusion) -> None:
-    """Refuse UNets that read a mask, a depth map or a small image. Raises InputError."""
+def check_model(sd: StableDiffusion, may_read_scale: bool = False) -> None:
+    """Refuse UNets that read more than text, and weights that are not float32. Raises InputError."""
     if sd.task != "text":
         raise InputError(f"a model for {sd.task} cannot be fine-tuned; use a text-to-image model.")
+    if sd.unet.config.guidance_width is not None and not may_read_scale:
+        raise InputError("a model that has learned guidance cannot be fine-tuned; use the model that was its teacher.")
+    if sd.dtype != torch.float32:
+        name = str(sd.dtype).removeprefix("torch.")
+        raise InputError(f"the weights of the model are {name}, expected float32; load it with dtype=torch.float32.")
+
+
+def training_side(sd: StableDiffusion) -> int:
+    """The side of the square images that a model is trained with, in pixels: that of the UNet, not of the VAE."""
+    return min(sd.unet.config.cells) * sd.vae.config.downscale
 
 
 @torch.no_grad()
@@ -33,9 +44,18 @@ def encode_images(sd: StableDiffusion, pixels: Tensor) -> Tensor:
 
 def encode_captions(sd: StableDiffusion, captions: Sequence[str], size: tuple[int, int]) -> Condition:
     """The condition for each caption, of images of (height, width) pixels. Gradients reach the text encoders."""
-    batch = PromptBatch(list(captions), list(captions))
-    micro = MicroConditioning().resolved_for(*size)
-    return make_condition(sd.text_parts, sd.unet.config, None, batch, micro, zero_empty=False)
+    micro, parts = MicroConditioning().resolved_for(*size), []
+    for begin in range(0, len(captions), CAPTIONS_AT_ONCE):
+        some = list(captions[begin : begin + CAPTIONS_AT_ONCE])
+        batch = PromptBatch(some, some)
+        parts.append(make_condition(sd.text_parts, sd.unet.config, None, batch, micro, zero_empty=False))
+    return joined(parts)
+
+
+def joined(conditions: Sequence[Condition]) -> Condition:
+    """The rows of all conditions in one."""
+    pooled = [each.pooled_and_sizes for each in conditions if each.pooled_and_sizes is not None]
+    return Condition(torch.cat([each.text for each in conditions]), torch.cat(pooled) if pooled else None)
 
 
 def denoising_losses(

@@ -7,7 +7,7 @@ next student, which makes half as many steps.
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import chain
 
 import torch
@@ -114,6 +114,7 @@ def train_student(
     teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
     student = copy.deepcopy(teacher).requires_grad_(True)
     run = run.of(steps=steps, guidance_scale=low if low == high else [low, high], teacher=fingerprint(teacher))
+    run = run.of(schedule=asdict(scheduler.schedule), grid=list(grid.source))
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         x0, text = draw(generator)

@@ -6,13 +6,14 @@ they are: prior preservation (Ruiz et al. 2022).
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from minisd._internal import validation
@@ -23,7 +24,7 @@ from minisd.models.unet import SpatialTransformer
 from minisd.pipeline import StableDiffusion
 from minisd.pipeline.conditioning import Condition
 from minisd.training.captioned_images import CaptionedImages
-from minisd.training.denoising import Predict, check_model, denoising_losses, encode_captions, encode_images
+from minisd.training.denoising import Predict, check_model, denoising_losses, encode_captions, encode_images, joined
 from minisd.training.run_files import fingerprint
 from minisd.training.trainer import Recipe, TrainingRun, train
 
@@ -59,12 +60,18 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, least in (("warmup_steps", 0), ("batch", 1), ("accumulation", 1), ("seed", 0)):
-            validation.whole_number(getattr(self, name), name, least, 2**63)
+            self._keep(name, validation.whole_number(getattr(self, name), name, least, 2**63))
         for name, most in (("decay_fraction", 1), ("empty_prompts", 1), ("prior_weight", 1000), ("ema_decay", 0.99999)):
-            validation.real_number(getattr(self, name), name, 0, most)
+            self._keep(name, validation.real_number(getattr(self, name), name, 0, most))
         for name in ("learning_rate", "min_snr"):
             if getattr(self, name) is not None:
-                validation.real_number(getattr(self, name), name, 1e-12, 1000)
+                self._keep(name, validation.real_number(getattr(self, name), name, 1e-12, 1000))
+        for name in ("text_encoder", "gradient_checkpointing", "bfloat16"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} is {shown(getattr(self, name))}, expected True or False.")
+
+    def _keep(self, name: str, value: float) -> None:
+        object.__setattr__(self, name, value)
 
 
 def is_small(sd: StableDiffusion) -> bool:
@@ -93,10 +100,10 @@ def fine_tune(
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         parts = [each.batch(generator) for each in sets]
         x0 = torch.cat([latents for latents, _ in parts])
-        condition = _joined([condition for _, condition in parts])
+        condition = joined([condition for _, condition in parts])
         with gradient_checkpointing(sd.unet, settings.gradient_checkpointing):
             losses = denoising_losses(sd.scheduler.schedule, predict, x0, condition, generator, settings.min_snr)
-        return losses.view(len(sets), -1).mean(1) @ weights.to(losses)
+        return (losses.view(len(sets), -1).mean(1) * weights.to(losses)).sum()
 
     recipe = Recipe(
         learning_rate=learning_rate if settings.learning_rate is None else settings.learning_rate,
@@ -121,12 +128,15 @@ def check(
     """
     check_model(sd)
     check_class_captions(pictures, [] if prior is None else prior.captions)
-    everything = [pictures] if prior is None else [pictures, prior]
+    facts = asdict(settings)
+    del facts["gradient_checkpointing"]  # gives the same gradients
     run = run.of(
         start_model=fingerprint(sd.unet, sd.vae, *(part.encoder for part in sd.text_parts)),
-        pictures_and_captions=[fingerprint(each.pixels, *each.captions) for each in everything],
-        **asdict(settings),
+        pictures_and_captions=fingerprint(pictures.pixels, *pictures.captions),
+        **facts,
     )
+    if prior is not None:
+        run = run.of(class_images=fingerprint(prior.pixels, *prior.captions))
     run.check()
     return run
 
@@ -144,7 +154,9 @@ class _EncodedSet:
     """Images and captions, encoded once; the captions at each step if the text encoders are trained."""
 
     def __init__(self, sd: StableDiffusion, pictures: CaptionedImages, settings: Settings) -> None:
-        self.sd, self.captions, self.settings = sd, [*pictures.captions, ""], settings
+        self.sd, self.settings = sd, settings
+        self.captions = list(dict.fromkeys(["", *pictures.captions]))
+        self.caption_of = torch.tensor([self.captions.index(text) for text in pictures.captions])
         height, width = pictures.pixels.shape[2:]
         self.size = (height, width)
         self.latents = encode_images(sd, pictures.pixels)
@@ -156,15 +168,10 @@ class _EncodedSet:
         count = self.settings.batch
         rows = torch.randint(len(self.latents), (count,), generator=generator)
         dropped = torch.rand(count, generator=generator) < self.settings.empty_prompts
-        texts = torch.where(dropped, len(self.captions) - 1, rows)
+        texts = self.caption_of[rows].masked_fill(dropped, 0)
         if self.known is not None:
             return self.latents[rows], self.known.rows(texts)
         return self.latents[rows], encode_captions(self.sd, [self.captions[i] for i in texts.tolist()], self.size)
-
-
-def _joined(conditions: list[Condition]) -> Condition:
-    pooled = [each.pooled_and_sizes for each in conditions if each.pooled_and_sizes is not None]
-    return Condition(torch.cat([each.text for each in conditions]), torch.cat(pooled) if pooled else None)
 
 
 @contextmanager
@@ -175,9 +182,15 @@ def gradient_checkpointing(unet: nn.Module, active: bool = True) -> Iterator[Non
     """
     blocks = [each for each in unet.modules() if active and isinstance(each, ResBlock | SpatialTransformer)]
     for block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        again = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_same_attention)
+        block.forward = again  # type: ignore[method-assign]
     try:
         yield
     finally:
         for block in blocks:
             del block.forward
+
+
+def _same_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """For the first computation and the second, so that the second has the attention of `trainer.precision`."""
+    return nullcontext(), sdpa_kernel(SDPBackend.MATH) if torch.is_autocast_enabled("cpu") else nullcontext()

@@ -21,15 +21,15 @@ def train_full(
 ) -> StableDiffusion:
     """Train the UNet of `sd` in place, and its text encoders if the settings say so; returns `sd`.
 
-    prior: images of the class of the subject, with their captions. The weights are trained in float32. Raises
-    InputError for a model of another task, and for captions of the class that are captions of the subject; what `train`
-    raises for the run's file.
+    prior: images of the class of the subject, with their captions. Raises InputError for a model of another task or
+    with weights other than float32, and for captions of the class that are captions of the subject; what `train` raises
+    for the run's file.
     """
     run = check(sd, pictures, run, settings, prior)
     encoders = [part.encoder for part in sd.text_parts]
     freeze(sd.vae, sd.unet, *encoders)
     networks = [sd.unet, *encoders] if settings.text_encoder else [sd.unet]
-    trained = nn.ModuleList(networks).float().requires_grad_(True)
+    trained = nn.ModuleList(networks).requires_grad_(True)
     rate = SMALL_RATE if is_small(sd) else LEARNING_RATE
     average = fine_tune(sd, trained, sd.unet, rate, pictures, run, settings, prior)
     trained.load_state_dict(average.state_dict())

@@ -3,8 +3,9 @@
 Meng et al. 2023, section 3.1. The student is the teacher, and reads the scale of the guidance beside the timestep.
 """
 
+import copy
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +57,9 @@ def train_guided(
     if not low < high:
         raise InputError(f"scales is {scales}, expected two numbers, the smaller one first.")
     student = guided_student(teacher, width)
-    teacher.eval().requires_grad_(False)
-    run = run.of(scales=list(scales), width=width, teacher=fingerprint(teacher))
+    teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
+    about = {"schedule": asdict(schedule), "teacher": fingerprint(teacher), "empty": fingerprint(empty)}
+    run = run.of(scales=[low, high], width=width, **about)
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         x0, text = draw(generator)

@@ -52,7 +52,7 @@ def train_embedding(
     )
     run.check()
     freeze(sd.unet, encoder)
-    latents, ids = encode_images(sd, pictures.pixels), tokenizer(pictures.captions)
+    latents, ids = encode_images(sd, pictures.pixels), tokenizer(pictures.captions).to(sd.device)
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         rows = torch.randint(len(ids), (BATCH,), generator=generator)

@@ -64,16 +64,30 @@ def test_mistakes_are_found_before_any_training(folder: Path, capsys: pytest.Cap
     for arguments, message in (
         (["--from", "32", "--to", "5"], "the steps are to become 5 from 32, expected to reach this by halving"),
         (["--method", "guided", "--scales", "8"], "--scales is '8', expected the smallest and the largest scale"),
-        (["--method", "guided", "--scales", "8,1"], "expected two numbers, the smaller one first"),
+        (["--method", "guided", "--scales", "8,1"], "--scales is 8,1, expected the smaller number first"),
+        (["--method", "guided", "--from", "8"], "--from and --to are for the method progressive"),
+        (["--method", "guided", "--guidance", "2"], "--guidance is for a student that learns one scale"),
+        (["--scales", "1,4"], "--scales is for a student that reads the scale"),
+        (["--from", "1000"], "--from is 1000, expected a whole number in 2..500"),
+        (["--batch", "3"], "--batch is for full, dreambooth, lora, not for distill"),
         (["--guidance", "nan"], "guidance"),
     ):
         assert run(folder, *arguments) == 2
         assert message in capsys.readouterr().err
-    assert not [*(folder / "run").glob("*.pt")] if (folder / "run").exists() else True
+    assert not [*(folder / "run").glob("*")]
     assert main(["train", "distill", str(folder / "run")]) == 2
     assert "distill needs --start-from MODEL" in capsys.readouterr().err
     assert main(["train", "distill", str(folder / "run"), "--start-from", str(folder / "model")]) == 2
     assert "distill needs --pictures FOLDER" in capsys.readouterr().err
+
+
+def test_a_run_is_continued_with_its_own_images_only(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(folder, "--from", "4", "--to", "2", steps="1") == 0
+    (folder / "pictures" / "b.png").unlink()
+    assert run(folder, "--from", "4", "--to", "2") == 9
+    assert "pictures and captions is" in capsys.readouterr().err
+    assert run(folder, "--from", "4", "--to", "2", start="run/steps-2") == 2
+    assert "is the teacher, and would be replaced" in capsys.readouterr().err
 
 
 @pytest.mark.slow

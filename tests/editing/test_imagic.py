@@ -109,18 +109,21 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     command = ["edit", "a red cat", "--model", str(tmp_path / "model"), "--image", str(tmp_path / "in.png")]
     assert main(command) == 0
     assert Image.open(tmp_path / "in-edited.png").size[0] == 5 * 32 + 4 * 4
-    assert {path.name for path in (tmp_path / "in-edit").glob("*.pt")} == {"states.pt", "unet.pt"}
-    written = (tmp_path / "in-edit" / "unet.pt").stat().st_mtime_ns
+    assert {path.name for path in (tmp_path / "in-a-red-cat").glob("*.pt")} == {"states.pt", "unet.pt"}
+    written = (tmp_path / "in-a-red-cat" / "unet.pt").stat().st_mtime_ns
     assert main([*command, "--eta", "0.7", "-o", str(tmp_path / "one.png")]) == 0
     assert Image.open(tmp_path / "one.png").size == (32, 32)
-    assert (tmp_path / "in-edit" / "unet.pt").stat().st_mtime_ns == written
+    assert (tmp_path / "in-a-red-cat" / "unet.pt").stat().st_mtime_ns == written
     capsys.readouterr()
     for arguments, message in (
         ([*command, "--eta", "0,x"], "'x' is not a number"),
         ([*command, "--eta", "99"], "--eta is 99.0, expected a number in -10..10"),
         (command[:4], "edit needs --image FILE"),
         ([*command, "-o", str(tmp_path / "one.png")], "exists"),
-        (["edit", "a dog", *command[2:]], "prompt is 'a dog', was 'a red cat'"),
+        (["edit", "a dog", *command[2:], "--steps", "0"], "--steps is 0"),
+        (["edit", "a dog", *command[2:], "--seed", "-1"], "--seed is -1"),
+        ([*command, "--folder", str(tmp_path / "in.png")], "in.png"),
     ):
         assert main(arguments) > 0
         assert message in capsys.readouterr().err
+    assert not (tmp_path / "in-a-dog").exists()

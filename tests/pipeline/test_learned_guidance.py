@@ -8,6 +8,7 @@ import torch
 from support.small import randomise, small_pipeline
 
 import weights_loader
+from minisd.errors import InputError
 from minisd.models import UNet
 from minisd.pipeline import StableDiffusion
 from minisd.schedulers import LCM, NoiseSchedule
@@ -34,7 +35,11 @@ def test_the_unet_is_that_of_the_reference(sd: StableDiffusion, scale: float | t
     with torch.no_grad():
         expected = theirs(x, 500, text, timestep_cond=waves).sample
         assert torch.allclose(sd.unet(x, 500, text, guidance=scale), expected, atol=1e-5)
-        assert (sd.unet(x, 500, text) - expected).abs().max() > 1e-3
+        assert (sd.unet(x, 500, text, guidance=scale + 2) - expected).abs().max() > 1e-3
+    with pytest.raises(InputError, match="this UNet reads the guidance scale; pass it"):
+        sd.unet(x, 500, text)
+    with pytest.raises(InputError, match="this UNet reads no guidance scale; remove it"):
+        small_pipeline().unet(x, 500, text, guidance=scale)
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0, 8.0])
@@ -54,6 +59,8 @@ def test_images_are_those_of_the_reference(sd: StableDiffusion, scale: float, tm
     hook.remove()
     assert set(rows) == {(2, 2)}
     assert torch.allclose((got + 1) / 2, expected, atol=1e-4)
+    with pytest.warns(UserWarning, match="reads no negative prompt and no guidance_rescale"):
+        assert torch.equal(sd(["a cat", "a dog"], guidance_rescale=0.7, **run).images, got)
     with pytest.warns(UserWarning, match="reads no negative prompt"):
         assert torch.equal(sd(["a cat", "a dog"], negative_prompt="blurry", **run).images, got)
 

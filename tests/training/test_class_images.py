@@ -19,8 +19,9 @@ def test_images_are_drawn_once(tmp_path: Path) -> None:
     assert lines == ["class images: 4 of 5 drawn", "class images: 5 of 5 drawn"]
     (folder,) = tmp_path.iterdir()
     (folder / "00003.png").unlink()
+    (folder / "00001.png").unlink()
     again = class_images(sd, "a dog", 5, tmp_path, lines.append)
-    assert lines[2:] == ["class images: 1 of 1 drawn"]
+    assert lines[2:] == ["class images: 2 of 2 drawn"]
     assert torch.equal(again.pixels, drawn.pixels)
     assert torch.equal(class_images(sd, "a dog", 2, tmp_path).pixels, drawn.pixels[:2])
 
@@ -39,5 +40,7 @@ def test_other_prompts_and_models_have_other_folders(tmp_path: Path) -> None:
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="class_images is 0"):
         class_images(small_pipeline(), "a dog", 0, tmp_path)
+    with pytest.raises(InputError, match="class_prompt is empty"):
+        class_images(small_pipeline(), " ", 1, tmp_path)
     with pytest.raises(InputError, match="class_prompt"):
         class_images(small_pipeline(), 3, 1, tmp_path)  # type: ignore[arg-type]

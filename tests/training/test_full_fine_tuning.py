@@ -1,8 +1,12 @@
 """Full fine-tuning and DreamBooth: the loss and gradients of the reference, what is trained, settings, killed runs."""
 
 import copy
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support.runs import check_killed_runs, steps_of
@@ -14,11 +18,14 @@ import weights_loader
 from minisd import images
 from minisd.cli import main
 from minisd.errors import InputError, ResumeError
-from minisd.pipeline import StableDiffusion
-from minisd.training import fine_tuning, full_fine_tuning
+from minisd.pipeline import Defaults, StableDiffusion
+from minisd.training import fine_tuning, full_fine_tuning, trainer
 from minisd.training.captioned_images import CaptionedImages
+from minisd.training.class_images import class_images
+from minisd.training.denoising import denoising_losses, training_side
 from minisd.training.fine_tuning import Settings, gradient_checkpointing, is_small
 from minisd.training.full_fine_tuning import train_full
+from minisd.training.guidance_distillation import guided_student
 from minisd.training.lora import train_lora
 
 DROPPED = Settings(batch=6, empty_prompts=0.3)
@@ -224,28 +231,87 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         code = main(["train", stage, str(tmp_path / "run"), *arguments])
         return code, capsys.readouterr().err
 
+    of_class = ["--class-prompt", "a cat"]
+    (tmp_path / "run" / "lora.safetensors").mkdir(parents=True)
     for arguments, message in (
         (["full", "--prompt", "a cat"], "full needs --pictures FOLDER and --start-from MODEL"),
         (["dreambooth", *subject], "dreambooth needs --class-prompt, such as 'a photo of a dog'"),
-        (
-            ["embedding", *subject, "--token", "sks", "--like", "cat"],
-            "--batch is for full, dreambooth, lora",
-        ),
-        (["lora", *subject, "--text-encoder"], "--text-encoder is not possible for a LoRA"),
+        (["embedding", *subject, "--token", "sks", "--like", "cat"], "--batch is for full, dreambooth, lora"),
+        (["vae", *subject], "--pictures is for full, dreambooth, lora, embedding, distill, not for vae; remove it"),
+        (["lora", *subject, "--text-encoder"], "--text-encoder is for full, dreambooth, not for lora"),
+        (["full", *subject, "--rank", "3"], "--rank is for lora, not for full"),
+        (["full", *subject, "--prior-weight", "3"], "--prior-weight is for images of a class; give --class-prompt"),
+        (["full", *subject, *of_class, "--class-images", "3", "--class-pictures", "x"], "were both given"),
+        (["dreambooth", *subject, "--class-prompt", " "], "--class-prompt is empty"),
         (["dreambooth", *subject, "--class-prompt", "a sks cat"], "the class is called 'a sks cat' like the subject"),
         (["full", *where, "--prompt", "a cat", "--batch", "0"], "--batch is 0, expected a whole number in 1.."),
         (["full", *where, "--prompt", "a cat", "--min-snr", "-1"], "--min-snr is -1.0, expected a number"),
+        (["lora", *subject, *of_class], "lora.safetensors"),  # it is a folder
     ):
         code, error = train(*arguments)
-        assert code == 2, error
+        assert code > 0, error
         assert message in error
-    assert not (tmp_path / "run").exists() or not [*(tmp_path / "run").iterdir()]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["lora.safetensors"]  # no image was drawn
 
     assert train("dreambooth", *subject, "--class-prompt", "a cat", "--class-images", "2")[0] == 0
     (kept,) = (tmp_path / "run").glob("class-*")
     assert sorted(path.name for path in kept.iterdir()) == ["00000.png", "00001.png"]
-    changed = weights_loader.load(tmp_path / "run" / "model")
+    changed = weights_loader.load(tmp_path / "run" / "dreambooth")
     assert not torch.equal(changed.unet.conv_in.weight, small_pipeline().unet.conv_in.weight.half().float())
     assert train("full", *subject, "--text-encoder", "--gradient-checkpointing")[0] == 0
-    trained = weights_loader.load(tmp_path / "run" / "model").text_encoder.token_embedding.weight
+    trained = weights_loader.load(tmp_path / "run" / "full").text_encoder.token_embedding.weight
     assert not torch.equal(trained, small_pipeline().text_encoder.token_embedding.weight.half().float())
+    again = ["full", *subject[:3], str(tmp_path / "run" / "full"), *subject[4:]]
+    code, error = train(*again)
+    assert code == 2
+    assert "is the model to start from, and would be replaced" in error
+    before = sorted(kept.iterdir())
+    assert train("dreambooth", *subject, *of_class, "--class-images", "4", "--seed", "7")[0] > 0  # another seed
+    assert sorted(kept.iterdir()) == before  # refused before images were drawn
+
+
+def test_the_images_have_the_size_of_the_unet(tmp_path: Path) -> None:
+    """A VAE of another size, as in some official models, does not matter."""
+    sd = small_pipeline()
+    sd.vae.config = replace(sd.vae.config, sample_size=48)
+    assert training_side(sd) == 32
+    sd.defaults = Defaults(num_inference_steps=1)
+    assert class_images(sd, "a dog", 1, tmp_path).pixels.shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_bfloat16_keeps_the_loss_in_float32(
+    checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under autocast, as on a CPU with instructions for it; the second computation has the same attention."""
+    monkeypatch.setattr(trainer, "_has_bfloat16", lambda: True)
+    sd, losses = small_pipeline(), []
+    monkeypatch.setattr(fine_tuning, "denoising_losses", _noting(losses))
+    settings = Settings(batch=2, bfloat16=True, gradient_checkpointing=checkpointing, accumulation=2)
+    lines: list[str] = []
+    train_full(sd, training_images("a cat"), steps_of(tmp_path / "run.pt", 1, lines.append), settings)
+    assert float(lines[-1].rsplit(" ", 1)[1]) == pytest.approx(torch.cat(losses).mean().item(), abs=1e-4)
+
+
+def _noting(losses: list[torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def noted(*arguments: object) -> torch.Tensor:
+        losses.append(denoising_losses(*arguments))  # type: ignore[arg-type]
+        return losses[-1]
+
+    return noted
+
+
+def test_models_that_training_would_spoil_are_refused(tmp_path: Path) -> None:
+    half, guided = small_pipeline().to(dtype=torch.bfloat16), small_pipeline()
+    guided.unet = guided_student(guided.unet, width=8)
+    for sd, message in ((half, "are bfloat16, expected float32"), (guided, "has learned guidance")):
+        for train in (train_full, train_lora):
+            with pytest.raises(InputError, match=message):
+                train(sd, training_images("a cat"), steps_of(tmp_path / "run.pt", 1))
+
+
+def test_settings_take_the_numbers_of_numpy(tmp_path: Path) -> None:
+    settings = Settings(batch=np.int64(1), learning_rate=np.float32(0.5), seed=np.int64(3))
+    assert json.loads(json.dumps(asdict(settings)))["batch"] == 1
+    with pytest.raises(InputError, match="text_encoder is 'no', expected True or False"):
+        Settings(text_encoder="no")  # type: ignore[arg-type]

@@ -35,7 +35,7 @@ def unet(config: UNetConfig) -> dict[str, str]:
     modules = {
         "time.linear1": "time_embed.0",
         "time.linear2": "time_embed.2",
-        "guidance": "time_embed.cond_proj",  # our own name: no program of the original layout has it
+        "guidance": "time_embed.cond_proj",
         "class_embedding": "label_emb",
         "pooled.linear1": "label_emb.0.0",
         "pooled.linear2": "label_emb.0.2",
