@@ -5,17 +5,21 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 import weights_loader
+from minisd import images
 from minisd._internal import validation
 from minisd._internal.atomic_files import check_target
 from minisd._internal.atomic_folders import check_folder, make_folder
 from minisd.cli.fine_tune_options import WHOLE_MODEL
 from minisd.cli.option_names import option_of
 from minisd.errors import InputError
+from minisd.pipeline import StableDiffusion
 from minisd.training import full_fine_tuning, lora
 from minisd.training.captioned_images import read_captioned_images
 from minisd.training.class_images import class_images
@@ -25,6 +29,7 @@ from minisd.training.textual_inversion import train_embedding
 from minisd.training.trainer import TrainingBudget, TrainingRun
 from weights_loader.sources import resolve
 
+SAMPLES = 4
 DEFAULTS = {
     "full": full_fine_tuning.SETTINGS,
     "dreambooth": full_fine_tuning.DREAMBOOTH,
@@ -58,12 +63,13 @@ def fine_tune(
         check_class_captions(pictures, [args.class_prompt])
         with _first_process_first(process):
             prior = class_images(sd, args.class_prompt, count, args.folder, report)
+    sample = None if args.sample is None else partial(_draw_samples, args.sample, args.folder / "samples.png")
     if args.stage == "embedding":
         vectors = train_embedding(sd, pictures, args.token, args.like, run)
     elif args.stage == "lora":
-        changes = lora.train_lora(sd, pictures, run, rank, settings, prior)
+        changes = lora.train_lora(sd, pictures, run, rank, settings, prior, sample)
     else:
-        full_fine_tuning.train_full(sd, pictures, run, settings, prior)
+        full_fine_tuning.train_full(sd, pictures, run, settings, prior, sample)
     if process > 0:
         return
     if args.stage == "embedding":
@@ -74,6 +80,11 @@ def fine_tune(
         weights_loader.save(sd, target, dtype=torch.float16, overwrite=True)
     use = f"--model {target}" if is_whole else f"--model {args.start_from} --{args.stage} {target}"
     print(f"{target}  try: minisd '{pictures.captions[0]}' {use}")
+
+
+def _draw_samples(prompt: str, path: Path, sd: StableDiffusion) -> None:
+    drawn = sd(prompt, seed=0, num_images_per_prompt=SAMPLES).images
+    images.save(images.image_grid(drawn, SAMPLES, gap=2), path, overwrite=True)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ STAGES_OF = {  # an option: the stages that read it
     **dict.fromkeys(("pictures", "prompt"), (*FINE_TUNINGS, "distill")),
     **dict.fromkeys(("token", "like"), ("embedding",)),
     "rank": ("lora",),
+    "sample": WITH_SETTINGS,
     **dict.fromkeys(("class_prompt", "class_images", "class_pictures", "prior_weight"), WITH_SETTINGS),
     **dict.fromkeys(
         ("learning_rate", "warmup_steps", "decay_fraction", "batch", "accumulation", "empty_prompts", "min_snr",
@@ -65,6 +66,7 @@ def fine_tuning(parser: Parser) -> None:
     how.add_argument("--ema-decay", type=real, metavar="X", help="of an average of the weights (lora: 0.98)")
     how.add_argument("--bfloat16", action="store_true", default=None, help="autocast, where it is fast")
     how.add_argument("--seed", type=whole, metavar="N", help="of noise and order (default: 0)")
+    how.add_argument("--sample", metavar="PROMPT", help="drawn at each save as FOLDER/samples.png")
     how.add_argument("--text-encoder", action="store_true", default=None, help="not lora: train it, too")
     how.add_argument("--gradient-checkpointing", action="store_true", default=None, help="not lora: less memory")
 

@@ -5,7 +5,7 @@ sks dog". Images of "a photo of a dog", drawn by the model as it was, are traine
 they are: prior preservation (Ruiz et al. 2022).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -89,10 +89,12 @@ def fine_tune(
     settings: Settings,
     prior: CaptionedImages | None,
     weight_decay: float = 0.01,
+    show: Callable[[Network], None] | None = None,
 ) -> Network:
     """Train the network `trained`, on which `predict` depends; returns the moving average of its weights.
 
-    prior: images of the class of the subject. Raises what `check` and `train` raise.
+    prior: images of the class of the subject. show: gets the average whenever the run is saved. Raises what `check` and
+    `train` raise.
     """
     sets = [_EncodedSet(sd, each, settings) for each in ([pictures] if prior is None else [pictures, prior])]
     weights = torch.tensor([1.0, settings.prior_weight][: len(sets)])
@@ -115,7 +117,7 @@ def fine_tune(
         accumulation=settings.accumulation,
         seed=settings.seed,
     )
-    return train(trained, loss, recipe, run)
+    return train(trained, loss, recipe, run, show)
 
 
 def check(

@@ -3,11 +3,14 @@
 The model stays frozen, and the file is small. With images of the class of a subject this is DreamBooth as a LoRA.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from minisd.adapters import LowRankChanges
+from minisd.adapters import Lora, LowRankChanges
+from minisd.adapters.lora import by_layer
 from minisd.errors import InputError
 from minisd.models.layers import Attention
 from minisd.pipeline import StableDiffusion
@@ -27,12 +30,14 @@ def train_lora(
     rank: int = 4,
     settings: Settings = SETTINGS,
     prior: CaptionedImages | None = None,
+    sample: Callable[[StableDiffusion], None] | None = None,
 ) -> LowRankChanges:
     """Train low-rank changes of the UNet's attention layers, so that the model generates images like the given ones.
 
-    prior: images of the class of a subject, with their captions. Raises InputError for a model of another task,
-    settings that a LoRA cannot have, and captions of the class that are captions of the subject; what `train` raises
-    for the run's file.
+    prior: images of the class of a subject, with their captions. sample: gets the model with the changes so far,
+    whenever the run is saved. Raises InputError for a model of another task or with weights other than float32, for
+    settings that a LoRA cannot have, and for captions of the class that are captions of the subject; what `train`
+    raises for the run's file.
     """
     for name in ("text_encoder", "gradient_checkpointing"):
         if getattr(settings, name):
@@ -46,8 +51,16 @@ def train_lora(
     def predict(x: Tensor, t: Tensor, text: Tensor, pooled: Tensor | None) -> Tensor:
         return functional_call(sd.unet, changes.weights(sd.unet), (x, t, text), {"pooled": pooled})
 
-    rate = SMALL_RATE if is_small(sd) else LEARNING_RATE
-    return fine_tune(sd, changes, predict, rate, pictures, run, settings, prior, weight_decay=0.0)
+    def show(average: LowRankChanges) -> None:
+        assert sample is not None
+        merged = Lora(by_layer(sd.unet, average.parts))
+        try:
+            sample(sd)
+        finally:
+            merged.remove()
+
+    rate, shown = SMALL_RATE if is_small(sd) else LEARNING_RATE, None if sample is None else show
+    return fine_tune(sd, changes, predict, rate, pictures, run, settings, prior, weight_decay=0.0, show=shown)
 
 
 def attention_weight_names(unet: nn.Module) -> list[str]:

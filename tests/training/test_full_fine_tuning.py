@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support.runs import check_killed_runs, steps_of
 from support.small import small_pipeline
 from support.small_xl import oracle_xl
@@ -16,6 +17,8 @@ from support.training_images import training_images
 
 import weights_loader
 from minisd import images
+from minisd.adapters import Lora
+from minisd.adapters.lora import by_layer
 from minisd.cli import main
 from minisd.errors import InputError, ResumeError
 from minisd.pipeline import Defaults, StableDiffusion
@@ -177,6 +180,24 @@ def test_what_is_trained(text_encoder: bool, tmp_path: Path) -> None:
     assert torch.equal(again("cat", seed=1, output_type="pt").images, sd("cat", seed=1, output_type="pt").images)
 
 
+@pytest.mark.parametrize("train", [train_full, train_lora])
+def test_samples_are_those_of_the_average_so_far(train: Callable[..., object], tmp_path: Path) -> None:
+    """They are drawn at each save, and change nothing of the training."""
+    drawn: list[torch.Tensor] = []
+    options = {"prompt": "a cat", "seed": 1, "num_inference_steps": 2, "output_type": "pt"}
+    settings = Settings(batch=2, learning_rate=1e-2, ema_decay=0.5)
+    results = []
+    for name, sample in (("a", None), ("b", lambda sd: drawn.append(sd(**options).images))):
+        sd, run = small_pipeline(), steps_of(tmp_path / f"{name}.pt", 4)
+        trained = train(sd, training_images("a cat"), run, settings=settings, sample=sample)
+        if train is train_lora:
+            Lora(by_layer(sd.unet, trained.parts))
+        results.append(sd(**options).images)
+    assert torch.equal(*results)
+    assert torch.allclose(drawn[-1], results[1], atol=1e-5)
+    assert (drawn[-1] - small_pipeline()(**options).images).abs().max() > 1e-3
+
+
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     sd, lines = small_pipeline(), []
     settings = Settings(batch=4, learning_rate=1e-3)
@@ -253,7 +274,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert message in error
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["lora.safetensors"]  # no image was drawn
 
-    assert train("dreambooth", *subject, "--class-prompt", "a cat", "--class-images", "2")[0] == 0
+    more = ["--class-images", "2", "--sample", "a sks cat"]
+    assert train("dreambooth", *subject, *of_class, *more)[0] == 0
+    assert Image.open(tmp_path / "run" / "samples.png").width == 4 * 32 + 3 * 2
     (kept,) = (tmp_path / "run").glob("class-*")
     assert sorted(path.name for path in kept.iterdir()) == ["00000.png", "00001.png"]
     changed = weights_loader.load(tmp_path / "run" / "dreambooth")
