@@ -158,7 +158,8 @@ class _EncodedSet:
     def __init__(self, sd: StableDiffusion, pictures: CaptionedImages, settings: Settings) -> None:
         self.sd, self.settings = sd, settings
         self.captions = list(dict.fromkeys(["", *pictures.captions]))
-        self.caption_of = torch.tensor([self.captions.index(text) for text in pictures.captions])
+        place_of = {text: place for place, text in enumerate(self.captions)}
+        self.caption_of = torch.tensor([place_of[text] for text in pictures.captions])
         height, width = pictures.pixels.shape[2:]
         self.size = (height, width)
         self.latents = encode_images(sd, pictures.pixels)
