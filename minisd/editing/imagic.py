@@ -112,22 +112,16 @@ def train_edit(
     return Edit(target, optimised, _tune_unet(sd, latents, optimised, tuning, settings))
 
 
-class _States(nn.Module):
-    def __init__(self, states: Tensor) -> None:
-        super().__init__()
-        self.states = nn.Parameter(states.clone())
-
-
 def _optimise_states(
     sd: StableDiffusion, latents: Tensor, target: Tensor, run: TrainingRun, settings: Settings
 ) -> Tensor:
-    own = _States(target)
+    own = nn.ParameterList([target.clone()])
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
-        condition = Condition(own.states.expand(len(latents), -1, -1))
+        condition = Condition(own[0].expand(len(latents), -1, -1))
         return denoising_losses(sd.scheduler.schedule, sd.unet, latents, condition, generator).mean()
 
-    return train(own, loss, _recipe(settings.state_rate, settings.seed), run).states.detach()
+    return train(own, loss, _recipe(settings.state_rate, settings.seed), run)[0].detach()
 
 
 def _tune_unet(
