@@ -22,7 +22,7 @@ from minisd.sticker.training.diffusion import encode_scenes, prompt_ids
 from minisd.sticker.world.captions import select_content
 from minisd.training import distillation, guidance_distillation
 from minisd.training.captioned_images import read_captioned_images
-from minisd.training.denoising import check_model, encode_captions, encode_images, training_side
+from minisd.training.denoising import check_model, encode_captions_once, encode_images, training_side
 from minisd.training.distillation import Batch, halvings
 from minisd.training.fine_tuning import is_small
 from minisd.training.run_files import fingerprint
@@ -119,7 +119,7 @@ def _data(args: argparse.Namespace, sd: StableDiffusion, pool: int) -> tuple[Dra
         pictures = read_captioned_images(args.pictures, training_side(sd), args.prompt or "")
         latents, states = encode_images(sd, pictures.pixels), _states(sd, pictures.captions)
         facts = {"pictures and captions": fingerprint(pictures.pixels, *pictures.captions), "batch": BATCH}
-        return lambda generator: _rows(generator, latents, states), facts
+        return lambda generator: _rows(generator, latents, states, sd.device), facts
     scenes = training_scenes(pool, seed=1)
     encoded = encode_scenes(sd.vae, scenes)
 
@@ -133,11 +133,10 @@ def _data(args: argparse.Namespace, sd: StableDiffusion, pool: int) -> tuple[Dra
     return draw, {"pool": pool, "scenes": scenes_fingerprint(), "batch": BATCH}
 
 
-def _rows(generator: torch.Generator, latents: Tensor, states: Tensor) -> Batch:
-    rows = torch.randint(len(latents), (BATCH,), generator=generator).to(latents.device)
-    return latents[rows], states[rows]
+def _rows(generator: torch.Generator, latents: Tensor, states: Tensor, device: torch.device) -> Batch:
+    rows = torch.randint(len(latents), (BATCH,), generator=generator)
+    return latents[rows].to(device), states[rows].to(device)
 
 
-@torch.no_grad()
 def _states(sd: StableDiffusion, captions: list[str]) -> Tensor:
-    return encode_captions(sd, captions, (training_side(sd),) * 2).text
+    return encode_captions_once(sd, captions, (training_side(sd),) * 2).text

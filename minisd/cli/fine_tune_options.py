@@ -10,6 +10,7 @@ from pathlib import Path
 from minisd.cli.parser import Parser, real, whole
 from minisd.errors import InputError
 
+AUTOCAST = ("bfloat16", "float16")
 METHODS = ("progressive", "guided")
 WHOLE_MODEL = ("full", "dreambooth")
 WITH_SETTINGS = (*WHOLE_MODEL, "lora")
@@ -24,10 +25,10 @@ STAGES_OF = {  # an option: the stages that read it
     **dict.fromkeys(("class_prompt", "class_images", "class_pictures", "prior_weight"), WITH_SETTINGS),
     **dict.fromkeys(
         ("learning_rate", "warmup_steps", "decay_fraction", "batch", "accumulation", "empty_prompts", "min_snr",
-         "ema_decay", "bfloat16", "seed"),
+         "ema_decay", "autocast", "seed", "gradient_checkpointing"),
         WITH_SETTINGS,
     ),
-    **dict.fromkeys(("text_encoder", "gradient_checkpointing"), WHOLE_MODEL),
+    "text_encoder": WHOLE_MODEL,
     **dict.fromkeys(("method", "first", "last", "guidance", "scales"), ("distill",)),
 }  # fmt: skip
 
@@ -64,11 +65,11 @@ def fine_tuning(parser: Parser) -> None:
     how.add_argument("--empty-prompts", type=real, metavar="X", help="share of captions left out (0.1; dreambooth 0)")
     how.add_argument("--min-snr", type=real, metavar="X", help="limit of the loss weight; published: 5")
     how.add_argument("--ema-decay", type=real, metavar="X", help="of an average of the weights (lora: 0.98)")
-    how.add_argument("--bfloat16", action="store_true", default=None, help="autocast, where it is fast")
+    how.add_argument("--autocast", choices=AUTOCAST, metavar="DTYPE", help="bfloat16 or float16, where it is fast")
     how.add_argument("--seed", type=whole, metavar="N", help="of noise and order (default: 0)")
     how.add_argument("--sample", metavar="PROMPT", help="drawn at each save as FOLDER/samples.png")
     how.add_argument("--text-encoder", action="store_true", default=None, help="not lora: train it, too")
-    how.add_argument("--gradient-checkpointing", action="store_true", default=None, help="not lora: less memory")
+    how.add_argument("--gradient-checkpointing", action="store_true", default=None, help="less memory, more time")
 
 
 def distillation(parser: Parser) -> None:

@@ -156,9 +156,11 @@ class CourseComponent:
         return getattr(self.core, name)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Accepted without effect, because minisd has no checkpointing: training takes more memory and less time."""
+        """Accepted without effect: only the UNet is large enough for it."""
 
-    gradient_checkpointing_enable = enable_gradient_checkpointing
+    def gradient_checkpointing_enable(self) -> None:
+        """`enable_gradient_checkpointing` by another name."""
+        self.enable_gradient_checkpointing()
 
     @property
     def device(self) -> torch.device:

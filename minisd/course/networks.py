@@ -10,6 +10,7 @@ from torch import Tensor
 from minisd.course.component import CourseComponent, CourseOutput
 from minisd.models import VAE, UNet
 from minisd.models.vae import Gaussian
+from minisd.training.checkpointing import gradient_checkpointing
 
 
 class AutoencoderKL(CourseComponent):
@@ -36,6 +37,11 @@ class UNet2DConditionModel(CourseComponent):
     core: UNet
     kind: ClassVar[type] = UNet
     part: ClassVar[str] = "unet"
+    _keeps_less = False
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Keep less for the backward pass, which computes it again: training takes less memory and more time."""
+        self._keeps_less = True
 
     def __call__(
         self,
@@ -45,5 +51,6 @@ class UNet2DConditionModel(CourseComponent):
         return_dict: bool = True,
     ) -> CourseOutput | tuple[Tensor]:
         """Latents (B, C, h, w), timestep () or (B,), text states (B, L, width) -> .sample (B, C, h, w)."""
-        output = self.core(sample, timestep, encoder_hidden_states).contiguous()
+        with gradient_checkpointing(self.core, self._keeps_less):
+            output = self.core(sample, timestep, encoder_hidden_states).contiguous()
         return CourseOutput(sample=output) if return_dict else (output,)

@@ -21,9 +21,9 @@ class Condition(NamedTuple):
     text: Tensor
     pooled_and_sizes: Tensor | None = None
 
-    def to(self, dtype: torch.dtype) -> Self:
-        """The same in another dtype."""
-        return self._map(lambda tensor: tensor.to(dtype))
+    def to(self, target: torch.dtype | torch.device) -> Self:
+        """The same in another dtype or on another device."""
+        return self._map(lambda tensor: tensor.to(target))
 
     def rows(self, indices: Tensor) -> Self:
         """The rows with these indices."""

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from minisd import images
+from minisd._internal.large_tensors import gathered
 from minisd._internal.messages import listed, shown
 from minisd._internal.user_files import read_text
 from minisd.errors import InputError
@@ -59,8 +59,8 @@ def read_captioned_images(folder: Path, size: int, prompt: str = "") -> Captione
         missing = [*found][captions.index("")]
         where = f"to {tables[0].name}" if tables else f"to {missing.with_suffix('.txt').name}"
         raise InputError(f"{missing} has no caption; write one {where}, or give a prompt.")
-    fitted = [ImageOps.fit(images.open_image(path), (size, size), Image.Resampling.LANCZOS) for path in found]
-    return CaptionedImages(torch.cat([images.from_pil(each) for each in fitted]), captions)
+    fitted = (ImageOps.fit(images.open_image(path), (size, size), Image.Resampling.LANCZOS) for path in found)
+    return CaptionedImages(gathered(map(images.from_pil, fitted), len(found)), captions)
 
 
 def _images_with_texts(files: list[Path]) -> dict[Path, Path | str]:

@@ -1,11 +1,12 @@
 """What every fine-tuning has in common: encoded images and captions, and the loss of predicting their noise."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from minisd._internal.large_tensors import gathered
 from minisd.errors import InputError
 from minisd.pipeline import StableDiffusion
 from minisd.pipeline.conditioning import Condition, make_condition
@@ -38,18 +39,35 @@ def training_side(sd: StableDiffusion) -> int:
 def encode_images(sd: StableDiffusion, pixels: Tensor) -> Tensor:
     """Pixels (N, 3, H, W) -> scaled latents (N, C, h, w), the means of the posterior."""
     weight = next(sd.vae.parameters())
-    parts = [sd.vae.encode(each.to(weight)).mean.float() for each in pixels.split(ENCODED_AT_ONCE)]
-    return sd.vae.scaled(torch.cat(parts))
+    parts = (sd.vae.scaled(sd.vae.encode(each.to(weight)).mean.float()) for each in pixels.split(ENCODED_AT_ONCE))
+    return gathered(parts, len(pixels))
 
 
 def encode_captions(sd: StableDiffusion, captions: Sequence[str], size: tuple[int, int]) -> Condition:
     """The condition for each caption, of images of (height, width) pixels. Gradients reach the text encoders."""
-    micro, parts = MicroConditioning().resolved_for(*size), []
+    return joined(list(_conditions(sd, captions, size)))
+
+
+@torch.no_grad()
+def encode_captions_once(sd: StableDiffusion, captions: Sequence[str], size: tuple[int, int]) -> Condition:
+    """`encode_captions` without gradients, for many captions."""
+    pooled = []
+
+    def texts() -> Iterator[Tensor]:
+        for each in _conditions(sd, captions, size):
+            if each.pooled_and_sizes is not None:
+                pooled.append(each.pooled_and_sizes)
+            yield each.text
+
+    text = gathered(texts(), len(captions))
+    return Condition(text, torch.cat(pooled) if pooled else None)
+
+
+def _conditions(sd: StableDiffusion, captions: Sequence[str], size: tuple[int, int]) -> Iterator[Condition]:
+    micro = MicroConditioning().resolved_for(*size)
     for begin in range(0, len(captions), CAPTIONS_AT_ONCE):
         some = list(captions[begin : begin + CAPTIONS_AT_ONCE])
-        batch = PromptBatch(some, some)
-        parts.append(make_condition(sd.text_parts, sd.unet.config, None, batch, micro, zero_empty=False))
-    return joined(parts)
+        yield make_condition(sd.text_parts, sd.unet.config, None, PromptBatch(some, some), micro, zero_empty=False)
 
 
 def joined(conditions: Sequence[Condition]) -> Condition:

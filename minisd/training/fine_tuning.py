@@ -5,28 +5,31 @@ sks dog". Images of "a photo of a dog", drawn by the model as it was, are traine
 they are: prior preservation (Ruiz et al. 2022).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.checkpoint import checkpoint
 
 from minisd._internal import validation
 from minisd._internal.messages import shown
 from minisd.errors import InputError
-from minisd.models.layers import ResBlock
-from minisd.models.unet import SpatialTransformer
 from minisd.pipeline import StableDiffusion
 from minisd.pipeline.conditioning import Condition
 from minisd.training.captioned_images import CaptionedImages
-from minisd.training.denoising import Predict, check_model, denoising_losses, encode_captions, encode_images, joined
+from minisd.training.checkpointing import gradient_checkpointing
+from minisd.training.denoising import (
+    Predict,
+    check_model,
+    denoising_losses,
+    encode_captions,
+    encode_captions_once,
+    encode_images,
+    joined,
+)
 from minisd.training.run_files import fingerprint
-from minisd.training.trainer import Recipe, TrainingRun, train
+from minisd.training.trainer import AUTOCAST, Recipe, TrainingRun, train
 
 Network = TypeVar("Network", bound=nn.Module)
 SMALL = 100_000_000  # parameters of a UNet; below it a model is trained like the embedded one
@@ -40,8 +43,8 @@ class Settings:
     the class. accumulation: batches a step. empty_prompts: the share of captions that are replaced by the empty prompt,
     so that guidance keeps its meaning. min_snr: see `denoising_losses`; the published value is 5. prior_weight: of the
     loss on the images of the class. ema_decay: of the moving average of the weights, 0 for none. text_encoder: train
-    it, too. gradient_checkpointing: compute activations twice, which needs less memory. bfloat16: autocast over float32
-    weights, where it is fast.
+    it, too. gradient_checkpointing: compute activations twice, which needs less memory. autocast: "bfloat16" or
+    "float16" over float32 weights, where it is fast.
     """
 
     learning_rate: float | None = None
@@ -55,7 +58,7 @@ class Settings:
     ema_decay: float = 0.0
     text_encoder: bool = False
     gradient_checkpointing: bool = False
-    bfloat16: bool = False
+    autocast: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -66,9 +69,11 @@ class Settings:
         for name in ("learning_rate", "min_snr"):
             if getattr(self, name) is not None:
                 self._keep(name, validation.real_number(getattr(self, name), name, 1e-12, 1000))
-        for name in ("text_encoder", "gradient_checkpointing", "bfloat16"):
+        for name in ("text_encoder", "gradient_checkpointing"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is {shown(getattr(self, name))}, expected True or False.")
+        if self.autocast is not None and self.autocast not in AUTOCAST:
+            raise InputError(f"autocast is {shown(self.autocast)}, expected one of {', '.join(AUTOCAST)}, or None.")
 
     def _keep(self, name: str, value: float) -> None:
         object.__setattr__(self, name, value)
@@ -113,7 +118,7 @@ def fine_tune(
         decay_fraction=settings.decay_fraction,
         weight_decay=weight_decay,
         ema_decay=settings.ema_decay,
-        bfloat16=settings.bfloat16,
+        autocast=settings.autocast,
         accumulation=settings.accumulation,
         seed=settings.seed,
     )
@@ -163,8 +168,7 @@ class _EncodedSet:
         height, width = pictures.pixels.shape[2:]
         self.size = (height, width)
         self.latents = encode_images(sd, pictures.pixels)
-        with torch.no_grad():
-            self.known = None if settings.text_encoder else encode_captions(sd, self.captions, self.size)
+        self.known = None if settings.text_encoder else encode_captions_once(sd, self.captions, self.size)
 
     def batch(self, generator: torch.Generator) -> tuple[Tensor, Condition]:
         """Latents and conditions of images drawn at random; some captions are left out."""
@@ -172,28 +176,7 @@ class _EncodedSet:
         rows = torch.randint(len(self.latents), (count,), generator=generator)
         dropped = torch.rand(count, generator=generator) < self.settings.empty_prompts
         texts = self.caption_of[rows].masked_fill(dropped, 0)
+        latents = self.latents[rows].to(self.sd.device)
         if self.known is not None:
-            return self.latents[rows], self.known.rows(texts)
-        return self.latents[rows], encode_captions(self.sd, [self.captions[i] for i in texts.tolist()], self.size)
-
-
-@contextmanager
-def gradient_checkpointing(unet: nn.Module, active: bool = True) -> Iterator[None]:
-    """Within the block, the UNet keeps only what enters its blocks, and computes the rest again in the backward pass.
-
-    The gradients are the same (Chen et al. 2016).
-    """
-    blocks = [each for each in unet.modules() if active and isinstance(each, ResBlock | SpatialTransformer)]
-    for block in blocks:
-        again = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_same_attention)
-        block.forward = again  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for block in blocks:
-            del block.forward
-
-
-def _same_attention() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """For the first computation and the second, so that the second has the attention of `trainer.precision`."""
-    return nullcontext(), sdpa_kernel(SDPBackend.MATH) if torch.is_autocast_enabled("cpu") else nullcontext()
+            return latents, self.known.rows(texts).to(self.sd.device)
+        return latents, encode_captions(self.sd, [self.captions[i] for i in texts.tolist()], self.size)

@@ -39,9 +39,8 @@ def train_lora(
     settings that a LoRA cannot have, and for captions of the class that are captions of the subject; what `train`
     raises for the run's file.
     """
-    for name in ("text_encoder", "gradient_checkpointing"):
-        if getattr(settings, name):
-            raise InputError(f"{name}=True is not possible for a LoRA; remove it, or fine-tune the whole model.")
+    if settings.text_encoder:
+        raise InputError("text_encoder=True is not possible for a LoRA; remove it, or fine-tune the whole model.")
     run = check(sd, pictures, run.of(rank=rank), settings, prior)
     freeze(sd.unet)
     with torch.random.fork_rng(devices=[]):

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from minisd._internal.atomic_files import write_atomically
 from minisd.errors import ResumeError
 
-Part = nn.Module | torch.optim.Optimizer
+Part = nn.Module | torch.optim.Optimizer | torch.amp.GradScaler
+HASHED_AT_ONCE = 2**24  # numbers
 OPTIMIZER_STATE = {"step", "exp_avg", "exp_avg_sq"}  # of each parameter in AdamW
 
 
@@ -42,7 +43,8 @@ def fingerprint(*things: nn.Module | Tensor | str) -> str:
             if isinstance(thing, nn.Module):
                 numbers = numbers[:: max(1, len(numbers) // 64)]
             digest.update(f"{name} {tuple(tensor.shape)}".encode())
-            digest.update(numbers.float().cpu().numpy().tobytes())
+            for part in numbers.split(HASHED_AT_ONCE):
+                digest.update(part.float().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]
 
 
@@ -173,8 +175,10 @@ def _compare(path: Path, state: Mapping[str, Any], about: Mapping[str, object], 
 def _load(path: Path, state: Mapping[str, Any], parts: Mapping[str, Part]) -> None:
     """Load a checked state into objects. Raises ResumeError for another model, _Damaged for what is not AdamW's."""
     for name, part in parts.items():
-        stored = state[name]
-        if isinstance(part, nn.Module):
+        stored: Any = state.get(name)
+        if isinstance(part, torch.amp.GradScaler):
+            stored = part.state_dict() | _scale(stored)
+        elif isinstance(part, nn.Module):
             found = {key: tuple(tensor.shape) for key, tensor in stored.items()}
             expected = {key: tuple(tensor.shape) for key, tensor in part.state_dict().items()}
             for key in (*expected, *found):
@@ -190,6 +194,14 @@ def _load(path: Path, state: Mapping[str, Any], parts: Mapping[str, Part]) -> No
             part.load_state_dict(stored)
         except Exception as error:  # tensors that are sparse, quantized or of numbers that cannot be converted
             raise _Damaged(f"its {name} cannot be loaded") from error
+
+
+def _scale(stored: Any) -> dict[str, float]:
+    """The scale of a loss in float16, and since when it has been good. Raises _Damaged for anything else."""
+    scale, good = (stored.get(key) if isinstance(stored, dict) else None for key in ("scale", "_growth_tracker"))
+    if type(scale) is not float or not 0 < scale < math.inf or type(good) is not int or good < 0:
+        raise _Damaged("it has no scale of the loss")
+    return {"scale": scale, "_growth_tracker": good}
 
 
 def _check_optimizer(stored: Any, parameters: list[Tensor]) -> None:

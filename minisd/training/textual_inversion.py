@@ -60,6 +60,7 @@ def train_embedding(
         embeddings = encoder.token_embedding(ids[rows].where(~new, 0))
         embeddings = embeddings.masked_scatter(new[..., None], word.vectors[ids[rows][new] - first])
         states = encoder.transform(embeddings + encoder.position_embedding.weight[: ids.shape[1]])
-        return denoising_losses(sd.scheduler.schedule, sd.unet, latents[rows], Condition(states), generator).mean()
+        x0, condition = latents[rows].to(sd.device), Condition(states)
+        return denoising_losses(sd.scheduler.schedule, sd.unet, x0, condition, generator).mean()
 
     return train(word, loss, recipe, run).vectors.detach()

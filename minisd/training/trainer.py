@@ -30,6 +30,7 @@ from minisd.errors import NumericalError, ResumeError
 from minisd.training.run_files import Part, read_run, write_run
 
 Network = TypeVar("Network", bound=nn.Module)
+AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 TrainingLoss = Callable[[torch.Generator, float], Tensor]
 
 
@@ -49,7 +50,7 @@ class Recipe:
     weight_decay: float = 0.01
     max_gradient_norm: float = 1.0
     ema_decay: float = 0.999
-    bfloat16: bool = False  # autocast, where the processor has instructions for it
+    autocast: str | None = None  # one of AUTOCAST, where the processor has instructions for it
     seed: int = 0
     patience: int = 20  # consecutive steps with NaN or infinity before the run stops
     accumulation: int = 1
@@ -122,8 +123,11 @@ def _train(
     optimizer = torch.optim.AdamW(
         model.parameters(), recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay, fused=True
     )
-    generator, process = torch.Generator(), _process()
+    generator, process, device = torch.Generator(), _process(), next(model.parameters()).device.type
+    scaler = torch.amp.GradScaler(device, enabled=recipe.autocast == "float16" and _computes_in("float16", device))
     parts: dict[str, Part] = {"model": model, "average": average, "optimizer": optimizer}
+    if scaler.is_enabled():
+        parts["scaler"] = scaler
     about = {**run.about, "processes": dist.get_world_size() if dist.is_initialized() else 1}
     about |= {f"recipe.{name}": value for name, value in asdict(recipe).items()}
     if recipe.accumulation == 1:
@@ -138,8 +142,6 @@ def _train(
     step, elapsed, failures = (0, 0.0, 0) if state is None else (state["step"], state["elapsed"], 0)
     smooth, saved, reported, begin = float("nan"), elapsed, elapsed, time.monotonic() - elapsed
     reported_step = saved_step = step
-    device = next(model.parameters()).device.type
-
     budget = 60 * run.budget.minutes if run.budget.steps is None else run.budget.steps
 
     def used() -> float:
@@ -160,18 +162,20 @@ def _train(
             generator.manual_seed(_combined_seed(recipe.seed, step, process))
             value = torch.zeros((), device=device)
             for _ in range(recipe.accumulation):
-                with precision(device, recipe.bfloat16):
+                with precision(device, recipe.autocast):
                     part = loss(generator, progress) / recipe.accumulation
-                part.backward()
+                scaler.scale(part).backward()
                 value += part.detach()
             value = _average_gradients(model, value)
+            scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.max_gradient_norm)
             is_good = bool(torch.isfinite(value) and torch.isfinite(norm))  # a bad batch would spoil AdamW for good
             with _whole_steps():
                 if is_good:
-                    optimizer.step()
+                    scaler.step(optimizer)
                     if average is not model:
                         _update_average(average, model, min(recipe.ema_decay, (step + 1) / (step + 10)))
+                scaler.update()
                 step += 1
             failures = 0 if is_good else failures + 1
             if is_good:
@@ -226,23 +230,26 @@ def _process() -> int:
 
 
 @contextmanager
-def precision(device: str, bfloat16: bool) -> Iterator[None]:
-    """Autocast to bfloat16 if requested; on the CPU with unfused attention, whose backward pass is faster there.
+def precision(device: str, autocast: str | None) -> Iterator[None]:
+    """Autocast to one of AUTOCAST; on the CPU with unfused attention, whose backward pass is faster there.
 
-    A CPU without instructions for bfloat16 computes in float32, for imitated ones take several times as long.
+    A processor without instructions for it computes in float32, for imitated ones take several times as long.
     """
-    if not bfloat16 or (device == "cpu" and not _has_bfloat16()):
+    if autocast is None or not _computes_in(autocast, device):
         yield
         return
     attention = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
-    with attention, torch.autocast(device, torch.bfloat16):
+    with attention, torch.autocast(device, AUTOCAST[autocast]):
         yield
 
 
-def _has_bfloat16() -> bool:
-    """Whether the CPU has instructions for bfloat16, as far as PyTorch tells."""
+def _computes_in(dtype: str, device: str) -> bool:
+    """Whether a device has instructions for one of AUTOCAST, as far as PyTorch tells."""
+    if device != "cpu":
+        return True
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"))
+    names = {"bfloat16": ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"), "float16": ("amx_fp16", "avx512_fp16")}
+    return any(capabilities.get(name, False) for name in names[dtype])
 
 
 def _combined_seed(*numbers: int) -> int:

@@ -17,6 +17,7 @@ from support.training_images import training_images
 
 import weights_loader
 from minisd import images
+from minisd._internal import large_tensors
 from minisd.adapters import Lora
 from minisd.adapters.lora import by_layer
 from minisd.cli import main
@@ -24,9 +25,10 @@ from minisd.errors import InputError, ResumeError
 from minisd.pipeline import Defaults, StableDiffusion
 from minisd.training import fine_tuning, full_fine_tuning, trainer
 from minisd.training.captioned_images import CaptionedImages
+from minisd.training.checkpointing import gradient_checkpointing
 from minisd.training.class_images import class_images
 from minisd.training.denoising import denoising_losses, training_side
-from minisd.training.fine_tuning import Settings, gradient_checkpointing, is_small
+from minisd.training.fine_tuning import Settings, is_small
 from minisd.training.full_fine_tuning import train_full
 from minisd.training.guidance_distillation import guided_student
 from minisd.training.lora import train_lora
@@ -160,6 +162,25 @@ def _kept(sd: StableDiffusion, active: bool) -> int:
     with keep, gradient_checkpointing(sd.unet, active):
         sd.unet(torch.randn(1, 4, 16, 16), torch.tensor([1]), torch.randn(1, 77, 64))
     return sum(sizes)
+
+
+def test_data_on_disk_gives_the_same_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = loss_of(small_pipeline(), tmp_path / "a")
+    monkeypatch.setattr(large_tensors, "IN_MEMORY", 0)
+    assert torch.equal(loss_of(small_pipeline(), tmp_path / "b"), expected)
+
+
+def test_gradient_checkpointing_of_a_lora(tmp_path: Path) -> None:
+    """The weights with the changes are computed with again, not those of the frozen model."""
+    trained = []
+    for active in (False, True):
+        settings = Settings(batch=2, learning_rate=0.05, ema_decay=0.5, gradient_checkpointing=active)
+        run = steps_of(tmp_path / f"{active}.pt", 3)
+        changes = train_lora(small_pipeline(), training_images("a cat"), run, 2, settings)
+        trained.append([*changes.up, *changes.down])
+    assert max(float(each.detach().abs().max()) for each in trained[0][: len(trained[0]) // 2]) > 1e-3
+    for one, other in zip(*trained, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
 
 
 @pytest.mark.parametrize("text_encoder", [False, True])
@@ -307,10 +328,10 @@ def test_bfloat16_keeps_the_loss_in_float32(
     checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under autocast, as on a CPU with instructions for it; the second computation has the same attention."""
-    monkeypatch.setattr(trainer, "_has_bfloat16", lambda: True)
+    monkeypatch.setattr(trainer, "_computes_in", lambda dtype, device: True)
     sd, losses = small_pipeline(), []
     monkeypatch.setattr(fine_tuning, "denoising_losses", _noting(losses))
-    settings = Settings(batch=2, bfloat16=True, gradient_checkpointing=checkpointing, accumulation=2)
+    settings = Settings(batch=2, autocast="bfloat16", gradient_checkpointing=checkpointing, accumulation=2)
     lines: list[str] = []
     train_full(sd, training_images("a cat"), steps_of(tmp_path / "run.pt", 1, lines.append), settings)
     assert float(lines[-1].rsplit(" ", 1)[1]) == pytest.approx(torch.cat(losses).mean().item(), abs=1e-4)
@@ -338,3 +359,5 @@ def test_settings_take_the_numbers_of_numpy(tmp_path: Path) -> None:
     assert json.loads(json.dumps(asdict(settings)))["batch"] == 1
     with pytest.raises(InputError, match="text_encoder is 'no', expected True or False"):
         Settings(text_encoder="no")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="autocast is 'half', expected one of bfloat16, float16, or None"):
+        Settings(autocast="half")

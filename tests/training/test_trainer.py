@@ -12,7 +12,7 @@ from support.runs import Clock, Killed, adding, check_killed_runs, linear, minut
 from torch import Tensor, nn
 
 from minisd.errors import NumericalError, ResumeError
-from minisd.training.trainer import Recipe, load_average, precision, train
+from minisd.training.trainer import AUTOCAST, Recipe, load_average, precision, train
 
 
 @pytest.fixture
@@ -147,19 +147,39 @@ def test_two_processes_train_like_one_on_the_data_of_both(clock: Clock, tmp_path
     [
         ({"amx_bf16": True}, torch.bfloat16),
         ({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"avx512_fp16": True}, torch.float16),
         ({"avx2": True, "avx512_bf16": False}, torch.float32),
         ({}, torch.float32),
     ],
 )
-def test_bfloat16_only_where_the_processor_has_it(
+def test_autocast_only_where_the_processor_has_it(
     capabilities: dict[str, bool], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     x = torch.ones(2, 3)
-    with precision("cpu", bfloat16=True):
-        assert linear()(x).dtype == dtype
-    with precision("cpu", bfloat16=False):
+    for name, wanted in AUTOCAST.items():
+        with precision("cpu", name):
+            assert linear()(x).dtype == (dtype if dtype == wanted else torch.float32)
+    with precision("cpu", None):
         assert linear()(x).dtype == torch.float32
+
+
+def test_float16_scales_the_loss_and_continues_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first scale overflows some steps, which are left out; the scale that is found is a part of the run."""
+    monkeypatch.setattr("minisd.training.trainer._computes_in", lambda dtype, device: True)
+    recipe = Recipe(learning_rate=0.05, warmup_steps=0, decay_fraction=0.0, autocast="float16")
+    seen: list[float] = []
+
+    def train_to(path: Path) -> dict[str, Tensor]:
+        model = linear()
+        model.weight.register_hook(lambda gradient: seen.append(float(gradient.abs().max())))
+        return train(model, adding(model), recipe, steps_of(path, 30)).state_dict()
+
+    check_killed_runs(train_to, tmp_path, monkeypatch)
+    assert math.inf in seen[:3]
+    assert 1000 < max(value for value in seen if value < math.inf) < math.inf
+    stored = torch.load(tmp_path / "whole.pt", weights_only=True)
+    assert 1 < stored["scaler"]["scale"] < 65536
 
 
 def test_seeds_and_steps_draw_different_batches(clock: Clock, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def train_vae(
         plain = [not scene.overlapping and all(obj.style == "flat" for obj in scene.objects) for scene in scenes]
         return loss + LATENT_WEIGHT * (moved * torch.where(torch.tensor(plain), 1, NEW_CONTENT_WEIGHT)).mean()
 
-    recipe = Recipe(learning_rate=1.5e-3, bfloat16=True, weight_decay=0.0)
+    recipe = Recipe(learning_rate=1.5e-3, autocast="bfloat16", weight_decay=0.0)
     run = run.of(batch=batch, keep_latents=keep_latents, scenes=SCENE_PROBABILITIES)
     average = train(vae, loss, recipe, run, show)
     if keep_latents:

@@ -133,7 +133,7 @@ def train_clip(
         probe_loss = probe.loss(states, answers)
         return contrastive_loss(clip, images, ids.to(device), also_true.to(device)) + PROBE_WEIGHT * probe_loss
 
-    recipe = Recipe(learning_rate=1e-3, warmup_steps=50, bfloat16=True)
+    recipe = Recipe(learning_rate=1e-3, warmup_steps=50, autocast="bfloat16")
     run = run.of(batch=batch, scenes=scenes_fingerprint())
     average = train(probe, loss, recipe, run).clip.eval()
     average.logit_scale.clamp_(max=MAX_SCALE)

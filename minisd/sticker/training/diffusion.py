@@ -21,7 +21,7 @@ NOISIEST, NOISIEST_SHARE = 0.7, 0.4  # timesteps above 70 %, which decide the la
 def encode_scenes(vae: VAE, scenes: list[Scene], chunk: int = 64) -> Tensor:
     """Render and encode scenes: latents (N, C, h, w) of unit variance, to be used many times."""
     size, device = vae.config.sample_size, next(vae.parameters()).device
-    with precision(device.type, bfloat16=True):
+    with precision(device.type, autocast="bfloat16"):
         parts = [scenes[i : i + chunk] for i in range(0, len(scenes), chunk)]
         latents = torch.cat([vae.encode(render(part, size, device)).mean for part in parts])
     return vae.config.scaling_factor * latents.float()

@@ -83,7 +83,7 @@ def train_variant(sd: StableDiffusion, task: str, run: TrainingRun, pool: int = 
         prediction = functional_call(frozen, weights, (channels, t, text, noise_level), strict=True)
         return velocity_loss(prediction, x0, noise, t)
 
-    return train(variant, loss, Recipe(learning_rate=2e-3, warmup_steps=100, bfloat16=True), run)
+    return train(variant, loss, Recipe(learning_rate=2e-3, warmup_steps=100, autocast="bfloat16"), run)
 
 
 def _related_pairs(count: int, seed: int) -> list[Scene]:

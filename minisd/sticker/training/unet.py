@@ -116,7 +116,7 @@ def train_unet(
         missed = grounding_loss(attention, objects[rows.to(device)], tokens, visibility)
         return velocity_loss(prediction, x0, noise, t) + grounding * missed
 
-    recipe = Recipe(learning_rate=1e-3, warmup_steps=100, bfloat16=True)
+    recipe = Recipe(learning_rate=1e-3, warmup_steps=100, autocast="bfloat16")
     if compiled:
         expected = _first_gradients(unet, loss, recipe)
         predict = torch.compile(unet)
@@ -132,7 +132,7 @@ def _first_gradients(unet: UNet, loss: TrainingLoss, recipe: Recipe) -> Tensor:
     unet.zero_grad(set_to_none=True)
     last = unet.conv_out.weight.detach().clone()
     nn.init.normal_(unet.conv_out.weight, std=0.1, generator=torch.Generator(last.device).manual_seed(0))
-    with precision(next(unet.parameters()).device.type, recipe.bfloat16):
+    with precision(next(unet.parameters()).device.type, recipe.autocast):
         value = loss(torch.Generator().manual_seed(0), 0.0)
     value.backward()
     gradients = torch.cat([p.grad.flatten() for p in unet.parameters() if p.grad is not None])
