@@ -28,6 +28,8 @@ def run(args: argparse.Namespace) -> int:
     if args.tasks is not None:
         return _measure_tasks(args.tasks, count, seed, args.steps, args.overwrite)
     suites = _selected_suites(args.suites)
+    if args.edits is not None:
+        args.edits = validation.whole_number(args.edits, "--edits", 1, 10_000)
     if args.json is not None:
         check_target(args.json, args.overwrite)
     if args.sheet is not None:
@@ -49,6 +51,10 @@ def run(args: argparse.Namespace) -> int:
         content["inversion"] = measurements.measure_inversions(setup)
     if args.views:
         content["views"] = measurements.measure_views(setup)
+    if args.subject:
+        content["subject"] = measurements.measure_subject_contexts(setup)
+    if args.edits is not None:
+        content["edits"] = measurements.measure_edited_images(setup, args.edits)
 
     if args.json is not None:
         write_json(content, args.json, args.overwrite)

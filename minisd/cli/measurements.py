@@ -1,5 +1,7 @@
 """The measurements of `minisd eval`; each is printed as soon as it is made."""
 
+import tempfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import weights_loader
@@ -9,10 +11,12 @@ from minisd.sticker.evaluation import judge_prompts, measure_inversion, measure_
 from minisd.sticker.evaluation.adapters import measure_embedding, measure_night_lora
 from minisd.sticker.evaluation.best_of_n import measure_best_of_n
 from minisd.sticker.evaluation.diversity import measure_diversity
+from minisd.sticker.evaluation.edits import measure_edits
 from minisd.sticker.evaluation.frechet import measure_distances
 from minisd.sticker.evaluation.judging import Judged, Rate
 from minisd.sticker.evaluation.prompt_suites import suite_examples
 from minisd.sticker.evaluation.reconstruction import TARGET_EXACT_RATE, measure_reconstruction
+from minisd.sticker.evaluation.subjects import measure_subject
 from minisd.sticker.evaluation.tasks import Measurements
 from minisd.sticker.evaluation.views import ANAGRAMS, measure_anagram, measure_canvas, measure_loop
 from minisd.sticker.training.dataset import FIRST_TEST_SEED
@@ -156,6 +160,23 @@ def measure_views(setup: Setup) -> dict[str, Any]:
         f"loop              {_format_rate(found['loop']['exact'])} frames; difference to the next frame "
         f"{loop.step:.4f}, at most {loop.largest_step:.4f}, to the frame half a turn away {loop.apart:.4f}"
     )
+    return found
+
+
+def measure_subject_contexts(setup: Setup) -> dict[str, Any]:
+    """A sks shape in contexts, printed."""
+    rate = measure_subject(setup.sd, setup.seed, setup.steps, max(1, setup.number // 50), label="subject").as_json()
+    print(f"subject           {_format_rate(rate)} images of a sks shape in 50 contexts", flush=True)
+    return rate
+
+
+def measure_edited_images(setup: Setup, count: int) -> dict[str, Any]:
+    """Imagic, printed."""
+    with tempfile.TemporaryDirectory() as folder:
+        rates = measure_edits(setup.sd, count, setup.seed, Path(folder), label="edits")
+    found = {f"eta {eta:g}": rate.as_json() for eta, rate in rates.at.items()} | {"best eta": rates.best.as_json()}
+    for name, rate in found.items():
+        print(f"edits             {_format_rate(rate)}  {name}", flush=True)
     return found
 
 

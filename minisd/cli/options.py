@@ -272,6 +272,8 @@ def evaluate(parser: Parser) -> None:
     more.add_argument("--clip", action="store_true", help="the model's CLIP, and distances between sets of images")
     more.add_argument("--inversion", action="store_true", help="DDIM inversion, there and back")
     more.add_argument("--views", action="store_true", help="turned images, large images and a loop of one model")
+    more.add_argument("--subject", action="store_true", help="a sks shape in 50 contexts, after DreamBooth")
+    more.add_argument("--edits", type=whole, metavar="N", help="Imagic on N images, about a minute each")
     instead = parser.add_argument_group("do this instead, with the model sticker")
     instead.add_argument("--tasks", type=Path, metavar="JSON", help="measure its variants and adapters")
     output = parser.add_argument_group("output")

@@ -15,7 +15,9 @@ from minisd.cli import main
 from minisd.cli.evaluate import contact_sheet
 from minisd.pipeline import StableDiffusion
 from minisd.sticker.evaluation import judge_prompts
+from minisd.sticker.evaluation.edits import EditRates
 from minisd.sticker.evaluation.inversion import InversionQuality, measure_inversion
+from minisd.sticker.evaluation.judging import Rate
 from minisd.sticker.evaluation.prompt_suites import SUITES
 
 
@@ -71,6 +73,25 @@ def test_clip_and_distances(
     assert 0 <= choice["auc"] <= 1
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("hard negatives", "chosen of 4", "image to text", "Frechet", "10 images"))
+
+
+def test_subject_and_edits(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def edits(sd: StableDiffusion, count: int, seed: int, folder: Path, label: str) -> EditRates:
+        return EditRates({0.5: Rate(1, count)}, Rate(2, count))
+
+    monkeypatch.setattr("minisd.cli.measurements.measure_edits", edits)
+    path = tmp_path / "rates.json"
+    few = ("--count", "1", "--suites", "single", "--steps", "1")
+    assert main(["eval", *few, "--subject", "--edits", "4", "--json", str(path)]) == 0
+    rates = json.loads(path.read_text())
+    assert rates["subject"]["count"] == 50
+    assert rates["subject"]["rate"] == 0  # the model does not know it
+    assert rates["edits"]["eta 0.5"]["rate"] == 0.25
+    assert rates["edits"]["best eta"]["rate"] == 0.5
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("of a sks shape in 50 contexts", "eta 0.5", "best eta"))
+    assert main(["eval", *few, "--edits", "0"]) == 2
+    assert "--edits is 0" in capsys.readouterr().err
 
 
 def test_suites_with_unknown_words_are_skipped(

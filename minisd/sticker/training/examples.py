@@ -1,7 +1,8 @@
 """Images to fine-tune the embedded model with: python -m minisd.sticker.training.examples FOLDER
 
 FOLDER/candy shows an object that is not in the training data, a pink star, and calls it <candy>. FOLDER/night shows
-single objects at night, under a moon that the captions do not mention.
+single objects at night, under a moon that the captions do not mention. FOLDER/subject shows a brown crescent, which the
+captions call a sks shape.
 """
 
 import argparse
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from minisd import images
 from minisd.sticker.training.dataset import FIRST_TEST_SEED
@@ -16,8 +18,10 @@ from minisd.sticker.world.captions import Expectation, ObjectExpectation, write_
 from minisd.sticker.world.render import render
 from minisd.sticker.world.sampling import sample_scene
 from minisd.sticker.world.scene import Object, Scene
+from minisd.sticker.world.subject import NAMED, subject_images
 
 COUNT = 32
+SIDE = 128  # pixels of an image of the subject
 TOKEN, TOKEN_SHAPE, TOKEN_COLOUR = "<candy>", "star", "pink"
 MOON = Object("circle", "yellow", "small", 0.86, 0.14, 0.085)
 
@@ -50,10 +54,14 @@ def _caption(seed: int, objects: tuple[Object, ...], relation: str | None = None
 
 
 def write_examples(folder: Path, examples: list[tuple[Scene, str]]) -> None:
+    """Write images and captions of scenes; see `write_images`."""
+    write_images(folder, render([scene for scene, _ in examples]), [caption for _, caption in examples])
+
+
+def write_images(folder: Path, pixels: Tensor, captions: list[str]) -> None:
     """Write images and captions, 00.png with 00.txt and so on. Raises OutputError for files that exist."""
     folder.mkdir(parents=True, exist_ok=True)
-    rendered = images.to_pil(render([scene for scene, _ in examples]))
-    for k, (image, (_, caption)) in enumerate(zip(rendered, examples, strict=True)):
+    for k, (image, caption) in enumerate(zip(images.to_pil(pixels), captions, strict=True)):
         images.save(image, folder / f"{k:02d}.png")
         (folder / f"{k:02d}.txt").write_text(caption + "\n", encoding="utf-8")
 
@@ -64,3 +72,5 @@ if __name__ == "__main__":
     folder = parser.parse_args().folder
     write_examples(folder / "candy", candy_examples())
     write_examples(folder / "night", night_examples())
+    pixels = subject_images(SIDE)
+    write_images(folder / "subject", pixels, [NAMED] * len(pixels))

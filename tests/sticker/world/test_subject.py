@@ -1,0 +1,92 @@
+"""The subject of DreamBooth: it is found where it was drawn, and nothing else is taken for it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from minisd.sticker.world.captions import parse_caption
+from minisd.sticker.world.palette import PALETTE_LAB, delta_e, lab
+from minisd.sticker.world.render import render
+from minisd.sticker.world.scene import Object, Scene
+from minisd.sticker.world.subject import (
+    BROWN,
+    Context,
+    Subject,
+    contexts,
+    coverage,
+    draw_subject,
+    find_subject,
+    shows_context,
+    subject_images,
+)
+
+SQUARE = Object("square", "blue", "medium", 0.7, 0.3, 0.13)
+SIDES = pytest.mark.parametrize("size", [64, 128])
+
+
+def test_brown_is_far_from_all_colours() -> None:
+    assert delta_e(lab(torch.tensor(BROWN) / 127.5 - 1), PALETTE_LAB).min() > 20
+
+
+@SIDES
+@pytest.mark.parametrize("background", ["white", "black", "gray", "beige"])
+@pytest.mark.parametrize("subject", [Subject(0.3, 0.6, 0.19), Subject(0.6, 0.4, 0.09)])
+def test_it_is_found_where_it_is(subject: Subject, background: str, size: int) -> None:
+    found = find_subject(draw_subject(Scene((), background), subject, size))
+    assert found is not None
+    for name in ("x", "y", "radius"):
+        assert getattr(found, name) == pytest.approx(getattr(subject, name), abs=0.015)
+
+
+@SIDES
+def test_the_training_images_show_it(size: int) -> None:
+    pixels = subject_images(size)
+    assert pixels.shape == (5, 3, size, size)
+    assert all(shows_context(image, Context("")) for image in pixels)
+
+
+@SIDES
+@pytest.mark.parametrize("shape", ["circle", "square", "star", "heart", "ring", "cross"])
+def test_another_brown_shape_is_not_it(shape: str, size: int) -> None:
+    (drawn,) = render([Scene((Object(shape, "red", "large", 0.5, 0.5, 0.19),))], size)
+    (white,) = render([Scene(())], size)
+    brown = torch.tensor(BROWN).view(3, 1, 1) / 127.5 - 1
+    share = (drawn - white)[1:2] / (drawn - white)[1].min()
+    image = torch.lerp(white, brown.expand_as(white), share)
+    assert (image == brown).all(0).any()
+    assert find_subject(image) is None
+
+
+@SIDES
+def test_two_of_it_another_colour_and_nothing_are_not_it(size: int) -> None:
+    one, two = Subject(0.3, 0.3, 0.13), Subject(0.7, 0.7, 0.13)
+    image = draw_subject(Scene(()), one, size)
+    both = torch.where(coverage(two, size) > 0.5, draw_subject(Scene(()), two, size), image)
+    assert find_subject(both) is None
+    assert find_subject(image.flip(0)) is None
+    assert find_subject(image.flip(1)) is None  # the other way up
+    assert find_subject(render([Scene(())], size)[0]) is None
+
+
+@SIDES
+def test_contexts(size: int) -> None:
+    context = Context("", "a blue square", "left of")
+    right = draw_subject(Scene((SQUARE,)), Subject(0.3, 0.4, 0.13), size)
+    assert shows_context(right, context)
+    assert not shows_context(right, replace(context, relation="above"))
+    assert not shows_context(right, replace(context, other="a red square"))
+    assert not shows_context(right, Context(""))
+    assert not shows_context(render([Scene((SQUARE,))], size)[0], context)
+    on_gray = draw_subject(Scene((), "gray"), Subject(0.5, 0.5, 0.19), size)
+    assert shows_context(on_gray, Context("", background="gray"))
+    assert not shows_context(on_gray, Context(""))
+
+
+def test_there_are_50_prompts() -> None:
+    prompts = [each.prompt for each in contexts()]
+    assert len(set(prompts)) == len(prompts) == 50
+    assert all("sks" in prompt for prompt in prompts)
+    for each in contexts():
+        if each.other is not None:
+            assert len(parse_caption(each.prompt.replace("sks shape", "red circle")).objects) == 2
