@@ -52,13 +52,18 @@ def denoising_loop(
         if initial.image_latents is not None and initial.repaint_mask is not None:
             # inpainting by a UNet that reads no mask: outside of it, back to the given image at the new noise level
             image_x = scheduler.add_noise(grid, i + 1, initial.image_latents, initial.noise)
-            x = torch.lerp(image_x, x, initial.repaint_mask)
+            x = mask_blend(x, image_x, initial.repaint_mask)
         if not torch.isfinite(x).all():
             raise NumericalError(
                 f"the latents are not finite after step {i} (timestep {float(t):g}): "
                 f"{explain_nonfinite(unet, request.guidance_scales[i])}."
             )
         yield DenoisingStep(i, t, x, x0)
+
+
+def mask_blend(x: Tensor, image_x: Tensor, mask: Tensor) -> Tensor:
+    """x where the mask (B, 1, h, w) is 1, the given image where it is 0: both (B, C, h, w) at one noise level."""
+    return torch.lerp(image_x, x, mask)
 
 
 def _predict(unet: UNet, request: Request, initial: InitialLatents, condition: Condition, i: int, x: Tensor) -> Tensor:

@@ -29,6 +29,11 @@ STRENGTH = 0.8
 NOISE_LEVEL = 20
 
 
+def steps_to_skip(steps: int, strength: float) -> int:
+    """How many of `steps` image to image leaves out at the beginning, for a strength in 0..1."""
+    return steps - int(steps * strength)
+
+
 class RequestBuilder:
     """Turns arguments into requests for one pipeline: its sizes, its sampler, its defaults."""
 
@@ -173,7 +178,7 @@ class RequestBuilder:
         if has_image and self.task != "upscaling":
             usual = STRENGTH if given.mask_image is None else 1.0
             strength = validation.real_number(usual if strength is None else strength, "strength", 0, 1)
-            start = steps - int(steps * strength)
+            start = steps_to_skip(steps, strength)
             if start == steps:
                 raise InputError(
                     f"strength {strength:g} of {steps} steps leaves no step to do; raise one of them, "

@@ -1,0 +1,41 @@
+"""Exercises that check themselves: write a part of Stable Diffusion, and see an image drawn with it.
+
+from minisd.exercises import check
+check("attention", attention)
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import weights_loader
+from minisd.exercises.catalogue import EXERCISES, find
+from minisd.exercises.checking import Report, check_solution
+from minisd.exercises.exercise import Exercise
+from minisd.exercises.learner_folder import check_file
+
+__all__ = ["EXERCISES", "Exercise", "Report", "check", "find", "hints"]
+
+FOLDER = Path("mine")
+
+
+def check(name: str, solution: Callable[..., Any] | None = None, model: str = "sticker") -> Report:
+    """Check a function for an exercise, or the file in the folder "mine"; print what was found, and return it.
+
+    model: the pipeline that the function is put into, as for `weights_loader.load`. Raises InputError for an unknown
+    exercise.
+    """
+    exercise = find(name)
+
+    def load() -> Any:
+        return weights_loader.load(model)
+
+    report = check_file(exercise, FOLDER, load) if solution is None else check_solution(exercise, solution, load)
+    print(report)
+    return report
+
+
+def hints(name: str) -> None:
+    """Print all hints of an exercise, the weakest first. Raises InputError."""
+    for number, text in enumerate(find(name).hints, 1):
+        print(f"{number}. {text}")

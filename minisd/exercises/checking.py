@@ -1,0 +1,121 @@
+"""Checking a solution: it stops at the first thing that is worth reading.
+
+First the cases: is the result a tensor of the right shape, are its numbers those of the reference? If not, which known
+mistake gives exactly these numbers? Then the function is put into the pipeline of a trained model, whose modules are
+compared one by one, and an image is drawn with it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image, ImageChops
+
+from minisd import images
+from minisd.exercises.comparing import agree, difference, listed
+from minisd.exercises.exercise import Exercise, Solution
+from minisd.exercises.learner_code import Complaint, NotWritten, call
+from minisd.exercises.pipeline_run import Comparison, compare_runs
+from minisd.pipeline import StableDiffusion
+
+Load = Callable[[], StableDiffusion]
+
+
+@dataclass
+class Report:
+    """What a check found. state: "done", "failing" or "to do".
+
+    picture: drawn with the learner's function; where it is wrong, beside the expected one.
+    """
+
+    exercise: Exercise
+    state: str
+    lines: list[str] = field(default_factory=list)
+    picture: Image.Image | None = None
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.exercise.name}: {self.state}", *(f"  {line}" for line in self.lines)])
+
+    def _repr_png_(self) -> bytes | None:
+        return None if self.picture is None else self.picture._repr_png_()  # type: ignore[no-any-return]
+
+
+def check_solution(exercise: Exercise, solution: Solution, load: Load | None = None) -> Report:
+    """Check a learner's function. load: gives the pipeline that it is put into; None leaves this part out."""
+    try:
+        problem = first_problem(exercise, solution)
+    except NotWritten as error:
+        return Report(exercise, "to do", [str(error)])
+    except Complaint as error:
+        return Report(exercise, "failing", [str(error)])
+    report = Report(exercise, "failing" if problem else "done", problem)
+    if load is None or exercise.install is None:
+        return report
+    sd = load()
+    try:
+        compared = compare_runs(exercise, solution, sd)
+    except Complaint as error:
+        report.state = "failing"
+        report.lines.append(str(error))
+        return report
+    _add_comparison(report, compared, sd)
+    return report
+
+
+def first_problem(exercise: Exercise, solution: Solution) -> list[str]:
+    """The first case with another result, and the mistake that explains it; nothing if all are right.
+
+    Raises Complaint, NotWritten.
+    """
+    for case in exercise.cases():
+        got = call(solution, case.arguments, exercise.forbidden)
+        expected = exercise.reference(*case.arguments)
+        found = difference(got, expected, exercise.rtol, exercise.atol)
+        if found is not None:
+            likely = recognise(exercise, solution)
+            return [f"{case.label}: {found}", *([] if likely is None else [f"likely: {likely}."])]
+    return []
+
+
+def recognise(exercise: Exercise, solution: Solution) -> str | None:
+    """The known mistake whose results in all cases are those of the solution."""
+    cases = exercise.cases()
+    try:
+        results = [call(solution, case.arguments) for case in cases]
+    except Complaint:
+        return None
+    for mistake in exercise.mistakes:
+        wrong = [_result(mistake.wrong, case.arguments) for case in cases]
+        if all(agree(a, b, exercise.rtol, exercise.atol) for a, b in zip(results, wrong, strict=True)):
+            return mistake.says
+    return None
+
+
+def _result(wrong: Solution, arguments: tuple[Any, ...]) -> Any:
+    try:
+        return call(wrong, arguments)
+    except Complaint:
+        return None
+
+
+@torch.no_grad()
+def _add_comparison(report: Report, compared: Comparison, sd: StableDiffusion) -> None:
+    """The pipeline's part of a report."""
+    if compared.first is not None:
+        report.state = "failing"
+        report.lines.append(f"in the pipeline, first difference: {compared.first}")
+        report.lines.append(f"distance of the latents after each step: {listed(compared.drift)}")
+    else:
+        agrees = (
+            "the latents agree" if report.state == "done" else "the image hides it, which is why numbers are compared"
+        )
+        report.lines.append(f"in the pipeline: called {compared.calls} times; {agrees}")
+    mine, theirs = (images.to_pil(sd.decode(latents).clamp(-1, 1))[0] for latents in compared.latents)
+    report.picture = mine if compared.first is None else side_by_side(mine, theirs)
+
+
+def side_by_side(mine: Image.Image, theirs: Image.Image) -> Image.Image:
+    """Yours, the reference's, and where they differ."""
+    shown = {"yours": mine, "expected": theirs, "difference": ImageChops.difference(mine, theirs)}
+    return images.image_grid([images.captioned(image, text) for text, image in shown.items()], 3, gap=4)

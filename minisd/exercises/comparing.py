@@ -1,0 +1,68 @@
+"""Comparing what a solution returns with what the reference returns."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def difference(got: Any, expected: Any, rtol: float, atol: float) -> str | None:
+    """How a result differs from the expected one, as a sentence; None if they agree within the tolerances."""
+    if not isinstance(expected, Tensor):
+        if isinstance(got, Tensor):
+            return f"your function returns a tensor, expected {type(expected).__name__}."
+        return (
+            None
+            if got == expected and type(got) is type(expected)
+            else f"yours is {got!r:.200}, expected {expected!r:.200}."
+        )
+    if got is None:
+        return "your function returns nothing; its last line should be `return ...`."
+    if not isinstance(got, Tensor):
+        return f"your function returns {type(got).__name__}, expected a tensor."
+    if got.device != expected.device:
+        return f"your result is on {got.device}, expected {expected.device}; do not move tensors."
+    if got.shape != expected.shape:
+        return f"your result has the shape {tuple(got.shape)}, expected {tuple(expected.shape)}."
+    if got.dtype != expected.dtype:
+        return f"your result is {_name(got)}, expected {_name(expected)}."
+    wrong = ~torch.isclose(got, expected, rtol=rtol, atol=atol)
+    if not wrong.any():
+        return None
+    bad = ~torch.isfinite(got)
+    if bad.any():
+        return f"{_share(bad)} of your {_count(got)} are NaN or infinite."
+    place = tuple(int(i) for i in torch.unravel_index((got - expected).abs().argmax(), got.shape))
+    at = f" at {list(place)}" if place else ""
+    return (
+        f"{_share(wrong)} of your {_count(got)} differ; the most{at}: yours {float(got[place]):.4f}, expected "
+        f"{float(expected[place]):.4f}."
+    )
+
+
+def agree(one: Any, other: Any, rtol: float, atol: float) -> bool:
+    """Whether two results are the same mistake: equal within the tolerances, NaN at the same places."""
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return type(one) is type(other) and bool(one == other)
+    if (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
+        return False
+    return torch.allclose(one, other, rtol=rtol, atol=atol, equal_nan=True)
+
+
+def listed(values: Sequence[float]) -> str:
+    """Shares as percentages."""
+    return "  ".join(f"{100 * value:.1f} %" for value in values)
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _count(tensor: Tensor) -> str:
+    return "numbers" if tensor.numel() != 1 else "number"
+
+
+def _share(mask: Tensor) -> str:
+    wrong, total = int(mask.sum()), mask.numel()
+    return "all" if wrong == total else f"{wrong} of {total}"

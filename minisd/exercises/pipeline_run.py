@@ -1,0 +1,148 @@
+"""A short run of the pipeline with a learner's function in it, compared with the run of the library."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from minisd.adapters import Lora
+from minisd.exercises.exercise import Exercise, Solution
+from minisd.exercises.learner_code import Complaint
+from minisd.pipeline import StableDiffusion
+
+PROMPT, STEPS, SEED = "a red circle", 3, 1
+KEPT = 64  # numbers of each module's output
+SAME = 1e-3  # largest distance of latents, in parts of their size, of two right solutions
+
+
+class Output(NamedTuple):
+    """The output of one call of a module: its name, shape, and some of its numbers."""
+
+    module: str
+    shape: tuple[int, ...]
+    values: Tensor
+
+
+class Run(NamedTuple):
+    """A run: the outputs of all modules in order, the latents after each step, how often the solution was called."""
+
+    outputs: list[Output]
+    latents: list[Tensor]
+    calls: int
+
+
+class Comparison(NamedTuple):
+    """How the run with a learner's function differs from the library's.
+
+    first: the first module whose output differs, as a sentence; None if all agree. drift: the distance of the latents
+    after each step, in parts of their size. latents: the last ones of both runs. calls: of the learner's function.
+    """
+
+    first: str | None
+    drift: list[float]
+    latents: tuple[Tensor, Tensor]
+    calls: int
+
+
+def compare_runs(exercise: Exercise, solution: Solution, sd: StableDiffusion) -> Comparison:
+    """Run the pipeline twice. Raises Complaint if the learner's function fails within it."""
+    expected = run(exercise, None, sd)
+    got = run(exercise, solution, sd)
+    drift = [float((a - b).norm() / a.norm()) for a, b in zip(expected.latents, got.latents, strict=False)]
+    first = None
+    if len(expected.latents) != len(got.latents):
+        first = f"the run has {len(got.latents)} steps, expected {len(expected.latents)}"
+    elif not max(drift) <= SAME:
+        first = _first_difference(expected.outputs, got.outputs, exercise)
+    return Comparison(first, drift, (got.latents[-1], expected.latents[-1]), got.calls)
+
+
+def run(exercise: Exercise, solution: Solution | None, sd: StableDiffusion) -> Run:
+    """The run that reaches the exercise's place; without a solution, that of the library."""
+    options = dict(exercise.run(sd))
+    lora = options.pop("lora", None)
+    calls = 0
+
+    def counted(*arguments: Any, **more: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        assert solution is not None
+        result = solution(*arguments, **more)
+        if isinstance(result, Tensor) and not torch.isfinite(result).all():
+            raise Complaint(f"in call {calls} within the pipeline the result is not finite.")
+        return result
+
+    assert exercise.install is not None
+    installed = nullcontext() if solution is None else exercise.install(counted)
+    merged = None
+    try:
+        with installed, recorded(sd) as outputs, torch.no_grad():
+            merged = None if lora is None else Lora(lora)
+            latents = [step.latents for step in _steps(sd, options)]
+    except Complaint:
+        raise
+    except Exception as error:
+        if solution is None:
+            raise
+        raise Complaint(
+            f"within the pipeline it fails: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+        ) from error
+    finally:
+        if merged is not None:
+            merged.remove()
+    return Run(outputs, latents, calls)
+
+
+def _steps(sd: StableDiffusion, options: Mapping[str, Any]) -> Iterator[Any]:
+    given = {"num_inference_steps": STEPS, "seed": SEED, **options}
+    scheduler = given.pop("scheduler", None)
+    before = sd.scheduler
+    if scheduler is not None:
+        sd.scheduler = scheduler
+    try:
+        yield from sd.denoise(PROMPT, **given)
+    finally:
+        sd.scheduler = before
+
+
+@contextmanager
+def recorded(sd: StableDiffusion) -> Iterator[list[Output]]:
+    """Keep some numbers of the output of every module that runs within the block."""
+    outputs: list[Output] = []
+    handles = []
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, inputs: object, output: object) -> None:
+            if isinstance(output, Tensor) and output.is_floating_point():
+                flat = output.detach().flatten()
+                outputs.append(Output(name, tuple(output.shape), flat[:: max(1, len(flat) // KEPT)].float().clone()))
+
+        return hook
+
+    parts = {"text encoder": sd.text_encoder, "unet": sd.unet, "vae": sd.vae}
+    for part, network in parts.items():
+        for name, module in network.named_modules():
+            handles.append(module.register_forward_hook(keep(f"{part}.{name}" if name else part)))
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _first_difference(expected: list[Output], got: list[Output], exercise: Exercise) -> str:
+    for k, (a, b) in enumerate(zip(expected, got, strict=False)):
+        if a.module != b.module or a.shape != b.shape:
+            return f"output {k + 1} is of {b.module} {b.shape}, expected {a.module} {a.shape}"
+        largest = float((a.values - b.values).abs().max())
+        if largest > 10 * exercise.atol + exercise.rtol * float(a.values.abs().max()):
+            call = sum(each.module == "unet" for each in expected[:k]) + 1
+            where = (
+                f"{a.module} {a.shape}, in call {call} of the UNet"
+                if a.module.startswith("unet")
+                else f"{a.module} {a.shape}"
+            )
+            return f"{where}: {largest:.1e}; the {k} outputs before it agree"
+    return "after the last module"

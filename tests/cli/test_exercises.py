@@ -1,0 +1,73 @@
+"""`minisd exercises`: from the list to a solved exercise, and an image drawn with it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from minisd.cli import main
+
+RIGHT = "def guide(both, scale):\n    u, c = both.chunk(2)\n    return u + scale * (c - u)\n"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_from_the_list_to_a_solved_exercise(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["exercises"]) == 0
+    printed = capsys.readouterr().out
+    assert "04    attention " in printed
+    assert "begin with `minisd exercises start add_noise`" in printed
+    assert main(["exercises", "start", "guide"]) == 0
+    assert "minisd exercises check guide" in capsys.readouterr().out
+    assert main(["exercises", "check", "guide"]) == 1
+    assert "guide: to do" in capsys.readouterr().out
+    (here / "mine" / "guide.py").write_text(RIGHT.replace("(c - u)", "(u - c)"))
+    assert main(["exercises", "check", "guide"]) == 1
+    printed = capsys.readouterr().out
+    assert "guide: failing" in printed
+    assert "in the pipeline, first difference: " in printed
+    assert Image.open(here / "mine" / "guide.png").width >= 3 * 64
+    assert main(["exercises", "hint", "guide"]) == main(["exercises", "hint", "guide"]) == 0
+    printed = capsys.readouterr().out
+    assert "hint 1 of 3" in printed
+    assert "hint 2 of 3" in printed
+    (here / "mine" / "guide.py").write_text(RIGHT)
+    assert main(["exercises", "check"]) == 0
+    assert "guide: done" in capsys.readouterr().out
+    assert json.loads((here / "mine" / "progress.json").read_text())["guide"] == {"state": "done", "hints": 2}
+    assert main(["exercises", "list"]) == 0
+    assert "done " in capsys.readouterr().out
+
+
+def test_drawing_with_your_own_functions(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "mine").mkdir()
+    (here / "mine" / "guide.py").write_text(RIGHT)
+    (here / "mine" / "split_heads.py").write_text("def split_heads(tokens, heads):\n    return tokens\n")
+    assert main(["exercises", "run", "a red circle"]) == 0
+    printed = capsys.readouterr().out
+    assert "yours: guide; the library's: the rest" in printed
+    assert float(printed.split("image: ")[1].split(" of 1")[0]) < 1e-5
+    assert (here / "mine.png").is_file()
+
+
+def test_mistakes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        (["start"], "start needs the name of an exercise"),
+        (["run"], "run needs a prompt"),
+        (["start", "atention"], "there is no exercise 'atention'; did you mean attention"),
+        (["check"], "mine has no exercises yet"),
+        (["check", "guide"], "does not exist; begin with `minisd exercises start guide`"),
+        (["solution", "guide"], "add --yes when you have tried it yourself"),
+    ):
+        assert main(["exercises", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["exercises", "solution", "guide", "--yes"]) == 0
+    assert "def combine" in capsys.readouterr().out
+    assert main(["exercises", "start", "guide"]) == 0
+    assert main(["exercises", "start", "guide"]) == 2
+    assert "exists, and is yours" in capsys.readouterr().err

@@ -1,0 +1,131 @@
+"""Every exercise: right solutions pass, each mistake fails and is recognised, the pipeline reaches the function."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import weights_loader
+from minisd.errors import InputError
+from minisd.exercises.catalogue import EXERCISES, find
+from minisd.exercises.checking import check_solution, first_problem, recognise
+from minisd.exercises.exercise import Exercise
+from minisd.exercises.learner_code import Complaint, NotWritten, call, load
+from minisd.exercises.pipeline_run import SAME, compare_runs
+from minisd.pipeline import StableDiffusion
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+ALL = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=list(EXERCISES))
+IN_PIPELINE = [each for each in EXERCISES.values() if each.install is not None]
+MISTAKES = [(each, mistake) for each in EXERCISES.values() for mistake in each.mistakes]
+
+
+@pytest.fixture(scope="module")
+def sd() -> StableDiffusion:
+    return weights_loader.load("sticker")
+
+
+@ALL
+def test_the_reference_and_other_right_solutions_pass(exercise: Exercise) -> None:
+    assert exercise.variants
+    for solution in exercise.variants:
+        assert first_problem(exercise, solution) == []
+    free = Exercise(**{**vars(exercise), "forbidden": ()})  # the reference may use the library's function
+    assert first_problem(free, exercise.reference) == []
+
+
+@pytest.mark.parametrize(("exercise", "mistake"), MISTAKES, ids=[f"{e.name}-{m.wrong.__name__}" for e, m in MISTAKES])
+def test_each_mistake_fails_and_is_recognised_as_itself(exercise: Exercise, mistake: object) -> None:
+    lines = first_problem(exercise, mistake.wrong)  # type: ignore[attr-defined]
+    assert lines[1:] == [f"likely: {mistake.says}."]  # type: ignore[attr-defined]
+
+
+@ALL
+def test_mistakes_are_far_from_right_solutions(exercise: Exercise) -> None:
+    """At least ten times as far as any right solution, in some case."""
+
+    def distance(solution: object) -> float:
+        found = []
+        for case in exercise.cases():
+            try:
+                got, expected = call(solution, case.arguments), exercise.reference(*case.arguments)  # type: ignore[arg-type]
+            except Complaint:
+                return float("inf")
+            if isinstance(got, Tensor) and isinstance(expected, Tensor):
+                same = got.shape == expected.shape and bool(got.isfinite().all())
+                found.append(float((got - expected).abs().max()) if same else float("inf"))
+            else:
+                found.append(float("inf") if got != expected else 0.0)
+        return max(found)
+
+    right = max(distance(solution) for solution in exercise.variants)
+    for mistake in exercise.mistakes:
+        assert distance(mistake.wrong) >= 10 * max(right, exercise.atol), mistake.says
+
+
+@ALL
+def test_the_starter_file(exercise: Exercise, tmp_path: Path) -> None:
+    path = tmp_path / f"{exercise.name}.py"
+    path.write_text(exercise.starter)
+    solution = load(str(path), exercise.name)
+    assert inspect.getdoc(solution)
+    assert max(map(len, exercise.starter.splitlines())) <= 120
+    with pytest.raises(NotWritten, match="nothing is written yet"):
+        first_problem(exercise, solution)
+    assert check_solution(exercise, solution).state == "to do"
+
+
+@pytest.mark.parametrize("exercise", IN_PIPELINE, ids=[each.name for each in IN_PIPELINE])
+def test_the_pipeline_uses_it(exercise: Exercise, sd: StableDiffusion) -> None:
+    """A right solution is called and changes nothing; a wrong one changes the latents."""
+    right = compare_runs(exercise, exercise.variants[0], sd)
+    assert right.calls > 0, "the library does not call this any more"
+    assert right.first is None
+    assert max(right.drift) < SAME
+    got, expected = right.latents
+    assert torch.allclose(got, expected, atol=1e-2)
+    drifts = []
+    for mistake in exercise.mistakes:
+        try:
+            compared = compare_runs(exercise, mistake.wrong, sd)
+            drifts.append(max([float("inf") if "steps" in str(compared.first) else 0.0, *compared.drift]))
+        except Complaint:
+            drifts.append(float("inf"))
+    assert max(drifts) > 10 * SAME
+
+
+def test_the_catalogue_is_complete() -> None:
+    files = {path.stem for path in (Path(inspect.getfile(find)).parent / "tasks").glob("*.py")} - {"__init__"}
+    assert files == set(EXERCISES)
+    numbers = [each.number for each in EXERCISES.values()]
+    assert len(set(numbers)) == len(numbers)
+    for each in EXERCISES.values():
+        assert set(each.needs) <= set(EXERCISES)
+        assert 1 <= each.level <= 5
+        assert len(each.hints) == 3
+        assert each.reference.__name__ == each.name
+
+
+@ALL
+def test_hints_do_not_contain_the_answer(exercise: Exercise) -> None:
+    body = inspect.getsource(exercise.reference).split('"""')[-1]
+    lines = [line.strip().removeprefix("return ") for line in body.splitlines()[1:] if len(line.strip()) > 25]
+    for hint in exercise.hints:
+        assert not any(line in hint for line in lines)
+        assert not re.search(r"\breturn\b", hint)
+
+
+def test_unknown_exercises_are_named() -> None:
+    assert find("4") is find("04") is EXERCISES["attention"]
+    with pytest.raises(InputError, match="no exercise 'atention'; did you mean attention"):
+        find("atention")
+    with pytest.raises(InputError, match="minisd exercises list"):
+        find("zzzz")
+
+
+def test_a_mistake_that_is_not_known_is_not_named() -> None:
+    exercise = EXERCISES["guide"]
+    assert recognise(exercise, lambda both, scale: 3 * both[: len(both) // 2]) is None

@@ -1,0 +1,98 @@
+"""Code of learners: each kind of failure becomes one sentence, with the line of their file."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from minisd.exercises import learner_code
+from minisd.exercises.catalogue import EXERCISES
+from minisd.exercises.checking import check_solution
+from minisd.exercises.learner_code import Complaint, load
+
+HEAD = "import torch\n\n\ndef guide(both, scale):\n"
+
+
+def checked(path: Path, text: str) -> str:
+    path.write_text(text)
+    try:
+        report = check_solution(EXERCISES["guide"], load(str(path), "guide"))
+    except Complaint as error:
+        return str(error)
+    assert report.state == "failing"
+    return report.lines[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("    return both[\n", "line 5: '[' was never closed"),
+        ("    return both.chunks(2)\n", "line 5: AttributeError: 'Tensor' object has no attribute 'chunks'"),
+        ("    u, c = both.chunk(2)\n    u += scale * (c - u)\n    return u\n", "changes one of its arguments"),
+        ("    exit()\n", "line 5: it ends the program; remove exit()"),
+        ("    raise KeyError\n", "line 5: KeyError."),
+        ("    return [1, 2]\n", "scale 7.5: your function returns list, expected a tensor"),
+        ("    u, c = both.chunk(2)\n", "scale 7.5: your function returns nothing; its last line should be"),
+        ("    return both\n", "your result has the shape (4, 3, 2, 5), expected (2, 3, 2, 5)"),
+        ("    return both[:2].double()\n", "your result is float64, expected float32"),
+        ("    return both[:2] / 0\n", "of your numbers are NaN or infinite"),
+        ("    return both[:2] + torch.randn(2, 3, 2, 5)\n", "draws random numbers"),
+        ("    return both[:2].to('meta')\n", "your result is on meta, expected cpu"),
+    ],
+)
+def test_mistakes_in_the_code(body: str, message: str, tmp_path: Path) -> None:
+    assert message in checked(tmp_path / "guide.py", HEAD + body)
+
+
+def test_an_endless_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner_code, "SECONDS", 0.2)
+    loop = "    while True:\n        try:\n            pass\n        except Exception:\n            pass\n"
+    assert "takes longer than 0.2 seconds; does a loop never end?" in checked(tmp_path / "guide.py", HEAD + loop)
+    assert "does a loop never end?" in checked(tmp_path / "guide.py", "while True:\n    pass\n")
+
+
+def test_a_wrong_signature_or_name(tmp_path: Path) -> None:
+    path = tmp_path / "guide.py"
+    one = "def guide(x):\n    return x\n"
+    assert "TypeError: guide() takes 1 positional argument but 2 were given" in checked(path, one)
+    assert f"{path} has no function guide; it has giude." in checked(path, "def giude(both, scale):\n    return both\n")
+    assert "guide is a class, expected a function" in checked(path, "class guide:\n    pass\n")
+    assert "guide is int, expected a function" in checked(path, "guide = 3\n")
+
+
+def test_prints_are_dropped_and_the_random_numbers_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "guide.py"
+    path.write_text(HEAD + "    u, c = both.chunk(2)\n    print('here')\n    return u + scale * (c - u)\n")
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    assert check_solution(EXERCISES["guide"], load(str(path), "guide")).state == "done"
+    assert torch.equal(torch.rand(1), expected)
+    assert capsys.readouterr().out == ""
+
+
+def test_what_does_the_whole_work_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "attention.py"
+    path.write_text(
+        "import torch.nn.functional as F\ndef attention(q, k, v, causal=False):\n"
+        "    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)\n"
+    )
+    report = check_solution(EXERCISES["attention"], load(str(path), "attention"))
+    assert report.lines[0].startswith("scaled_dot_product_attention does the whole work, and may not be called here")
+    q = torch.ones(1, 1, 2, 2)
+    assert torch.nn.functional.scaled_dot_product_attention(q, q, q).shape == q.shape
+
+
+def test_a_wrong_solution_is_shown_in_the_pipeline(sticker: object) -> None:
+    exercise = EXERCISES["attention"]
+    report = check_solution(exercise, exercise.mistakes[2].wrong, lambda: sticker)
+    assert report.state == "failing"
+    assert report.lines[1].startswith("likely: the scores are divided by the square root of the number of keys")
+    assert "first difference: " in report.lines[2]
+    assert report.lines[3].startswith("distance of the latents after each step: ")
+    assert report.picture is not None
+    right = check_solution(exercise, exercise.variants[0], lambda: sticker)
+    assert right.state == "done"
+    assert "the latents agree" in right.lines[-1]
+    assert right.picture is not None
+    assert right._repr_png_()[:4] == b"\x89PNG"
