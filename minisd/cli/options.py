@@ -7,6 +7,7 @@ names below repeat those of the library; tests/cli/test_options.py compares them
 from argparse import SUPPRESS
 from pathlib import Path
 
+from minisd.cli.exercise_options import exercises
 from minisd.cli.fine_tune_options import FINE_TUNINGS, distillation, fine_tuning
 from minisd.cli.parser import Parser, real, whole
 
@@ -30,7 +31,6 @@ FAMILIES = ("sd15", "sd21", "sdxl")
 ROWS = ("load", "text", "unet", "vae", "encode")
 VERIFIED = ("v1-1", "v1-2", "v1-3", "v1-4", "v1-5", "v2-base", "v2", "v2-1-base", "v2-1")
 STAGES = ("vae", "text", "unet", "clip")
-EXERCISE_ACTIONS = ("list", "start", "check", "hint", "solution", "run")
 TASKS = ("inpainting", "depth", "upscaling")
 SUITES = (
     "single", "two", "binding", "position", "size", "background", "count", "partial", "full", "held-out pairs",
@@ -65,9 +65,7 @@ def generate(parser: Parser) -> None:
 
     views = parser.add_argument_group("several prompts, several frames")
     views.add_argument(
-        "--grid",
-        metavar="CxR",
-        help="C x R overlapping windows, such as 5x3: a line of the prompt for each, or for all",
+        "--grid", metavar="CxR", help="C x R windows, such as 5x3: a line of the prompt for each, or all"
     )
     views.add_argument("--turned", metavar="PROMPT", help="what the same image shows when it is turned")
     views.add_argument(
@@ -281,29 +279,6 @@ def evaluate(parser: Parser) -> None:
     output.add_argument("--json", type=Path, metavar="FILE", help="also write the rates")
     output.add_argument("--sheet", type=Path, metavar="PNG", help="also save images of the held-out suites")
     output.add_argument("--overwrite", action="store_true", help="replace existing files")
-
-
-def exercises(parser: Parser) -> None:
-    """Write parts of Stable Diffusion yourself, and check them.
-
-    "start NAME" writes a file to begin with. "check NAME" says what is wrong and draws an image with your function in
-    the pipeline. "run PROMPT" draws with all of your functions that are right.
-    """
-    what = parser.add_argument_group("what to do")
-    what.add_argument(
-        "action",
-        nargs="?",
-        choices=EXERCISE_ACTIONS,
-        default="list",
-        metavar="ACTION",
-        help=", ".join(EXERCISE_ACTIONS),
-    )
-    what.add_argument("name", nargs="?", metavar="NAME", help="an exercise, its number, or the prompt of run")
-    what.add_argument("--folder", type=Path, default=Path("mine"), help="of your files (default: mine)")
-    what.add_argument("--model", default="sticker", help="pipeline that your functions are put into")
-    what.add_argument("--seed", type=whole, default=0, metavar="N", help="of the image of run")
-    what.add_argument("--yes", action="store_true", help="show the solution")
-    what.add_argument("-o", "--output", type=Path, metavar="FILE", help="image of run (default: mine.png)")
 
 
 def common(parser: Parser) -> None:

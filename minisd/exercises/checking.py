@@ -38,7 +38,7 @@ class Report:
         return "\n".join([f"{self.exercise.name}: {self.state}", *(f"  {line}" for line in self.lines)])
 
     def _repr_png_(self) -> bytes | None:
-        return None if self.picture is None else self.picture._repr_png_()  # type: ignore[no-any-return]
+        return None if self.picture is None else self.picture._repr_png_()
 
 
 def check_solution(exercise: Exercise, solution: Solution, load: Load | None = None) -> Report:

@@ -48,7 +48,7 @@ def load(path: str, name: str) -> Callable[..., Any]:
         raise Complaint(f"{name} is a class, expected a function.")
     if not callable(found):
         raise Complaint(f"{name} is {type(found).__name__}, expected a function.")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def call(solution: Callable[..., Any], arguments: Sequence[Any], forbidden: Sequence[str] = ()) -> Any:

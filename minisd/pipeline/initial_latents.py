@@ -70,6 +70,11 @@ def prepare_latents(
     return InitialLatents(x, noise, extra_channels, low_res_level, image_latents, repaint_mask)
 
 
+def steps_to_skip(steps: int, strength: float) -> int:
+    """How many of `steps` image to image leaves out at the beginning, for a strength in 0..1."""
+    return steps - int(steps * strength)
+
+
 def to_rows(values: Tensor, count: int) -> Tensor:
     """Rows (n, ...), each repeated, so that there are `count`, a multiple of n."""
     return values.repeat_interleave(count // len(values), 0)

@@ -16,6 +16,7 @@ from minisd.errors import InputError
 from minisd.images import Picture
 from minisd.pipeline import guidance
 from minisd.pipeline.arguments import Arguments, Defaults
+from minisd.pipeline.initial_latents import steps_to_skip
 from minisd.pipeline.loss_guidance import Guide
 from minisd.pipeline.memory_estimate import run_bytes
 from minisd.pipeline.noise import make_generators
@@ -27,11 +28,6 @@ from minisd.schedulers import DDIM, Scheduler, validate_steps
 
 STRENGTH = 0.8
 NOISE_LEVEL = 20
-
-
-def steps_to_skip(steps: int, strength: float) -> int:
-    """How many of `steps` image to image leaves out at the beginning, for a strength in 0..1."""
-    return steps - int(steps * strength)
 
 
 class RequestBuilder:

@@ -18,7 +18,7 @@ from minisd.sticker.evaluation.prompt_suites import SUITES
 from minisd.sticker.training.stages import STAGES
 from weights_loader.devices import DTYPES
 
-COMMANDS = ["inspect", "convert", "verify", "bench", "train", "edit", "eval"]
+COMMANDS = ["inspect", "convert", "verify", "bench", "train", "edit", "eval", "exercises"]
 HEAVY = ("torch", "numpy", "matplotlib", "PIL", "tqdm", "weights_loader")
 
 
@@ -70,7 +70,7 @@ def test_help_lists_the_commands_then_groups_of_options(
 def test_help_shows_only_defaults_that_inform(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(help_of(capsys, *command).split())
     assert not any(f"(default: {value})" in text for value in ("None", "False", "", "[]", "==SUPPRESS=="))
-    assert ("(default: sticker)" in text) == (command in ([], ["edit"], ["eval"]))
+    assert ("(default: sticker)" in text) == (command in ([], ["edit"], ["eval"], ["exercises"]))
     assert ("(default: 0.0)" in text) == (command == [])  # --eta
 
 

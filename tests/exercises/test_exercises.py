@@ -129,3 +129,17 @@ def test_unknown_exercises_are_named() -> None:
 def test_a_mistake_that_is_not_known_is_not_named() -> None:
     exercise = EXERCISES["guide"]
     assert recognise(exercise, lambda both, scale: 3 * both[: len(both) // 2]) is None
+
+
+def test_the_readme_lists_them_all() -> None:
+    text = (Path(inspect.getfile(find)).parent / "README.md").read_text()
+    for each in EXERCISES.values():
+        facts = (
+            each.number,
+            f"[`{each.name}`](tasks/{each.name}.py) {each.title}",
+            each.notebook,
+            each.level,
+            each.minutes,
+        )
+        row = f"| {' | '.join(map(str, facts))} |"
+        assert row in text, row
