@@ -3,14 +3,18 @@
 import argparse
 import inspect
 import time
+import zipfile
 from pathlib import Path
 
 import weights_loader
 from minisd import images
+from minisd._internal import validation
+from minisd._internal.atomic_files import check_target
 from minisd.cli.output import say
 from minisd.errors import InputError
 from minisd.exercises.catalogue import EXERCISES, find
 from minisd.exercises.exercise import Exercise
+from minisd.exercises.grading import grade_all, write_grades
 from minisd.exercises.learner_folder import all_installed, check_file, next_hint, path_of, progress, start
 from minisd.pipeline import StableDiffusion
 
@@ -22,9 +26,11 @@ def run(args: argparse.Namespace) -> int:
     if args.action in ("start", "hint", "solution", "run") and args.name is None:
         wanted = "a prompt" if args.action == "run" else "the name of an exercise"
         raise InputError(f"{args.action} needs {wanted}: minisd exercises {args.action} NAME.")
-    return {"list": _list, "start": _start, "check": _check, "hint": _hint, "solution": _solution, "run": _draw}[
-        args.action
-    ](args)
+    actions = {
+        "list": _list, "start": _start, "check": _check, "hint": _hint, "solution": _solution, "run": _draw,
+        "pack": _pack, "grade": _grade,
+    }  # fmt: skip
+    return actions[args.action](args)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -90,6 +96,42 @@ def _solution(args: argparse.Namespace) -> int:
             f"this shows the library's code for {exercise.name}; add --yes when you have tried it yourself."
         )
     say(f"{inspect.getsourcefile(exercise.answer)}\n{inspect.getsource(exercise.answer).rstrip()}")
+    return 0
+
+
+def _chosen(args: argparse.Namespace) -> list[Exercise]:
+    """The exercises of --only. Raises InputError."""
+    return list(EXERCISES.values()) if args.only is None else [find(name.strip()) for name in args.only.split(",")]
+
+
+def _pack(args: argparse.Namespace) -> int:
+    """A .zip of starter files and a README, without references and mistakes."""
+    target = args.output or Path("exercises.zip")
+    check_target(target, overwrite=False)
+    chosen = _chosen(args)
+    readme = [f"{each.name}.py  {each.title}, {each.level} points, {each.minutes} minutes" for each in chosen]
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("README.txt", "\n".join(["Write the functions in these files.", "", *readme, ""]))
+        for exercise in chosen:
+            archive.writestr(f"{exercise.name}.py", exercise.starter)
+    say(f"{target}  {len(chosen)} exercises")
+    return 0
+
+
+def _grade(args: argparse.Namespace) -> int:
+    """Grade all submissions, print and write the table."""
+    if args.submissions is None:
+        raise InputError("grade needs --submissions FOLDER, with a folder or a file for each learner.")
+    limits = {
+        name: validation.whole_number(getattr(args, name), f"--{name}", 1, 10**6)
+        for name in ("timeout", "memory", "jobs")
+    }
+    graded = grade_all(args.submissions, _chosen(args), limits["timeout"], limits["memory"], limits["jobs"])
+    folder = args.output or Path("grades")
+    write_grades(graded, folder)
+    for each in graded:
+        say(f"{each.name:24} {each.points:5g}  {'; '.join(each.notes)}".rstrip())
+    say(f"{folder}/grades.csv  {len(graded)} submissions")
     return 0
 
 

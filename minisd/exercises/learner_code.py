@@ -18,6 +18,7 @@ from torch import Tensor
 from minisd._internal.messages import printable
 
 SECONDS = 10.0  # for one call of a learner's function
+RUNNING: list[str] = []  # the file whose code runs now; the grading process listens
 
 
 class Complaint(Exception):
@@ -91,6 +92,7 @@ def _file_of(solution: Callable[..., Any]) -> str:
 @contextlib.contextmanager
 def _guarded(path: str) -> Iterator[None]:
     """Within the block, errors and delays of the code in a file become Complaints, and what it prints is dropped."""
+    RUNNING.append(path)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), _limited(SECONDS):
             yield
@@ -111,6 +113,8 @@ def _guarded(path: str) -> Iterator[None]:
     except BaseException as error:
         text = printable(str(error)).split("\n")[0][:300]
         raise Complaint(f"{_where(path, error)}{type(error).__name__}{f': {text}' if text else ''}.") from error
+    finally:
+        RUNNING.pop()
 
 
 def _where(path: str, error: BaseException) -> str:
