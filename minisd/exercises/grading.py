@@ -1,7 +1,7 @@
 """Grading submissions: each in a process of its own, with limits of time and memory.
 
-A submission is a folder with the files of the learner, or one file. It is code of a stranger: it runs with the rights of
-whoever grades, so grade in a container or as a user without rights. What it tries beside its task is named.
+A submission is a folder with the files of the learner, or one file. It is a stranger's code, and runs with the rights
+of whoever grades: grade in a container, or as a user without rights. What it tries beside its task is named.
 """
 
 import csv
