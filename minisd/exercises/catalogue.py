@@ -15,6 +15,7 @@ from minisd.exercises.tasks import (
     group_norm,
     guide,
     guided_target,
+    heat_map,
     imagic_mix,
     lora_weight,
     mask_blend,
@@ -26,13 +27,15 @@ from minisd.exercises.tasks import (
     steps_to_skip,
     text_states,
     timestep_embedding,
+    training_loss,
     transformer_block,
+    weight_names,
 )
 
 _MODULES = (
     add_noise, timestep_embedding, group_norm, attention, split_heads, res_block, transformer_block, text_states,
     byte_pairs, guide, ddim_step, alpha_bars, euler_step, sample_latents, steps_to_skip, lora_weight, dreambooth_loss,
-    progressive_target, guided_target, imagic_mix, mask_blend, size_vector,
+    progressive_target, guided_target, imagic_mix, mask_blend, size_vector, heat_map, training_loss, weight_names,
 )  # fmt: skip
 EXERCISES: dict[str, Exercise] = {module.EXERCISE.name: module.EXERCISE for module in _MODULES}
 

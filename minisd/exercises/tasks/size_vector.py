@@ -1,5 +1,7 @@
 """SDXL's size vector."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,9 @@ from minisd.exercises.exercise import Case, Exercise, Mistake
 from minisd.exercises.inputs import normal
 from minisd.models.unet import sinusoids
 from minisd.pipeline.sdxl_sizes import append_sizes
+
+Pair = tuple[int, int]
+Waves = Callable[[Tensor, int], Tensor]
 
 TASK = """
 What SDXL's UNet reads beside the text (Podell et al. 2023): the pooled text states, and six numbers about the
@@ -17,7 +22,7 @@ pooled (B, P); original, crop and target: pairs of numbers, the same for all row
 """
 
 
-def size_vector(pooled: Tensor, original, crop, target, waves, width: int) -> Tensor:  # type: ignore[no-untyped-def]
+def size_vector(pooled: Tensor, original: Pair, crop: Pair, target: Pair, waves: Waves, width: int) -> Tensor:
     numbers = torch.tensor([*original, *crop, *target], dtype=torch.float32)
     return torch.cat([pooled, waves(numbers, width).flatten().expand(len(pooled), -1)], 1)
 
@@ -29,24 +34,24 @@ def cases() -> list[Case]:
     ]
 
 
-def _width_first(pooled: Tensor, original, crop, target, waves, width: int) -> Tensor:  # type: ignore[no-untyped-def]
+def _width_first(pooled: Tensor, original: Pair, crop: Pair, target: Pair, waves: Waves, width: int) -> Tensor:
     return size_vector(pooled, original[::-1], crop[::-1], target[::-1], waves, width)
 
 
-def _crop_last(pooled: Tensor, original, crop, target, waves, width: int) -> Tensor:  # type: ignore[no-untyped-def]
+def _crop_last(pooled: Tensor, original: Pair, crop: Pair, target: Pair, waves: Waves, width: int) -> Tensor:
     return size_vector(pooled, original, target, crop, waves, width)
 
 
-def _pooled_last(pooled: Tensor, original, crop, target, waves, width: int) -> Tensor:  # type: ignore[no-untyped-def]
+def _pooled_last(pooled: Tensor, original: Pair, crop: Pair, target: Pair, waves: Waves, width: int) -> Tensor:
     whole, count = size_vector(pooled, original, crop, target, waves, width), pooled.shape[1]
     return torch.cat([whole[:, count:], whole[:, :count]], 1)
 
 
-def _target_first(pooled: Tensor, original, crop, target, waves, width: int) -> Tensor:  # type: ignore[no-untyped-def]
+def _target_first(pooled: Tensor, original: Pair, crop: Pair, target: Pair, waves: Waves, width: int) -> Tensor:
     return size_vector(pooled, target, crop, original, waves, width)
 
 
-def _row_by_row(pooled: Tensor, original, crop, target, waves, width: int) -> Tensor:  # type: ignore[no-untyped-def]
+def _row_by_row(pooled: Tensor, original: Pair, crop: Pair, target: Pair, waves: Waves, width: int) -> Tensor:
     parts = [waves(torch.tensor([float(number)]), width)[0] for pair in (original, crop, target) for number in pair]
     return torch.stack([torch.cat([row, *parts]) for row in pooled])
 
