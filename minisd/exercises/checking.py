@@ -19,6 +19,7 @@ from minisd.exercises.learner_code import Complaint, NotWritten, call
 from minisd.exercises.pipeline_run import Comparison, compare_runs
 from minisd.pipeline import StableDiffusion
 
+LEAST_WIDTH = 192  # pixels of a picture in a report
 Load = Callable[[], StableDiffusion]
 
 
@@ -111,8 +112,14 @@ def _add_comparison(report: Report, compared: Comparison, sd: StableDiffusion) -
             "the latents agree" if report.state == "done" else "the image hides it, which is why numbers are compared"
         )
         report.lines.append(f"in the pipeline: called {compared.calls} times; {agrees}")
-    mine, theirs = (images.to_pil(sd.decode(latents).clamp(-1, 1))[0] for latents in compared.latents)
+    mine, theirs = (_enlarged(images.to_pil(sd.decode(latents).clamp(-1, 1))[0]) for latents in compared.latents)
     report.picture = mine if compared.first is None else side_by_side(mine, theirs)
+
+
+def _enlarged(image: Image.Image) -> Image.Image:
+    """A small image, large enough to look at."""
+    times = max(1, LEAST_WIDTH // image.width)
+    return image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST)
 
 
 def side_by_side(mine: Image.Image, theirs: Image.Image) -> Image.Image:

@@ -12,7 +12,7 @@ from minisd.exercises.exercise import Exercise, Solution
 from minisd.exercises.learner_code import Complaint
 from minisd.pipeline import StableDiffusion
 
-PROMPT, STEPS, SEED = "a red circle", 3, 1
+PROMPT, STEPS, SEED = "a red circle", 6, 1
 KEPT = 64  # numbers of each module's output
 SAME = 1e-3  # largest distance of latents, in parts of their size, of two right solutions
 

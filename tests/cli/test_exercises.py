@@ -31,7 +31,7 @@ def test_from_the_list_to_a_solved_exercise(here: Path, capsys: pytest.CaptureFi
     printed = capsys.readouterr().out
     assert "guide: failing" in printed
     assert "in the pipeline, first difference: " in printed
-    assert Image.open(here / "mine" / "guide.png").width >= 3 * 64
+    assert Image.open(here / "mine" / "guide.png").width >= 3 * 192
     assert main(["exercises", "hint", "guide"]) == main(["exercises", "hint", "guide"]) == 0
     printed = capsys.readouterr().out
     assert "hint 1 of 3" in printed
