@@ -50,7 +50,7 @@ def check_solution(exercise: Exercise, solution: Solution, load: Load | None = N
         return Report(exercise, "to do", [str(error)])
     except Complaint as error:
         return Report(exercise, "failing", [str(error)])
-    report = Report(exercise, "failing" if problem else "done", problem)
+    report = Report(exercise, "failing", problem) if problem else Report(exercise, "done", ["all cases agree"])
     if load is None or exercise.install is None:
         return report
     sd = load()

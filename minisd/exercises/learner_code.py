@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import importlib
-import io
 import signal
 import sys
 import threading
@@ -39,7 +38,7 @@ def load(path: str, name: str) -> Callable[..., Any]:
         text = file.read()
     module = ModuleType(f"learner_{name}")
     module.__file__ = path
-    with _guarded(path):
+    with guarded(path):
         exec(compile(text, path, "exec"), module.__dict__)
     found = getattr(module, name, None)
     if found is None:
@@ -63,7 +62,7 @@ def call(solution: Callable[..., Any], arguments: Sequence[Any], forbidden: Sequ
     with contextlib.ExitStack() as stack:
         for name in forbidden:
             stack.enter_context(_refused(name))
-        stack.enter_context(_guarded(_file_of(solution)))
+        stack.enter_context(guarded(file_of(solution)))
         result = solution(*given)
     if not torch.equal(torch.random.get_rng_state(), state):
         torch.random.set_rng_state(state)
@@ -84,17 +83,18 @@ def _same(before: Tensor, after: Tensor) -> bool:
     return before.shape == after.shape and torch.equal(before, after)
 
 
-def _file_of(solution: Callable[..., Any]) -> str:
+def file_of(solution: Callable[..., Any]) -> str:
+    """The file, or notebook cell, of a function."""
     code = getattr(solution, "__code__", None)
     return "" if code is None else str(code.co_filename)
 
 
 @contextlib.contextmanager
-def _guarded(path: str) -> Iterator[None]:
-    """Within the block, errors and delays of the code in a file become Complaints, and what it prints is dropped."""
+def guarded(path: str) -> Iterator[None]:
+    """Within the block, errors and delays of the code in a file become Complaints. Raises Complaint, NotWritten."""
     RUNNING.append(path)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), _limited(SECONDS):
+        with _limited(SECONDS):
             yield
     except Complaint:
         raise

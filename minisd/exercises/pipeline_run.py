@@ -1,7 +1,8 @@
 """A short run of the pipeline with a learner's function in it, compared with the run of the library."""
 
+import io
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from minisd.adapters import Lora
 from minisd.exercises.exercise import Exercise, Solution
-from minisd.exercises.learner_code import Complaint
+from minisd.exercises.learner_code import Complaint, file_of, guarded
 from minisd.pipeline import StableDiffusion
 
 PROMPT, STEPS, SEED = "a red circle", 6, 1
@@ -69,26 +70,26 @@ def run(exercise: Exercise, solution: Solution | None, sd: StableDiffusion) -> R
         nonlocal calls
         calls += 1
         assert solution is not None
-        result = solution(*arguments, **more)
+        with guarded(file_of(solution)):
+            result = solution(*arguments, **more)
         if isinstance(result, Tensor) and not torch.isfinite(result).all():
-            raise Complaint(f"in call {calls} within the pipeline the result is not finite.")
+            raise Complaint(f"call {calls}: the result is not finite.")
         return result
 
     assert exercise.install is not None
+    silent = redirect_stdout(io.StringIO())  # a solution may print, but not hundreds of times
     installed = nullcontext() if solution is None else exercise.install(counted)
     merged = None
     try:
-        with installed, recorded(sd) as outputs, torch.no_grad():
+        with silent, installed, recorded(sd) as outputs, torch.no_grad():
             merged = None if lora is None else Lora(lora)
             latents = [step.latents for step in _steps(sd, options)]
-    except Complaint:
-        raise
+    except Complaint as error:
+        raise Complaint(f"in the pipeline, {error}") from error
     except Exception as error:
         if solution is None:
             raise
-        raise Complaint(
-            f"within the pipeline it fails: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
-        ) from error
+        raise Complaint(f"the pipeline cannot go on with its results: {type(error).__name__}: {error}"[:300]) from error
     finally:
         if merged is not None:
             merged.remove()

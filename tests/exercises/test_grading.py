@@ -62,7 +62,7 @@ def test_a_class_is_graded(folder: Path, tmp_path: Path) -> None:
     assert float(rows["right"]["points"]) == float(rows["right"]["guide"]) == EXERCISES["guide"].level
     assert rows["peeks"]["notes"] == "it imports minisd.exercises.catalogue"
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["right"]["tests"][0] == {"name": "guide", "score": 1, "max_score": 1, "output": ""}
+    assert results["right"]["tests"][0] == {"name": "guide", "score": 1, "max_score": 1, "output": "all cases agree"}
     (case,) = ElementTree.parse(tmp_path / "wrong.xml").getroot()
     assert case.get("name") == "guide"
     assert "likely" in str(case.find("failure").text)  # type: ignore[union-attr]

@@ -60,7 +60,7 @@ def test_a_wrong_signature_or_name(tmp_path: Path) -> None:
     assert "guide is int, expected a function" in checked(path, "guide = 3\n")
 
 
-def test_prints_are_dropped_and_the_random_numbers_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prints_are_shown_and_the_random_numbers_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "guide.py"
     path.write_text(HEAD + "    u, c = both.chunk(2)\n    print('here')\n    return u + scale * (c - u)\n")
     torch.manual_seed(1)
@@ -68,7 +68,7 @@ def test_prints_are_dropped_and_the_random_numbers_stay(tmp_path: Path, capsys: 
     torch.manual_seed(1)
     assert check_solution(EXERCISES["guide"], load(str(path), "guide")).state == "done"
     assert torch.equal(torch.rand(1), expected)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == "here\n" * len(EXERCISES["guide"].cases())
 
 
 def test_what_does_the_whole_work_is_refused(tmp_path: Path) -> None:
@@ -96,3 +96,12 @@ def test_a_wrong_solution_is_shown_in_the_pipeline(sticker: object) -> None:
     assert "the latents agree" in right.lines[-1]
     assert right.picture is not None
     assert right._repr_png_()[:4] == b"\x89PNG"
+
+
+def test_a_failure_in_the_pipeline_has_its_line(sticker: object, tmp_path: Path) -> None:
+    path = tmp_path / "guide.py"
+    fails = "    if both.shape[1] == 4:\n        raise KeyError('four')\n"
+    path.write_text(HEAD + fails + "    u, c = both.chunk(2)\n    return u + scale * (c - u)\n")
+    report = check_solution(EXERCISES["guide"], load(str(path), "guide"), lambda: sticker)
+    assert report.state == "failing"
+    assert report.lines == ["all cases agree", "in the pipeline, line 6: KeyError: 'four'."]

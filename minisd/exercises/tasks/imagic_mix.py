@@ -1,12 +1,10 @@
 """Imagic's interpolation."""
 
-from contextlib import AbstractContextManager
-
 import torch
 from torch import Tensor
 
 from minisd.editing.imagic import Edit
-from minisd.exercises.exercise import Case, Exercise, Mistake, Solution, replaced
+from minisd.exercises.exercise import Case, Exercise, Mistake
 from minisd.exercises.inputs import normal
 
 TASK = """
@@ -41,10 +39,6 @@ def _added(optimised: Tensor, wanted: Tensor, etas: list[float]) -> Tensor:
 def _in_one_piece(optimised: Tensor, wanted: Tensor, etas: list[float]) -> Tensor:
     eta = torch.tensor(etas).view(-1, 1, 1)
     return eta * wanted + (1 - eta) * optimised
-
-
-def install(solution: Solution) -> AbstractContextManager[None]:
-    return replaced(Edit, "states", lambda self, eta: solution(self.optimised, self.prompt, [eta]))
 
 
 EXERCISE = Exercise(
