@@ -31,6 +31,7 @@ def exercises(parser: Parser) -> None:
     what.add_argument("-o", "--output", type=Path, metavar="PATH", help="image of run, .zip of pack, folder of grade")
     grading = parser.add_argument_group("for instructors: pack and grade")
     grading.add_argument("--only", metavar="A,B", help="these exercises (default: all)")
+    grading.add_argument("--tasks", metavar="FOLDER", help="tasks without answers; graded: six that come with minisd")
     grading.add_argument("--submissions", type=Path, metavar="FOLDER", help="a folder or a file for each learner")
     grading.add_argument("--timeout", type=whole, default=120, metavar="SECONDS", help="for each submission")
     grading.add_argument("--memory", type=whole, default=4096, metavar="MB", help="for each submission")

@@ -16,6 +16,7 @@ from minisd.exercises.catalogue import EXERCISES, find
 from minisd.exercises.exercise import Exercise
 from minisd.exercises.grading import grade_all, write_grades
 from minisd.exercises.learner_folder import all_installed, check_file, next_hint, path_of, progress, start
+from minisd.exercises.task_sets import GRADED, read_set
 from minisd.pipeline import StableDiffusion
 
 LEVELS = "*****"
@@ -99,9 +100,16 @@ def _solution(args: argparse.Namespace) -> int:
     return 0
 
 
+def _tasks(args: argparse.Namespace) -> Path | None:
+    """The folder of --tasks."""
+    return GRADED if args.tasks == "graded" else None if args.tasks is None else Path(args.tasks)
+
+
 def _chosen(args: argparse.Namespace) -> list[Exercise]:
-    """The exercises of --only. Raises InputError."""
-    return list(EXERCISES.values()) if args.only is None else [find(name.strip()) for name in args.only.split(",")]
+    """The exercises of --tasks and --only. Raises InputError."""
+    tasks = _tasks(args)
+    known = EXERCISES if tasks is None else read_set(tasks)
+    return list(known.values()) if args.only is None else [find(name.strip(), known) for name in args.only.split(",")]
 
 
 def _pack(args: argparse.Namespace) -> int:
@@ -122,11 +130,9 @@ def _grade(args: argparse.Namespace) -> int:
     """Grade all submissions, print and write the table."""
     if args.submissions is None:
         raise InputError("grade needs --submissions FOLDER, with a folder or a file for each learner.")
-    limits = {
-        name: validation.whole_number(getattr(args, name), f"--{name}", 1, 10**6)
-        for name in ("timeout", "memory", "jobs")
-    }
-    graded = grade_all(args.submissions, _chosen(args), limits["timeout"], limits["memory"], limits["jobs"])
+    names = ("timeout", "memory", "jobs")
+    seconds, memory, jobs = (validation.whole_number(getattr(args, name), f"--{name}", 1, 10**6) for name in names)
+    graded = grade_all(args.submissions, _chosen(args), seconds, memory, jobs, _tasks(args))
     folder = args.output or Path("grades")
     write_grades(graded, folder)
     for each in graded:

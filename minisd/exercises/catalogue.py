@@ -1,6 +1,7 @@
 """All exercises, in their order."""
 
 import difflib
+from collections.abc import Mapping
 
 from minisd.errors import InputError
 from minisd.exercises.exercise import Exercise
@@ -40,11 +41,11 @@ _MODULES = (
 EXERCISES: dict[str, Exercise] = {module.EXERCISE.name: module.EXERCISE for module in _MODULES}
 
 
-def find(name: str) -> Exercise:
+def find(name: str, known: Mapping[str, Exercise] = EXERCISES) -> Exercise:
     """The exercise with this name, or number. Raises InputError, which names the nearest ones."""
-    for exercise in EXERCISES.values():
+    for exercise in known.values():
         if name in (exercise.name, str(exercise.number), f"{exercise.number:02d}"):
             return exercise
-    near = difflib.get_close_matches(name, EXERCISES, n=2, cutoff=0.4)
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else "`minisd exercises list` shows all."
     raise InputError(f"there is no exercise {name!r}; {hint}")

@@ -60,19 +60,30 @@ def submissions(folder: Path) -> dict[str, Path]:
 
 
 def grade_all(
-    folder: Path, exercises: Sequence[Exercise], seconds: int = SECONDS, megabytes: int = MEGABYTES, jobs: int = 2
+    folder: Path,
+    exercises: Sequence[Exercise],
+    seconds: int = SECONDS,
+    megabytes: int = MEGABYTES,
+    jobs: int = 2,
+    tasks: Path | None = None,
 ) -> list[Graded]:
-    """Grade every submission in a folder; jobs: at the same time. Raises InputError."""
+    """Grade every submission in a folder. Raises InputError.
+
+    jobs: submissions at the same time. tasks: the folder that the exercises were read from by `read_set`.
+    """
     found = submissions(folder)
-    one = partial(grade, exercises=exercises, seconds=seconds, megabytes=megabytes)
+    one = partial(grade, exercises=exercises, seconds=seconds, megabytes=megabytes, tasks=tasks)
     with ThreadPoolExecutor(jobs) as pool:
         return list(pool.map(one, found, found.values()))
 
 
-def grade(name: str, path: Path, exercises: Sequence[Exercise], seconds: int, megabytes: int) -> Graded:
+def grade(
+    name: str, path: Path, exercises: Sequence[Exercise], seconds: int, megabytes: int, tasks: Path | None = None
+) -> Graded:
     """Grade one submission in a new process."""
     names = [exercise.name for exercise in exercises]
-    command = [sys.executable, "-m", "minisd.exercises.grading_process", str(path), str(megabytes), *names]
+    command = [sys.executable, "-m", "minisd.exercises.grading_process", str(path), str(megabytes)]
+    command += ["" if tasks is None else str(tasks), *names]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     notes: list[str] = []
     try:

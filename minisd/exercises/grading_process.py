@@ -1,6 +1,7 @@
-"""The process in which one submission is graded: python -m minisd.exercises.grading_process PATH MEGABYTES EXERCISE...
+"""The process of one submission: python -m minisd.exercises.grading_process PATH MEGABYTES TASKS NAME...
 
-It prints one line of JSON for each exercise. An audit hook stops and names what a solution has no business to do.
+TASKS is a folder of tasks, or "" for the exercises. It prints one line of JSON for each name. An audit hook stops and
+names what a solution has no business to do.
 """
 
 import ast
@@ -15,6 +16,7 @@ from minisd.exercises.catalogue import EXERCISES
 from minisd.exercises.checking import Report, check_solution
 from minisd.exercises.exercise import Exercise
 from minisd.exercises.learner_code import Complaint, load
+from minisd.exercises.task_sets import read_set
 
 ALLOWED = {"torch", "numpy", "math", "typing", "collections", "functools", "itertools", "dataclasses", "__future__"}
 REFUSED_NAMES = {"eval", "exec", "compile", "open", "__import__", "globals", "vars", "breakpoint", "input", "setattr"}
@@ -49,7 +51,7 @@ class Guard:
             name = os.fsdecode(arguments[0])
             if writes:
                 what = "writes a file"
-            elif "exercises" in Path(name).parts and name.endswith(".py"):
+            elif "exercises" in Path(name).parts and name.endswith((".py", ".json", ".safetensors")):
                 what = "reads the answers"
         if what is not None:
             self.note(f"it {what} ({event})")
@@ -112,14 +114,15 @@ def limit_memory(megabytes: int) -> None:
 
 def main(arguments: list[str]) -> None:
     """Grade the exercises of one submission."""
-    path, megabytes, names = Path(arguments[0]).resolve(), int(arguments[1]), arguments[2:]
+    path, megabytes, tasks, names = Path(arguments[0]).resolve(), int(arguments[1]), arguments[2], arguments[3:]
+    known = read_set(Path(tasks)) if tasks else EXERCISES
     output = os.dup(1)  # what a solution prints must not look like an answer
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     if sys.platform == "linux":
         limit_memory(megabytes)
     guard = Guard()
     for name in names:
-        line = json.dumps(answer(EXERCISES[name], path, guard)) + "\n"
+        line = json.dumps(answer(known[name], path, guard)) + "\n"
         os.write(output, line.encode())
 
 
