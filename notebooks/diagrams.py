@@ -209,10 +209,10 @@ DIAGRAMS: dict[str, Callable[[], Figure]] = {
 }
 
 
-def save(names: Sequence[str] = tuple(DIAGRAMS), folder: Path = FOLDER) -> list[Path]:
+def save(chosen: Sequence[str] = tuple(DIAGRAMS), folder: Path = FOLDER) -> list[Path]:
     """Write the diagrams as PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.png" for name in names]
+    paths = [folder / f"{name}.png" for name in chosen]
     for path in paths:
         DIAGRAMS[path.stem]().savefig(path, dpi=110, metadata={"Software": None})
     return paths

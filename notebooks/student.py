@@ -1,11 +1,12 @@
 """Notebooks for students, from the sources of the lessons: python -m notebooks.student FOLDER [NUMBER ...]
 
 They have no outputs, and figures without titles, which would give the answers away. The functions of WRITTEN are empty:
-the student writes them, and the claims of the lesson, which compare them with the library, are the test.
+the student writes them, and the claims of the lesson are the test.
 """
 
 import argparse
 import ast
+import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -14,24 +15,21 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from notebooks.build import BuildError, convert, sources
+from notebooks.build import FOLDER, BuildError, convert, sources
 
 WRITTEN = {  # functions that the student writes, by the lesson's number
     "01": ("rows", "broadcasting", "linear"),
     "03": ("group_norm", "softmax", "attention", "heads_apart"),
-    "04": ("add_noise", "noise_in"),
     "05": ("add_noise", "x0_and_eps", "ddim_step"),
     "06": ("euler", "heun"),
     "07": ("sinusoids", "residual", "feed_forward"),
     "08": ("combine",),
-    "09": ("times_smaller", "psnr"),
     "10": ("pairs_of", "merged", "encode_word"),
     "11": ("embed", "causal_mask", "layer_norm", "layer_step"),
-    "12": ("cross_entropy",),
 }
 INTRODUCTION = (
     "This is the student's edition of the lesson: without outputs, and with empty functions. Write them where "
-    "`raise NotImplementedError` stands; the claims below them compare your functions with the library."
+    "`raise NotImplementedError` stands; the claims below them are the test."
 )
 
 
@@ -62,6 +60,9 @@ def emptied(code: str, names: Sequence[str] | set[str]) -> tuple[str, set[str]]:
             body = node.body
             has_text = isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
             kept = body[0].end_lineno if has_text else body[0].lineno - 1
+            if body[0].lineno == node.lineno:  # all on one line
+                lines[kept] = lines[kept][: body[0].col_offset].rstrip()
+                kept += 1
             lines[kept : node.end_lineno] = [textwrap.indent("raise NotImplementedError", "    ")]
             found.add(node.name)
     return "\n".join(lines), found
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         chosen = sources(args.number)
         args.folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(FOLDER / "lesson.py", args.folder)  # the notebooks import it
         for source in chosen:
             path = args.folder / f"{source.stem}.ipynb"
             nbformat.write(student_notebook(source), path)

@@ -4,15 +4,14 @@ from pathlib import Path
 
 from minisd.cli.parser import Parser, whole
 
-ACTIONS = ("list", "start", "check", "hint", "solution", "run", "pack", "grade")
+ACTIONS = ("list", "start", "check", "hint", "solution", "run")
 
 
 def exercises(parser: Parser) -> None:
     """Write parts of Stable Diffusion yourself, and check them.
 
     "start NAME" writes a file to begin with. "check NAME" says what is wrong and draws an image with your function in
-    the pipeline. "run PROMPT" draws with all of your functions that are right. Instructors "pack" exercises and "grade"
-    submissions, each in a process of its own.
+    the pipeline. "run PROMPT" draws with all of your functions that are right.
     """
     what = parser.add_argument_group("what to do")
     what.add_argument(
@@ -28,11 +27,4 @@ def exercises(parser: Parser) -> None:
     what.add_argument("--model", default="sticker", help="pipeline that your functions are put into")
     what.add_argument("--seed", type=whole, default=0, metavar="N", help="of the image of run")
     what.add_argument("--yes", action="store_true", help="show the solution")
-    what.add_argument("-o", "--output", type=Path, metavar="PATH", help="image of run, .zip of pack, folder of grade")
-    grading = parser.add_argument_group("for instructors: pack and grade")
-    grading.add_argument("--only", metavar="A,B", help="these exercises (default: all)")
-    grading.add_argument("--tasks", metavar="FOLDER", help="tasks without answers; graded: six that come with minisd")
-    grading.add_argument("--submissions", type=Path, metavar="FOLDER", help="a folder or a file for each learner")
-    grading.add_argument("--timeout", type=whole, default=120, metavar="SECONDS", help="for each submission")
-    grading.add_argument("--memory", type=whole, default=4096, metavar="MB", help="for each submission")
-    grading.add_argument("--jobs", type=whole, default=2, metavar="N", help="submissions at the same time")
+    what.add_argument("-o", "--output", type=Path, metavar="FILE", help="image of run (default: mine.png)")

@@ -5,6 +5,7 @@ mistake gives exactly these numbers? Then the function is put into the pipeline 
 compared one by one, and an image is drawn with it.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,7 @@ LEAST_WIDTH = 192  # pixels of a picture in a report
 Load = Callable[[], StableDiffusion]
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """What a check found. state: "done", "failing" or "to do".
 
@@ -37,6 +38,9 @@ class Report:
 
     def __str__(self) -> str:
         return "\n".join([f"{self.exercise.name}: {self.state}", *(f"  {line}" for line in self.lines)])
+
+    def __repr__(self) -> str:
+        return f"<{self.exercise.name}: {self.state}>"
 
     def _repr_png_(self) -> bytes | None:
         return None if self.picture is None else self.picture._repr_png_()
@@ -70,8 +74,8 @@ def first_problem(exercise: Exercise, solution: Solution) -> list[str]:
     Raises Complaint, NotWritten.
     """
     for case in exercise.cases():
+        expected = exercise.reference(*copy.deepcopy(case.arguments))
         got = call(solution, case.arguments, exercise.forbidden)
-        expected = exercise.reference(*case.arguments)
         found = difference(got, expected, exercise.rtol, exercise.atol)
         if found is not None:
             likely = recognise(exercise, solution)
@@ -80,12 +84,9 @@ def first_problem(exercise: Exercise, solution: Solution) -> list[str]:
 
 
 def recognise(exercise: Exercise, solution: Solution) -> str | None:
-    """The known mistake whose results in all cases are those of the solution."""
+    """The known mistake whose results in all cases are those of the solution; an error is a result, too."""
     cases = exercise.cases()
-    try:
-        results = [call(solution, case.arguments) for case in cases]
-    except Complaint:
-        return None
+    results = [_result(solution, case.arguments) for case in cases]
     for mistake in exercise.mistakes:
         wrong = [_result(mistake.wrong, case.arguments) for case in cases]
         if all(agree(a, b, exercise.rtol, exercise.atol) for a, b in zip(results, wrong, strict=True)):
@@ -93,11 +94,11 @@ def recognise(exercise: Exercise, solution: Solution) -> str | None:
     return None
 
 
-def _result(wrong: Solution, arguments: tuple[Any, ...]) -> Any:
+def _result(solution: Solution, arguments: tuple[Any, ...]) -> Any:
     try:
-        return call(wrong, arguments)
+        return call(solution, arguments)
     except Complaint:
-        return None
+        return "fails"
 
 
 @torch.no_grad()

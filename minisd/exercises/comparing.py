@@ -12,15 +12,12 @@ def difference(got: Any, expected: Any, rtol: float, atol: float) -> str | None:
     if not isinstance(expected, Tensor):
         if isinstance(got, Tensor):
             return f"your function returns a tensor, expected {type(expected).__name__}."
-        return (
-            None
-            if got == expected and type(got) is type(expected)
-            else f"yours is {got!r:.200}, expected {expected!r:.200}."
-        )
+        same = type(got) is type(expected) and got == expected
+        return None if same else f"yours is {got!r:.200}, expected {expected!r:.200}."
     if got is None:
         return "your function returns nothing; its last line should be `return ...`."
-    if not isinstance(got, Tensor):
-        return f"your function returns {type(got).__name__}, expected a tensor."
+    if not isinstance(got, Tensor) or got.layout != torch.strided:
+        return f"your function returns {type(got).__name__}, expected a dense tensor."
     if got.device != expected.device:
         return f"your result is on {got.device}, expected {expected.device}; do not move tensors."
     if got.shape != expected.shape:
@@ -36,8 +33,8 @@ def difference(got: Any, expected: Any, rtol: float, atol: float) -> str | None:
     place = tuple(int(i) for i in torch.unravel_index((got - expected).abs().argmax(), got.shape))
     at = f" at {list(place)}" if place else ""
     return (
-        f"{_share(wrong)} of your {_count(got)} differ; the most{at}: yours {float(got[place]):.4f}, expected "
-        f"{float(expected[place]):.4f}."
+        f"{_share(wrong)} of your {_count(got)} differ; the most{at}: yours {float(got[place]):.6g}, expected "
+        f"{float(expected[place]):.6g}."
     )
 
 

@@ -7,20 +7,21 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from minisd._internal.messages import printable
+from minisd.errors import MinisdError
 
 SECONDS = 10.0  # for one call of a learner's function
-RUNNING: list[str] = []  # the file whose code runs now; the grading process listens
 
 
-class Complaint(Exception):
+class Complaint(MinisdError, ValueError):
     """What is wrong with a learner's code, in one sentence."""
 
 
@@ -33,13 +34,17 @@ class _TooSlow(BaseException):
 
 
 def load(path: str, name: str) -> Callable[..., Any]:
-    """The function `name` in a file. Raises Complaint, FileNotFoundError."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        text = file.read()
+    """The function `name` in a file. Raises Complaint."""
+    try:
+        with open(path, "rb") as file:
+            code = file.read()
+    except OSError as error:
+        raise Complaint(f"{path} cannot be read ({error.strerror}); change its permissions.") from error
     module = ModuleType(f"learner_{name}")
     module.__file__ = path
+    sys.modules[module.__name__] = module  # dataclasses look their module up
     with guarded(path):
-        exec(compile(text, path, "exec"), module.__dict__)
+        exec(compile(code, path, "exec"), module.__dict__)
     found = getattr(module, name, None)
     if found is None:
         others = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -57,30 +62,18 @@ def call(solution: Callable[..., Any], arguments: Sequence[Any], forbidden: Sequ
     Raises Complaint if it fails, takes longer than SECONDS, changes its arguments or the random numbers of the process,
     or calls what is forbidden.
     """
-    given = [_copied(each) for each in arguments]
-    state = torch.random.get_rng_state()
+    given = copy.deepcopy(list(arguments))
     with contextlib.ExitStack() as stack:
+        random = stack.enter_context(_settings_restored())
         for name in forbidden:
             stack.enter_context(_refused(name))
         stack.enter_context(guarded(file_of(solution)))
         result = solution(*given)
-    if not torch.equal(torch.random.get_rng_state(), state):
-        torch.random.set_rng_state(state)
-        raise Complaint("your function draws random numbers; its result must depend on its arguments alone.")
-    for before, after in zip(arguments, given, strict=True):
-        if isinstance(before, Tensor) and not _same(before, after):
-            raise Complaint(
-                "your function changes one of its arguments; compute a new tensor, without += and x[...] =."
-            )
+        if not torch.equal(torch.random.get_rng_state(), random):
+            raise Complaint("your function draws random numbers; its result must depend on its arguments alone.")
+    if not all(_same(before, after) for before, after in zip(arguments, given, strict=True)):
+        raise Complaint("your function changes one of its arguments; compute a new one, without += and x[...] =.")
     return result
-
-
-def _copied(value: Any) -> Any:
-    return value.clone(memory_format=torch.preserve_format) if isinstance(value, Tensor) else copy.copy(value)
-
-
-def _same(before: Tensor, after: Tensor) -> bool:
-    return before.shape == after.shape and torch.equal(before, after)
 
 
 def file_of(solution: Callable[..., Any]) -> str:
@@ -92,16 +85,14 @@ def file_of(solution: Callable[..., Any]) -> str:
 @contextlib.contextmanager
 def guarded(path: str) -> Iterator[None]:
     """Within the block, errors and delays of the code in a file become Complaints. Raises Complaint, NotWritten."""
-    RUNNING.append(path)
     try:
         with _limited(SECONDS):
             yield
     except Complaint:
         raise
-    except NotImplementedError as error:
-        raise NotWritten("nothing is written yet: the function raises NotImplementedError.") from error
     except SyntaxError as error:
-        raise Complaint(f"line {error.lineno}: {error.msg}.") from error
+        where = f"line {error.lineno}: " if error.lineno else ""
+        raise Complaint(f"{where}{printable(str(error.msg))}.") from error
     except _TooSlow as error:
         raise Complaint(
             f"{_where(path, error)}it takes longer than {SECONDS:g} seconds; does a loop never end?"
@@ -111,21 +102,51 @@ def guarded(path: str) -> Iterator[None]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
+        if isinstance(error, NotImplementedError) and _files(error)[-1:] == [path]:
+            raise NotWritten("nothing is written yet: the function raises NotImplementedError.") from error
         text = printable(str(error)).split("\n")[0][:300]
         raise Complaint(f"{_where(path, error)}{type(error).__name__}{f': {text}' if text else ''}.") from error
-    finally:
-        RUNNING.pop()
+
+
+def _files(error: BaseException) -> list[str]:
+    """The files that an error passed through, the innermost last."""
+    return [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
 
 
 def _where(path: str, error: BaseException) -> str:
     """The line of the learner's file in which an error was raised; empty if it was not there."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == path]
     return f"line {lines[-1]}: " if lines else ""
+
+
+def _same(before: Any, after: Any) -> bool:
+    """Whether an argument is as it was."""
+    if isinstance(before, nn.Module):
+        return _same(before.state_dict(), after.state_dict())
+    if isinstance(before, Tensor):
+        return isinstance(after, Tensor) and before.shape == after.shape and torch.equal(before, after)
+    if isinstance(before, Mapping):
+        return before.keys() == after.keys() and all(_same(value, after[key]) for key, value in before.items())
+    if isinstance(before, list | tuple):
+        return len(before) == len(after) and all(map(_same, before, after))
+    return callable(before) or bool(before == after)
+
+
+@contextlib.contextmanager
+def _settings_restored() -> Iterator[Tensor]:
+    """After the block PyTorch has the random numbers, default dtype and gradient mode of before; gives the first."""
+    random, dtype, grad = torch.random.get_rng_state(), torch.get_default_dtype(), torch.is_grad_enabled()
+    try:
+        yield random
+    finally:
+        torch.random.set_rng_state(random)
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(grad)
 
 
 @contextlib.contextmanager
 def _limited(seconds: float) -> Iterator[None]:
-    """Raise _TooSlow after some seconds, where the system can: in the main thread, not on Windows."""
+    """Raise _TooSlow after some seconds, and again, where the system can: in the main thread, not on Windows."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -134,26 +155,43 @@ def _limited(seconds: float) -> Iterator[None]:
         raise _TooSlow
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds, 0.1)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
 @contextlib.contextmanager
 def _refused(name: str) -> Iterator[None]:
-    """Within the block, calling a function of a module raises Complaint."""
-    module_name, _, attribute = name.rpartition(".")
-    module = sys.modules.get(module_name) or importlib.import_module(module_name)
+    """Within the block, calling a function of PyTorch, or a method of a class, raises Complaint."""
+    owner, attribute = _found(name)
+    original = getattr(owner, attribute)
 
     def refuse(*arguments: object, **options: object) -> None:
         raise Complaint(f"{attribute} does the whole work, and may not be called here; write it yourself.")
 
-    before = getattr(module, attribute)
-    setattr(module, attribute, refuse)
+    class Refusing(TorchFunctionMode):
+        """Also where the function has another name."""
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return refuse() if func is original else func(*args, **(kwargs or {}))
+
+    setattr(owner, attribute, refuse)
     try:
-        yield
+        with Refusing():
+            yield
     finally:
-        setattr(module, attribute, before)
+        setattr(owner, attribute, original)
+
+
+def _found(name: str) -> tuple[Any, str]:
+    """The module or class that has a function with this dotted name, and the last part of the name."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        return importlib.import_module(module), attribute
+    except ModuleNotFoundError:
+        owner, _, inner = module.rpartition(".")
+        return getattr(importlib.import_module(owner), inner), attribute

@@ -8,11 +8,13 @@ from typing import Any
 
 from minisd._internal.atomic_files import write_json
 from minisd._internal.atomic_folders import make_folder
-from minisd.errors import InputError
+from minisd.errors import InputError, OutputError
 from minisd.exercises.catalogue import EXERCISES
-from minisd.exercises.checking import Report, check_solution
+from minisd.exercises.checking import Load, Report, check_solution
 from minisd.exercises.exercise import Exercise, Solution
-from minisd.exercises.learner_code import Complaint, load
+from minisd.exercises.learner_code import Complaint
+from minisd.exercises.learner_code import load as load_function
+from minisd.exercises.pipeline_run import Counted
 
 PROGRESS = "progress.json"
 
@@ -23,7 +25,10 @@ def start(exercise: Exercise, folder: Path) -> Path:
     if path.exists():
         raise InputError(f"{path} exists, and is yours: edit it, or remove it to begin anew.")
     make_folder(folder)
-    path.write_text(exercise.starter, encoding="utf-8")
+    try:
+        path.write_text(exercise.starter, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written ({error.strerror}); name another --folder.") from error
     return path
 
 
@@ -37,17 +42,15 @@ def solution_of(exercise: Exercise, folder: Path) -> Solution:
     path = path_of(exercise, folder)
     if not path.is_file():
         raise InputError(f"{path} does not exist; begin with `minisd exercises start {exercise.name}`.")
-    return load(str(path), exercise.name)
+    return load_function(str(path), exercise.name)
 
 
-def check_file(exercise: Exercise, folder: Path, pipeline: Any = None) -> Report:
-    """Check the learner's file, and record the result; pipeline: see `check_solution`. Raises InputError."""
+def check_file(exercise: Exercise, folder: Path, load: Load | None = None) -> Report:
+    """Check the learner's file; load: see `check_solution`. Raises InputError."""
     try:
-        report = check_solution(exercise, solution_of(exercise, folder), pipeline)
+        return check_solution(exercise, solution_of(exercise, folder), load)
     except Complaint as error:
-        report = Report(exercise, "failing", [str(error)])
-    record(folder, exercise, state=report.state)
-    return report
+        return Report(exercise, "failing", [str(error)])
 
 
 def progress(folder: Path) -> dict[str, dict[str, Any]]:
@@ -67,12 +70,10 @@ def record(folder: Path, exercise: Exercise, **facts: Any) -> None:
     write_json(known, folder / PROGRESS, overwrite=True)
 
 
-def next_hint(exercise: Exercise, folder: Path) -> str:
-    """The next hint, stronger than the ones before; the last one again when all were read."""
+def hints_read(exercise: Exercise, folder: Path) -> int:
+    """How many hints of an exercise were read."""
     read = progress(folder).get(exercise.name, {}).get("hints", 0)
-    number = min(read if isinstance(read, int) else 0, len(exercise.hints) - 1)
-    record(folder, exercise, hints=number + 1)
-    return f"hint {number + 1} of {len(exercise.hints)}: {exercise.hints[number]}"
+    return read if isinstance(read, int) else 0
 
 
 @contextmanager
@@ -88,6 +89,6 @@ def all_installed(folder: Path) -> Iterator[list[str]]:
             except Complaint:
                 continue
             if check_solution(exercise, solution).state == "done":
-                stack.enter_context(exercise.install(solution))
+                stack.enter_context(exercise.install(Counted(solution)))
                 names.append(exercise.name)
         yield names

@@ -34,6 +34,21 @@ class Run(NamedTuple):
     calls: int
 
 
+class Counted:
+    """A learner's function within the pipeline: errors become Complaints, and calls are counted."""
+
+    def __init__(self, solution: Solution) -> None:
+        self.solution, self.calls = solution, 0
+
+    def __call__(self, *arguments: Any, **more: Any) -> Any:
+        self.calls += 1
+        with guarded(file_of(self.solution)):
+            result = self.solution(*arguments, **more)
+        if isinstance(result, Tensor) and not torch.isfinite(result).all():
+            raise Complaint(f"call {self.calls}: the result is not finite.")
+        return result
+
+
 class Comparison(NamedTuple):
     """How the run with a learner's function differs from the library's.
 
@@ -64,21 +79,10 @@ def run(exercise: Exercise, solution: Solution | None, sd: StableDiffusion) -> R
     """The run that reaches the exercise's place; without a solution, that of the library."""
     options = dict(exercise.run(sd))
     lora = options.pop("lora", None)
-    calls = 0
-
-    def counted(*arguments: Any, **more: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        assert solution is not None
-        with guarded(file_of(solution)):
-            result = solution(*arguments, **more)
-        if isinstance(result, Tensor) and not torch.isfinite(result).all():
-            raise Complaint(f"call {calls}: the result is not finite.")
-        return result
-
+    counted = None if solution is None else Counted(solution)
     assert exercise.install is not None
     silent = redirect_stdout(io.StringIO())  # a solution may print, but not hundreds of times
-    installed = nullcontext() if solution is None else exercise.install(counted)
+    installed = nullcontext() if counted is None else exercise.install(counted)
     merged = None
     try:
         with silent, installed, recorded(sd) as outputs, torch.no_grad():
@@ -93,7 +97,7 @@ def run(exercise: Exercise, solution: Solution | None, sd: StableDiffusion) -> R
     finally:
         if merged is not None:
             merged.remove()
-    return Run(outputs, latents, calls)
+    return Run(outputs, latents, 0 if counted is None else counted.calls)
 
 
 def _steps(sd: StableDiffusion, options: Mapping[str, Any]) -> Iterator[Any]:

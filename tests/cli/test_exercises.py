@@ -21,7 +21,7 @@ def test_from_the_list_to_a_solved_exercise(here: Path, capsys: pytest.CaptureFi
     assert main(["exercises"]) == 0
     printed = capsys.readouterr().out
     assert "04    attention " in printed
-    assert "begin with `minisd exercises start add_noise`" in printed
+    assert "go on with `minisd exercises start add_noise`" in printed
     assert main(["exercises", "start", "guide"]) == 0
     assert "minisd exercises check guide" in capsys.readouterr().out
     assert main(["exercises", "check", "guide"]) == 1
@@ -53,6 +53,16 @@ def test_drawing_with_your_own_functions(here: Path, capsys: pytest.CaptureFixtu
     assert "yours: guide; the library's: the rest" in printed
     assert float(printed.split("image: ")[1].split(" of 1")[0]) < 1e-5
     assert (here / "mine.png").is_file()
+
+
+def test_a_function_that_fails_while_it_draws(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "mine").mkdir()
+    fails = RIGHT.replace(
+        "    u, c", "    if both.shape[1] == 4:\n        raise KeyError('four')\n    print('x')\n    u, c"
+    )
+    (here / "mine" / "guide.py").write_text(fails)
+    assert main(["exercises", "run", "a red circle"]) == 1
+    assert "line 3: KeyError: 'four'" in capsys.readouterr().err
 
 
 def test_mistakes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

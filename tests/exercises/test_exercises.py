@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import weights_loader
 from minisd.errors import InputError
 from minisd.exercises.catalogue import EXERCISES, find
 from minisd.exercises.checking import check_solution, first_problem, recognise
@@ -21,11 +20,6 @@ NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 ALL = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=list(EXERCISES))
 IN_PIPELINE = [each for each in EXERCISES.values() if each.install is not None]
 MISTAKES = [(each, mistake) for each in EXERCISES.values() for mistake in each.mistakes]
-
-
-@pytest.fixture(scope="module")
-def sd() -> StableDiffusion:
-    return weights_loader.load("sticker")
 
 
 @ALL
@@ -79,9 +73,9 @@ def test_the_starter_file(exercise: Exercise, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("exercise", IN_PIPELINE, ids=[each.name for each in IN_PIPELINE])
-def test_the_pipeline_uses_it(exercise: Exercise, sd: StableDiffusion) -> None:
+def test_the_pipeline_uses_it(exercise: Exercise, sticker: StableDiffusion) -> None:
     """A right solution is called and changes nothing; a wrong one changes the latents."""
-    right = compare_runs(exercise, exercise.variants[0], sd)
+    right = compare_runs(exercise, exercise.variants[0], sticker)
     assert right.calls > 0, "the library does not call this any more"
     assert right.first is None
     assert max(right.drift) < SAME
@@ -90,7 +84,7 @@ def test_the_pipeline_uses_it(exercise: Exercise, sd: StableDiffusion) -> None:
     drifts = []
     for mistake in exercise.mistakes:
         try:
-            compared = compare_runs(exercise, mistake.wrong, sd)
+            compared = compare_runs(exercise, mistake.wrong, sticker)
             drifts.append(max([float("inf") if "steps" in str(compared.first) else 0.0, *compared.drift]))
         except Complaint:
             drifts.append(float("inf"))

@@ -31,7 +31,9 @@ def checked(path: Path, text: str) -> str:
         ("    u, c = both.chunk(2)\n    u += scale * (c - u)\n    return u\n", "changes one of its arguments"),
         ("    exit()\n", "line 5: it ends the program; remove exit()"),
         ("    raise KeyError\n", "line 5: KeyError."),
-        ("    return [1, 2]\n", "scale 7.5: your function returns list, expected a tensor"),
+        ("    return [1, 2]\n", "scale 7.5: your function returns list, expected a dense tensor"),
+        ("    return torch.ops.nothing(both)\n", "line 5: AttributeError"),
+        ("    return torch.nn.functional.interpolate(both[0, 0], size=3, mode='bilinear')\n", "line 5: "),
         ("    u, c = both.chunk(2)\n", "scale 7.5: your function returns nothing; its last line should be"),
         ("    return both\n", "your result has the shape (4, 3, 2, 5), expected (2, 3, 2, 5)"),
         ("    return both[:2].double()\n", "your result is float64, expected float32"),
@@ -105,3 +107,58 @@ def test_a_failure_in_the_pipeline_has_its_line(sticker: object, tmp_path: Path)
     report = check_solution(EXERCISES["guide"], load(str(path), "guide"), lambda: sticker)
     assert report.state == "failing"
     assert report.lines == ["all cases agree", "in the pipeline, line 6: KeyError: 'four'."]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("attention", "from torch.nn.functional import scaled_dot_product_attention as a\n\n\n"
+                      "def attention(q, k, v, causal=False):\n    return a(q, k, v, is_causal=causal)\n"),
+        ("group_norm", "from torch.nn.functional import group_norm as g\n\n\n"
+                       "def group_norm(x, groups, weight, bias, eps):\n    return g(x, groups, weight, bias, eps)\n"),
+        ("res_block", "def res_block(block, x, time):\n    return block(x, time)\n"),
+        ("transformer_block", "def transformer_block(block, x, text):\n    return block(x, text)\n"),
+        ("text_states", "def text_states(encoder, ids):\n    return encoder.transform(encoder.embed(ids))\n"),
+    ],
+)  # fmt: skip
+def test_the_librarys_own_function_by_another_name_is_refused(name: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.py"
+    path.write_text(text)
+    report = check_solution(EXERCISES[name], load(str(path), name))
+    assert report.state == "failing"
+    assert "does the whole work, and may not be called here" in report.lines[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("byte_pairs", "def byte_pairs(pieces, ranks):\n    ranks.clear()\n    return pieces\n"),
+        ("res_block", "def res_block(block, x, time):\n    block.conv2.weight.data.zero_()\n    return x\n"),
+        ("heat_map", "def heat_map(maps, first, count, size):\n    maps[0].zero_()\n    return maps[0]\n"),
+    ],
+)
+def test_changed_lists_and_weights_are_noticed(name: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.py"
+    path.write_text(text)
+    assert "changes one of its arguments" in check_solution(EXERCISES[name], load(str(path), name)).lines[0]
+
+
+def test_settings_of_pytorch_are_restored(tmp_path: Path) -> None:
+    path = tmp_path / "guide.py"
+    path.write_text(HEAD + "    torch.set_default_dtype(torch.float64)\n    torch.manual_seed(3)\n    raise KeyError\n")
+    state = torch.random.get_rng_state()
+    assert check_solution(EXERCISES["guide"], load(str(path), "guide")).state == "failing"
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_files_as_windows_writes_them(tmp_path: Path) -> None:
+    path = tmp_path / "guide.py"
+    head = "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int\n"
+    text = (head + "def guide(both, scale):\n    return both\n").replace("\n", "\r\n")
+    path.write_bytes(text.encode("utf-8-sig"))
+    (line,) = check_solution(EXERCISES["guide"], load(str(path), "guide")).lines
+    assert line.startswith("scale 7.5: your result has the shape")
+    path.write_bytes(text.encode("utf-16"))
+    with pytest.raises(Complaint):
+        load(str(path), "guide")

@@ -54,7 +54,7 @@ def _no_roots(x: Tensor, v: Tensor, alpha_bar: float, alpha_bar_prev: float) -> 
 
 def _divided(x: Tensor, v: Tensor, alpha_bar: float, alpha_bar_prev: float) -> Tensor:
     """As for a model that predicts the noise."""
-    a, b = max(alpha_bar, 1e-12), alpha_bar_prev
+    a, b = alpha_bar, alpha_bar_prev
     x0 = (x - (1 - a) ** 0.5 * v) / a**0.5
     return b**0.5 * x0 + (1 - b) ** 0.5 * v
 

@@ -77,9 +77,9 @@ EXERCISE = Exercise(
         Mistake("the errors of the images are summed; expected their mean", _summed),
     ),
     hints=(
+        "With weight 0 the class does not count at all.",
         "Two means: one over the first rows, one over the others.",
         "tensor[:n] are the first n rows, tensor[n:] the others.",
-        "With weight 0 the class does not count at all.",
     ),
     variants=(_by_mse,),
 )

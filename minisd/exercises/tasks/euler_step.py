@@ -35,7 +35,7 @@ def _slope_undivided(x: Tensor, x0: Tensor, sigma: float, sigma_next: float) -> 
 
 
 def _divided_by_next(x: Tensor, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:
-    return x + (sigma_next - sigma) * (x - x0) / max(sigma_next, 1e-3)
+    return x + (sigma_next - sigma) * (x - x0) / sigma_next
 
 
 def _jump(x: Tensor, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:

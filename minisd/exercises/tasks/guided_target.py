@@ -65,9 +65,9 @@ EXERCISE = Exercise(
         Mistake("the two predictions are exchanged", _exchanged),
     ),
     hints=(
+        "scale 1 gives cond, scale 0 gives uncond.",
         "It is guidance, with a number for each row.",
         "scales needs three more axes.",
-        "scale 1 gives cond, scale 0 gives uncond.",
     ),
     needs=("guide",),
     variants=(_one_by_one,),

@@ -58,9 +58,9 @@ EXERCISE = Exercise(
         Mistake("the wanted states are added; move towards them", _added),
     ),
     hints=(
-        "A line through two points a and b is a + eta (b - a).",
+        "At eta 0 the result is the first, at eta 1 the second. What lies between, and beyond?",
         "One row for each eta: torch.cat of a list, or a view with more axes.",
-        "torch.lerp(a, b, eta)",
+        "A line through two points a and b is a + eta (b - a).",
     ),
     variants=(_in_one_piece,),
 )

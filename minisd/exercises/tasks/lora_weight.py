@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minisd.adapters.lora import LowRank, LowRankChanges, by_layer
+from minisd.adapters.lora import LowRank, by_layer
 from minisd.exercises.exercise import Case, Exercise, Mistake, Solution, replaced
 from minisd.exercises.inputs import normal
 
@@ -70,11 +70,10 @@ def install(solution: Solution) -> AbstractContextManager[None]:
 
 def _with_lora(sd: Any) -> dict[str, Any]:
     """Changes of some layers, drawn from a seed."""
-    names = [name for name, _ in sd.unet.named_parameters() if name.endswith("attention2.v.weight")][:3]
-    changes = LowRankChanges(sd.unet, names, 4)
+    named = [each for each in sd.unet.named_parameters() if each[0].endswith("attention2.v.weight")][:3]
     parts = {
-        name: LowRank(normal(*part.down.shape, seed=k), 0.02 * normal(*part.up.shape, seed=9 + k), 0.5)
-        for k, (name, part) in enumerate(changes.parts.items())
+        name: LowRank(normal(4, weight.shape[1], seed=k), 0.02 * normal(len(weight), 4, seed=9 + k), 0.5)
+        for k, (name, weight) in enumerate(named)
     }
     return {"lora": by_layer(sd.unet, parts)}
 
@@ -92,15 +91,15 @@ EXERCISE = Exercise(
     cases=cases,
     mistakes=(
         Mistake("alpha is not divided by the rank", _no_rank),
-        Mistake("alpha is not used", _no_alpha),
+        Mistake("alpha / rank is left out", _no_alpha),
         Mistake("alpha and the rank are exchanged in the fraction", _alpha_below),
         Mistake("the weight itself is scaled, too; with scale 0 it must be as it was", _everything_scaled),
         Mistake("the weight is replaced by its change; add it", _replaced),
     ),
     hints=(
-        "Which product of `up` and `down` has the shape of the weight?",
-        "The rank is the number of rows of `down`.",
         "With scale 0 the result is the weight.",
+        "Which product of `up` and `down` has the shape of the weight?",
+        "The rank is the number of rows of `down`; the product is multiplied by two fractions or numbers.",
     ),
     install=install,
     run=_with_lora,

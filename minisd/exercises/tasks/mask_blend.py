@@ -71,7 +71,7 @@ EXERCISE = Exercise(
     notebook="18",
     task=TASK,
     reference=mask_blend,
-    answer=mask_blend,
+    answer=denoising.mask_blend,
     cases=cases,
     mistakes=(
         Mistake("inside and outside are exchanged; 1 is where the image is painted anew", _inverted),

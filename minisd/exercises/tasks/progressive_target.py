@@ -42,13 +42,13 @@ def _no_roots(z: Tensor, z_end: Tensor, alpha_bar: float, alpha_bar_end: float) 
 
 
 def _ratio_inverted(z: Tensor, z_end: Tensor, alpha_bar: float, alpha_bar_end: float) -> Tensor:
-    ratio = ((1 - alpha_bar) / max(1 - alpha_bar_end, 1e-4)) ** 0.5
+    ratio = ((1 - alpha_bar) / (1 - alpha_bar_end)) ** 0.5
     return (z_end - ratio * z) / (alpha_bar_end**0.5 - ratio * alpha_bar**0.5)
 
 
 def _signal_ratio(z: Tensor, z_end: Tensor, alpha_bar: float, alpha_bar_end: float) -> Tensor:
     """Solved for the noise."""
-    ratio = (alpha_bar_end / max(alpha_bar, 1e-4)) ** 0.5
+    ratio = (alpha_bar_end / alpha_bar) ** 0.5
     return (z_end - ratio * z) / ((1 - alpha_bar_end) ** 0.5 - ratio * (1 - alpha_bar) ** 0.5)
 
 

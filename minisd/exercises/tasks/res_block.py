@@ -109,4 +109,5 @@ EXERCISE = Exercise(
     install=install,
     needs=("group_norm", "timestep_embedding"),
     variants=(_in_steps,),
+    forbidden=("minisd.models.layers.ResBlock.forward",),
 )

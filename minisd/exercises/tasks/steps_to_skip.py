@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 
 from minisd.exercises.exercise import Case, Exercise, Mistake, Solution, replaced
 from minisd.exercises.inputs import image_to_image
-from minisd.pipeline import request_builder
+from minisd.pipeline import initial_latents, request_builder
 
 TASK = """
 How many steps of the run are left out at its beginning, so that `strength` of the steps are done: strength 1
@@ -52,7 +52,7 @@ EXERCISE = Exercise(
     notebook="17",
     task=TASK,
     reference=steps_to_skip,
-    answer=steps_to_skip,
+    answer=initial_latents.steps_to_skip,
     cases=cases,
     mistakes=(
         Mistake("this is how many steps are done; asked for is how many are left out", _inverted),

@@ -101,4 +101,5 @@ EXERCISE = Exercise(
     ),
     install=install,
     variants=(_by_ids_of_positions,),
+    forbidden=tuple(f"minisd.models.CLIPTextTransformer.{name}" for name in ("forward", "transform")),
 )

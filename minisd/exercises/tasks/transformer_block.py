@@ -121,4 +121,5 @@ EXERCISE = Exercise(
     install=install,
     needs=("attention",),
     variants=(_one_by_one,),
+    forbidden=("minisd.models.unet.TransformerBlock.forward",),
 )
