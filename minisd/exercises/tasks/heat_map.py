@@ -9,12 +9,12 @@ from minisd.exercises.inputs import uniform
 from minisd.interpret.attention_maps import AttentionMaps
 
 TASK = """
-Where the image looks at a word (Tang et al. 2023): in each layer the attention of every place to the tokens of the
-word, added up; resized to one size (bilinear, align_corners=False); and the mean over the layers.
+Where the image looks at a word (Tang et al. 2023): in each layer the attention of every place to the tokens of
+the word, added up; resized to one size (bilinear, align_corners=False); and the mean over the layers.
 
-maps: a list with a tensor (h, w, L) for each layer, of different h and w: the attention of each place to L tokens.
-first, count: where the tokens of the word are, counted from 0 with the start token: first, first + 1, ...
-size: (height, width) of the result -> (height, width).
+maps: a list with a tensor (h, w, L) for each layer, of different h and w: the attention of each place to L
+tokens. first, count: where the tokens of the word are, counted from 0 with the start token: first, first + 1,
+... size: (height, width) of the result -> (height, width).
 """
 
 

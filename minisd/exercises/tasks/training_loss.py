@@ -12,8 +12,8 @@ from minisd.training.denoising import denoising_losses
 Predict = Callable[[Tensor, Tensor], Tensor]
 
 TASK = """
-The loss of a training step (Ho et al. 2020): mix the latents with noise, each image at its own timestep, let the model
-predict the noise, and take the mean square error over everything.
+The loss of a training step (Ho et al. 2020): mix the latents with noise, each image at its own timestep, let
+the model predict the noise, and take the mean square error over everything.
 
 predict(x, t) gives the prediction (B, C, h, w) for noisy latents and timesteps (B,). x0 and noise (B, C, h, w),
 t (B,) whole numbers, alpha_bars (T,): the share of the image in the variance at each timestep -> a scalar.

@@ -6,9 +6,9 @@ from minisd.exercises.exercise import Case, Exercise, Mistake
 from weights_loader.names import ldm
 
 TASK = """
-Translate the place of a residual block on the UNet's way down: the original files number all blocks in one row, the
-library has levels. A level has `layers` residual blocks and then, except the last level, one downsampling; the first
-block of the file, input_blocks.0, is the first convolution.
+Translate the place of a residual block on the UNet's way down: the original files number all blocks in one row,
+the library has levels. A level has `layers` residual blocks and then, except the last level, one downsampling;
+the first block of the file, input_blocks.0, is the first convolution.
 
 "input_blocks.N.0" -> "down.L.resnets.I" for the residual blocks, "down.L.resample" for a downsampling,
 "conv_in" for N = 0. name: the original name; layers: residual blocks of a level -> the new name.
