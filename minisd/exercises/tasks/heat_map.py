@@ -13,8 +13,9 @@ Where the image looks at a word (Tang et al. 2023): in each layer the attention 
 the word, added up; resized to one size (bilinear, align_corners=False); and the mean over the layers.
 
 maps: a list with a tensor (h, w, L) for each layer, of different h and w: the attention of each place to L
-tokens. first, count: where the tokens of the word are, counted from 0 with the start token: first, first + 1,
-... size: (height, width) of the result -> (height, width).
+tokens.
+first, count: where the tokens of the word are, counted from 0 with the start token: first, first + 1, ...
+size: (height, width) of the result -> (height, width).
 """
 
 
