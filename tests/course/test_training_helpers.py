@@ -69,7 +69,25 @@ def test_parts_that_minisd_does_without(ours: Any, model: str) -> None:
         ours.StableDiffusionPipeline(**parts, safety_checker=object())
 
 
-def test_gradient_checkpointing_has_no_effect(ours: Any, model: str) -> None:
+def test_a_unet_with_checkpointing_keeps_less_for_the_same_result(ours: Any, model: str) -> None:
+    unet, x, text = ours.UNet2DConditionModel.from_pretrained(model), torch.randn(1, 4, 16, 16), torch.randn(1, 77, 128)
+
+    def kept() -> tuple[int, torch.Tensor]:
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda each: sizes.append(each.numel()) or each, lambda each: each
+        ):
+            result = unet(x, torch.tensor([1]), text).sample
+        return sum(sizes), result
+
+    many, plain = kept()
+    unet.enable_gradient_checkpointing()
+    few, result = kept()
+    assert few < many / 2
+    assert torch.allclose(result, plain, atol=1e-5)
+
+
+def test_gradient_checkpointing_changes_no_result(ours: Any, model: str) -> None:
     pipe = ours.StableDiffusionPipeline.from_pretrained(model)
     ids = torch.zeros(1, 77, dtype=torch.long)
     with torch.no_grad(), warnings.catch_warnings(action="error"):

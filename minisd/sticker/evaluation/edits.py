@@ -14,7 +14,7 @@ from minisd.pipeline import StableDiffusion
 from minisd.sticker.evaluation.judging import Rate
 from minisd.sticker.evaluation.prompt_suites import suite_examples, write_prompt
 from minisd.sticker.world.checker.check import check
-from minisd.sticker.world.palette import COLOURS, PALETTE, PALETTE_LAB, delta_e, lab
+from minisd.sticker.world.palette import COLOURS, PALETTE, pixel_differences
 from minisd.sticker.world.render import render
 from minisd.sticker.world.scene import Scene
 from minisd.training.denoising import training_side
@@ -62,8 +62,7 @@ def is_edit(image: Tensor, given: Tensor, prompt: str, other: str) -> bool:
 
 def colour_mask(image: Tensor, colour: str) -> Tensor:
     """The pixels (N, N) of an image (3, N, N) whose nearest colour is this one."""
-    difference = delta_e(lab(image.movedim(0, -1))[..., None, :], PALETTE_LAB)
-    return difference.argmin(-1) == list(PALETTE).index(colour)
+    return pixel_differences(image).argmin(-1) == list(PALETTE).index(colour)
 
 
 def _recoloured(scene: Scene, seed: int) -> Scene:

@@ -91,3 +91,8 @@ def delta_e(first: Tensor, second: Tensor) -> Tensor:
 
 
 PALETTE_LAB = lab(rgb(list(PALETTE)))
+
+
+def pixel_differences(image: Tensor, known: Tensor = PALETTE_LAB) -> Tensor:
+    """CIEDE2000 of each pixel of an image (3, H, W) to each of K Lab colours (K, 3) -> (H, W, K)."""
+    return delta_e(lab(image.movedim(0, -1))[..., None, :], known)

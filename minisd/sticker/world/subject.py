@@ -13,7 +13,7 @@ from torch import Tensor
 
 from minisd.sticker.world.captions import RELATION_PHRASES
 from minisd.sticker.world.checker.check import check
-from minisd.sticker.world.palette import BACKGROUNDS, PALETTE_LAB, delta_e, lab
+from minisd.sticker.world.palette import BACKGROUNDS, PALETTE_LAB, lab, pixel_differences
 from minisd.sticker.world.render import render
 from minisd.sticker.world.scene import Scene, relation_between
 
@@ -91,7 +91,7 @@ def coverage(subject: Subject, size: int) -> Tensor:
 def find_subject(image: Tensor) -> Subject | None:
     """The subject in an image (3, N, N) in [-1, 1]; None if it does not show one crescent in brown."""
     size, brown = image.shape[-1], lab(torch.tensor([BROWN]) / 127.5 - 1)
-    difference = delta_e(lab(image.movedim(0, -1))[..., None, :], torch.cat([PALETTE_LAB, brown]))
+    difference = pixel_differences(image, torch.cat([PALETTE_LAB, brown]))
     mask = (difference.argmin(-1) == len(PALETTE_LAB)) & (difference[..., -1] < MAX_DIFFERENCE)
     area = mask.float().mean().item()
     if area < MIN_AREA:
