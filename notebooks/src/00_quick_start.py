@@ -42,6 +42,12 @@ print(f"unet          {millions(sd.unet):.2f} million parameters: what in here i
 print(f"vae           {millions(sd.vae):.2f} million parameters: from latents to pixels and back")
 
 # %% [markdown]
+# This is how the parts work together. The sizes are those of Stable Diffusion 1; the embedded model is smaller. The
+# loop at the bottom, in orange, is the subject of this notebook.
+#
+# ![A prompt goes through tokenizer and text encoder into the UNet; its predictions go through guidance and a step of
+# the sampler back into it, again and again; at the end the decoder makes the image.](diagrams/pipeline.png)
+#
 # ## Seeds: one prompt, many images
 #
 # An image begins as pure noise, and the seed chooses this noise. Everything after that is arithmetic.

@@ -371,7 +371,10 @@ lesson.claim("the divided one stays soft", softer < 0.5)
 # mixes them.
 #
 # And `k` and `v` need not come from the image. In **cross-attention** they come from the words of the prompt. That is
-# the place where text steers Stable Diffusion: each position asks all words.
+# the place where text steers Stable Diffusion: each position asks all words. One head, with N positions and M words:
+#
+# ![Positions of the image give queries Q, text states give keys K and values V; Q and K give weights, whose rows sum
+# to 1, and the result is a weighted mean of V.](diagrams/attention.png)
 
 
 # %%

@@ -162,6 +162,14 @@ lesson.claim(
 print("what this model was trained to predict:", ours.prediction_type)
 
 # %% [markdown]
+# These are the symbols, also those of later lessons: the noise level $\sigma_t$ is the subject of notebook 06, the
+# guidance scale that of notebook 08. (In the function above, `sigma` is the share of the noise in $x_t$; notebook 06
+# divides it by the share of the image. The letter $s$ has two uses: below it is the next timestep, in the table the
+# scale.)
+#
+# ![A table of symbols: x_0 clean latents, epsilon noise, alpha_bar the share of the image in the variance, x_t noisy
+# latents, sigma the noise for one unit of image, v the velocity, s the guidance scale.](diagrams/names.png)
+#
 # ## One guess is not enough
 #
 # If the model predicts the noise, why not take all of it away at once?

@@ -39,6 +39,12 @@ print("channels of the levels:", config.channels, " parameters:", f"{sum(p.numel
 # %% [markdown]
 # ### A look at the whole
 #
+# Drawn as a diagram, the UNet has the form of the letter that it is named after. This is that of Stable Diffusion 1;
+# the embedded model has three levels, with transformers on the lower two.
+#
+# ![Residual blocks at four resolutions, with transformers at the upper three: on the left the way down, below the
+# middle, on the right the way up, and dashed arrows for the skips between both ways.](diagrams/unet.png)
+#
 # PyTorch can tell us when a module has run: a **hook** is a function that it calls with the module's input and output.
 # One hook on every larger part, one call, and we have the tree of shapes. Read it as the way of the data: down in
 # resolution, through the middle, up again.

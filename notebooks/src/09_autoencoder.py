@@ -13,7 +13,11 @@
 #
 # Denoising is many calls of a large network, and the cost of each grows with the number of places in the image, that of
 # attention with its square. So Stable Diffusion works on something smaller (Rombach et al. 2022): an autoencoder,
-# trained first and then frozen, turns an image into a small stack of *latents*, and latents back into an image.
+# trained first and then frozen, turns an image into a small stack of *latents*, and latents back into an image. That of
+# Stable Diffusion 1:
+#
+# ![The encoder halves the side of an image of 512 x 512 three times, down to latents of 4 x 64 x 64, which are 48 times
+# fewer numbers; the decoder doubles it three times.](diagrams/autoencoder.png)
 
 # %%
 import lesson

@@ -12,7 +12,10 @@
 # ## Five components
 #
 # A pipeline itself does little. All the knowledge is in three networks; a table of word pieces and a list of noise
-# levels connect them.
+# levels connect them. With the sizes of Stable Diffusion 1:
+#
+# ![A prompt goes through tokenizer and text encoder into the UNet; its predictions go through guidance and a step of
+# the sampler back into it, again and again; at the end the decoder makes the image.](diagrams/pipeline.png)
 
 # %%
 import lesson
