@@ -390,14 +390,15 @@ for up, low in ((1.0, 1.0), (1.0, 3.0), (3.0, 3.0)):
     print(f"guidance {up:g} on the way up, {low:g} on the way down: {came_back[up, low]:.1f} dB")
 lesson.claim("guidance on the way down alone leads elsewhere", came_back[1.0, 3.0] < came_back[1.0, 1.0])
 lesson.claim("with guidance both ways it is less exact than without", came_back[3.0, 3.0] < came_back[1.0, 1.0])
+lesson.claim("guidance both ways comes back worst", came_back[3.0, 3.0] < came_back[1.0, 3.0])
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The printed lines show it. Guidance on one way only means two different paths, so nothing makes them meet. Guidance
-# both ways is one path, but a crooked one: the fixed-point iteration needs neighbours to be alike, and guidance makes
-# them less alike. So one inverts without guidance, and lets guidance act only on the last part of the way down. That is
-# the next section.
+# Guidance both ways, and both are worse than none. Guidance on one way only means two different paths, so nothing makes
+# them meet. Guidance both ways is one path, but a crooked one: the fixed-point iteration needs neighbours to be alike,
+# and guidance makes them less alike. So one inverts without guidance, and lets guidance act only on the last part of
+# the way down. That is the next section.
 #
 # </details>
 #
