@@ -310,7 +310,53 @@ lesson.pictures(
 # "Classifier-free" means that no second network judges the image; one UNet plays both parts. It can, because in
 # training some of the captions are replaced by the empty one (one in ten for SD). So it has learnt to draw without a
 # prompt, and it knows the empty row from its training.
+
+# %% [markdown]
+# ## What you can now explain
 #
+# <details><summary>Why does the UNet return two predictions under guidance?</summary>
+#
+# It is given two rows: the same latents with the empty prompt, and with the prompt. As with every batch, it returns one
+# prediction for each row.
+#
+# </details>
+#
+# <details><summary>Why is the formula the same for the noise, for v and for the clean image?</summary>
+#
+# For given latents, one of the three is a multiple of another plus a fixed part. The weights of the two predictions,
+# $1-s$ and $s$, sum to 1, so the fixed part stays as it is.
+#
+# </details>
+#
+# <details><summary>In which direction does guidance change the prediction, by Bayes' rule?</summary>
+#
+# The difference of the two predictions is a multiple of the gradient of $\log p(c \mid x)$, the direction in which the
+# words fit the latents better. A scale above 1 counts this gradient more than once.
+#
+# </details>
+#
+# <details><summary>Why do the images of different seeds grow alike as the scale grows?</summary>
+#
+# A large scale prefers latents that the words fit unmistakably. These are fewer than those that the words merely fit,
+# so the images have less room to differ.
+#
+# </details>
+#
+# <details><summary>What would happen if the training had no empty captions?</summary>
+#
+# The UNet would not know how to answer the row with the empty prompt. The difference of the two rows would then not be
+# what the words change.
+#
+# </details>
+#
+# ## Your turn
+#
+# Write this function yourself. `start` makes a file for it, and `minisd exercises check` compares your results with the
+# reference and says what differs ([the exercises](../minisd/exercises/README.md)).
+#
+# - `minisd exercises start guide`: combine the two halves of a batch of predictions at a guidance scale.
+
+# %% [markdown]
 # ## Summary
 #
 # - The UNet returns one prediction a row. Guidance gives it two rows: the same latents, without and with the prompt.
