@@ -458,7 +458,53 @@ lesson.pictures(
 # What is kept has a price. The found noise holds on to the old image, so a new word may take effect too late, or in the
 # wrong place: compare the counts of right images above, and look for a column where the edit went wrong. How early to
 # leave the path is a choice again, as strength was, but with a better trade.
+
+# %% [markdown]
+# ## What you can now explain
 #
+# <details><summary>Why does a small strength keep the places of the objects?</summary>
+#
+# The run starts at a level with little noise, where the layout still shows in the latents. The steps that are left
+# decide edges, not places.
+#
+# </details>
+#
+# <details><summary>Why does the given image not matter at strength 1, in this model?</summary>
+#
+# The run starts at the noisiest level, and there the schedule of this model leaves nothing of the image. The schedule
+# of SD 1 leaves a little.
+#
+# </details>
+#
+# <details><summary>Why can DDIM be run backwards, and DDPM not?</summary>
+#
+# DDIM has no dice, so each start belongs to one image and the same path can be walked back. DDPM adds new noise at each
+# step, so an image does not belong to one start.
+#
+# </details>
+#
+# <details><summary>Why does plain inversion not lead back to the image exactly?</summary>
+#
+# The prediction is needed at the noisier point, and that is the point which is looked for. Plain inversion takes the
+# point before it instead, and the small errors of all steps add up.
+#
+# </details>
+#
+# <details><summary>Why does an edit go up only a part of the way?</summary>
+#
+# At a level in between, most of the old image is decided already, so what the new prompt does not name stays. The new
+# word still has enough steps left to take effect.
+#
+# </details>
+#
+# ## Your turn
+#
+# Write this function yourself. `start` makes a file for it, and `minisd exercises check` compares your results with the
+# reference and says what differs ([the exercises](../minisd/exercises/README.md)).
+#
+# - `minisd exercises start steps_to_skip`: say how many steps of a run are left out at a given strength.
+
+# %% [markdown]
 # ## Summary
 #
 # - **Image to image** skips the first steps: latents of an image, noise of that level, the rest of the run. `strength`
