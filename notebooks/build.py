@@ -1,7 +1,8 @@
-"""Build the notebooks: python -m notebooks.build [NUMBER ...] [--check]
+"""Build the notebooks: python -m notebooks.build [NUMBER ...] [--check | --text]
 
 The builder converts src/NN_name.py, in percent format, to NN_name.ipynb and executes it. The notebook records hashes of
-its source and of the embedded model, so --check can find notebooks that are out of date.
+its source and of the embedded model, so --check can find notebooks that are out of date. Where only the text of a
+source has changed, --text keeps the outputs of before.
 """
 
 import argparse
@@ -159,6 +160,17 @@ def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
     return joined
 
 
+def reuse(notebook: NotebookNode, built: Path) -> None:
+    """Give a converted notebook the outputs of the built one. Raises BuildError unless code and model are the same."""
+    before = nbformat.read(built, as_version=4) if built.exists() else nbformat.v4.new_notebook()
+    new, old = ([cell for cell in each.cells if cell.cell_type == "code"] for each in (notebook, before))
+    same = [cell.source for cell in new] == [cell.source for cell in old]
+    if not same or before.metadata.get("minisd", {}).get("model") != notebook.metadata.minisd.model:
+        raise BuildError(f"{built.name}: its code or the model has changed; build it without --text.")
+    for cell, known in zip(new, old, strict=True):
+        cell.outputs, cell.execution_count = known.outputs, known.execution_count
+
+
 def stale(source: Path) -> list[str]:
     """The reasons to build the notebook of a source again; empty if it is up to date."""
     path = target(source)
@@ -216,11 +228,16 @@ def check(chosen: Sequence[Path], folder: Path = FOLDER) -> list[str]:
     return wrong + [f"{path.name} has no source" for path in sorted(folder.glob("*.ipynb")) if path not in known]
 
 
-def build(source: Path) -> float:
-    """Execute a source and write its notebook if it follows the rules. Returns seconds; raises BuildError."""
-    notebook = convert(source)
-    took = execute(notebook, source.stem)
-    path = target(source)
+def build(source: Path, only_text: bool = False) -> float:
+    """Execute a source and write its notebook if it follows the rules. Returns seconds; raises BuildError.
+
+    only_text: nothing is executed, the outputs of before are kept.
+    """
+    notebook, path, took = convert(source), target(source), 0.0
+    if only_text:
+        reuse(notebook, path)
+    else:
+        took = execute(notebook, source.stem)
     unfinished = path.with_suffix(".ipynb.tmp")
     try:
         nbformat.write(notebook, unfinished)
@@ -244,6 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("numbers", nargs="*", metavar="NUMBER", help="notebooks to build, such as 00 05; default: all")
     parser.add_argument("--check", action="store_true", help="run nothing; list outdated notebooks and broken rules")
+    parser.add_argument("--text", action="store_true", help="run nothing; change the text and keep the outputs")
     options = parser.parse_args(arguments)
     try:
         chosen = sources(options.numbers)
@@ -256,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1 if wrong else 0
     for source in chosen:
         try:
-            took = build(source)
+            took = build(source, options.text)
         except BuildError as error:
             print(error, file=sys.stderr)
             return 1

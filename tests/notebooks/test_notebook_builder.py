@@ -126,6 +126,28 @@ def test_an_edited_source_is_noticed(source: Path, monkeypatch: pytest.MonkeyPat
     assert build.stale(source) == ["90_lesson.ipynb: its source has changed"]
 
 
+def test_only_the_text_is_changed(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs stay, nothing runs; not where code or model have changed, or where nothing is built yet."""
+    path = built(source, monkeypatch)
+    code = nbformat.read(path, as_version=4).cells[1]
+    monkeypatch.setattr(build, "execute", lambda notebook, name: pytest.fail("it was executed"))
+    source.write_text(SOURCE.replace("a minute", "an hour"))
+    assert build.build(source, only_text=True) == 0
+    assert build.stale(source) == []
+    assert "an hour" in path.read_text()
+    assert nbformat.read(path, as_version=4).cells[1] == code
+    source.write_text(SOURCE.replace("2 + 40", "41 + 1"))
+    with pytest.raises(build.BuildError, match="build it without --text"):
+        build.build(source, only_text=True)
+    source.write_text(SOURCE)
+    monkeypatch.setattr(build, "model_hash", lambda variants: "another")
+    with pytest.raises(build.BuildError, match="the model has changed"):
+        build.build(source, only_text=True)
+    path.unlink()
+    with pytest.raises(build.BuildError, match="build it without --text"):
+        build.build(source, only_text=True)
+
+
 def test_another_model_is_noticed(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built(source, monkeypatch)
     monkeypatch.setattr(build, "model_hash", lambda variants: "another")
