@@ -9,6 +9,8 @@ from nbformat import NotebookNode
 
 LARGEST, LARGEST_OUTPUT = 1_000_000, 400_000  # bytes
 OPENING = ("**You will**", "**Needs**", "**Takes**")
+CLOSING = ["What you can now explain", "Your turn", "Summary"]  # the last sections of a lesson
+EXPLAINED = r"^<details><summary>[^\n]+\?</summary>\n\n\S.*?\n\n</details>$"  # a question with its folded answer
 IMAGES = ("image/png", "image/gif", "image/jpeg", "image/svg+xml")
 LOCAL = {
     "a path of this machine": r"(?<![\w.:/])/(?:home|root|tmp|work|Users|usr|opt|var|private)/|[A-Z]:\\\\",
@@ -34,7 +36,7 @@ def problems(path: Path) -> list[str]:
 
 
 def structure(notebook: NotebookNode) -> list[str]:
-    """Problems of the opening, the questions, the summary, the order of execution and the metadata."""
+    """Problems of the opening, the questions, the last sections, the order of execution and the metadata."""
     found = []
     prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -47,8 +49,15 @@ def structure(notebook: NotebookNode) -> list[str]:
     last = prose[-1] if prose else ""
     if "## Summary" not in last or not re.search(r"\]\(\.\./minisd/", last):
         found.append("does not end with `## Summary` and a link to the code in ../minisd/")
-    questions = sum(each.count("**Predict, then run**") for each in prose)
-    answers = sum(each.count("<details>") for each in prose)
+    text = "\n\n".join(prose)
+    if re.findall(r"^## (.+)$", text, re.MULTILINE)[-3:] != CLOSING:
+        found.append(f"does not end with the sections {', '.join(f'`## {each}`' for each in CLOSING)}")
+    explain, turn = (_section(text, heading) for heading in CLOSING[:2])
+    if (count := len(re.findall(EXPLAINED, explain, re.MULTILINE | re.DOTALL))) != 5 or explain.count("<details>") != 5:
+        found.append(f"has {count} questions with a folded answer in `## {CLOSING[0]}`, expected 5")
+    if "](../minisd/exercises/README.md)" not in turn:
+        found.append(f"has no link to the exercises in `## {CLOSING[1]}`")
+    questions, answers = (text.count(each) - explain.count(each) for each in ("**Predict, then run**", "<details>"))
     if not questions or answers < questions:
         found.append(
             f"has {questions} `**Predict, then run**` and {answers} folded answers, expected a question with an answer"
@@ -63,6 +72,12 @@ def structure(notebook: NotebookNode) -> list[str]:
     if "widgets" in notebook.metadata:
         found.append("has widget state, which GitHub cannot render")
     return found
+
+
+def _section(text: str, heading: str) -> str:
+    """The text below a heading `## ...`, up to the next one."""
+    found = re.search(rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    return found[1] if found else ""
 
 
 def outputs(notebook: NotebookNode) -> list[str]:

@@ -78,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = sources(args.number)
         args.folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(FOLDER / "lesson.py", args.folder)  # the notebooks import it
+        shutil.copytree(FOLDER / "diagrams", args.folder / "diagrams", dirs_exist_ok=True)  # they show them
         for source in chosen:
             path = args.folder / f"{source.stem}.ipynb"
             nbformat.write(student_notebook(source), path)

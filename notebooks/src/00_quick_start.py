@@ -42,6 +42,12 @@ print(f"unet          {millions(sd.unet):.2f} million parameters: what in here i
 print(f"vae           {millions(sd.vae):.2f} million parameters: from latents to pixels and back")
 
 # %% [markdown]
+# This is how the parts work together. The sizes are those of Stable Diffusion 1; the embedded model is smaller. The
+# loop at the bottom, in orange, is the subject of this notebook.
+#
+# ![A prompt goes through tokenizer and text encoder into the UNet; its predictions go through guidance and a step of
+# the sampler back into it, again and again; at the end the decoder makes the image.](diagrams/pipeline.png)
+#
 # ## Seeds: one prompt, many images
 #
 # An image begins as pure noise, and the seed chooses this noise. Everything after that is arithmetic.
@@ -223,6 +229,54 @@ for words in prompts:
         right += check(image, words).exact
 print(f"{right} of {4 * len(prompts)} images show exactly what was asked")
 lesson.claim("most of them do", right > 8)
+
+# %% [markdown]
+# ## What you can now explain
+#
+# <details><summary>Why can you get the third image of a batch without drawing the first two?</summary>
+#
+# Each image has a random generator of its own, which begins with its own seed. So its noise does not depend on the
+# other images, and after the noise everything is arithmetic.
+#
+# </details>
+#
+# <details><summary>What is the difference between the latents after a step and the predicted image?</summary>
+#
+# The latents $x_t$ still contain the noise that later steps take away. The prediction $x_0$ is the finished image as
+# the UNet guesses it at this moment: it has no noise, but it is vague where the UNet is not sure yet.
+#
+# </details>
+#
+# <details><summary>Why is the image of one single step a pale blur?</summary>
+#
+# The only call of the UNet sees pure noise, so all images that fit the words are possible. Its best guess is their
+# average, and an average of objects at many places has no sharp edges.
+#
+# </details>
+#
+# <details><summary>What would the guidance scale change, if the prompt made no difference to the prediction?</summary>
+#
+# Nothing. Guidance adds a multiple of the difference between the predictions with and without the prompt, and every
+# multiple of 0 is 0.
+#
+# </details>
+#
+# <details><summary>Why can a program judge these images exactly, and not photographs?</summary>
+#
+# Sticker World has a few shapes and colours on plain backgrounds, so a program can find every object and compare it
+# with the words. Photographs and free text have no such list.
+#
+# </details>
+#
+# ## Your turn
+#
+# [The exercises](../minisd/exercises/README.md) begin with notebook 03. Try these experiments in the cells above; where
+# a claim becomes false, its cell stops, and that is a finding as well.
+#
+# - In the cell with four seeds, change one word of the prompt and keep the seeds: which of place, size and colour stay?
+# - In the loop with `break`, stop at `step.i == 4` and at `step.i == 14`, and compare the predicted image with the
+#   finished one.
+# - In the cell with seven numbers of steps, take other seeds, and look from how many steps on the image hardly changes.
 
 # %% [markdown]
 # ## Summary

@@ -463,7 +463,56 @@ lesson.claim(
 #   a matrix product.
 # - *Attention* (notebook 03), which lets words steer the image, is two products between its linear layers.
 # - Looking up the vector of a word (notebook 04) is the product with a row that is 1 at one place and 0 elsewhere.
+
+# %% [markdown]
+# ## What you can now explain
 #
+# <details><summary>Why are three loops slow, although a processor multiplies fast?</summary>
+#
+# For every single multiplication Python looks up two numbers and wraps each in a tensor. This work takes far longer
+# than the multiplication itself.
+#
+# </details>
+#
+# <details><summary>Why do the shapes (4,) and (4, 3) not fit, and what repairs them?</summary>
+#
+# Shapes are aligned at the right, so the 4 of the first is below the 3 of the second. `[:, None]` makes the first (4,
+# 1), and its axis of length 1 is then repeated along the 3.
+#
+# </details>
+#
+# <details><summary>Why is broadcasting over all three axes not the best way to multiply matrices?</summary>
+#
+# It writes all single products into memory before they are added up. The routine behind `@` adds them up at once and
+# never writes this table.
+#
+# </details>
+#
+# <details><summary>How can one linear layer serve a whole batch of images without a loop?</summary>
+#
+# `@` works on the last two axes, and broadcasting repeats the weights over all axes before them. So every image meets
+# the same weights.
+#
+# </details>
+#
+# <details><summary>Why does attention cost more than four times as much for four times the positions?</summary>
+#
+# Its linear layers work on each position alone, so they cost four times as much. But in its other two products each
+# position meets each position, so their cost grows with the square of the number of positions.
+#
+# </details>
+#
+# ## Your turn
+#
+# [The exercises](../minisd/exercises/README.md) begin with notebook 03. Try these experiments in the cells above; where
+# a claim becomes false, its cell stops, and that is a finding as well.
+#
+# - In the cell with the multiplication table, compute `column + row`, and predict the table first.
+# - Write `torch.einsum("ik,kj->ji", a, b)`, and say how the result differs from `a @ b`.
+# - Count an attention layer with `attention_products(positions=64, width=128)`: which of the four parts double, and
+#   which grow fourfold?
+
+# %% [markdown]
 # ## Summary
 #
 # - `c = a @ b`: each row of `a` with each column of `b`, multiplied number by number and added up.

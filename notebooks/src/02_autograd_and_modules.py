@@ -530,6 +530,53 @@ lesson.pictures(
 lesson.claim("in the end the image is nearer to blue", missing[-1] < missing[0])
 
 # %% [markdown]
+# ## What you can now explain
+#
+# <details><summary>Why does one walk backwards reach all weights, when trying needs two runs for each?</summary>
+#
+# The walk begins at the one loss, and at each step hands the derivative on to the inputs of that step. Every weight is
+# the input of some step, so the same walk reaches it.
+#
+# </details>
+#
+# <details><summary>Why are the gradients of a value that is used twice added, and not replaced?</summary>
+#
+# The loss depends on the value through both uses. If the value changes a little, the loss changes by the sum of both
+# effects.
+#
+# </details>
+#
+# <details><summary>What would happen if the old gradients were not cleared before each step?</summary>
+#
+# `backward` adds to the gradients of the weights that are there already. So each step would follow the sum of all
+# gradients since the beginning, also of those that hold no longer.
+#
+# </details>
+#
+# <details><summary>Why are two linear layers useless without a curved function between them?</summary>
+#
+# The product of two matrices is a matrix, so both layers together are one linear layer. Such a network can draw a
+# straight line only.
+#
+# </details>
+#
+# <details><summary>Why does a loop that only draws run under torch.no_grad()?</summary>
+#
+# The backward rules need values of the way forward, so PyTorch keeps every feature map for the walk back. A loop that
+# only draws never walks back, and would keep them for nothing.
+#
+# </details>
+#
+# ## Your turn
+#
+# [The exercises](../minisd/exercises/README.md) begin with notebook 03. Try these experiments in the cells above; where
+# a claim becomes false, its cell stops, and that is a finding as well.
+#
+# - In `Network`, leave out both calls of `.tanh()`, train again, and look at the form of the line.
+# - Give `Node` a method `exp` with its backward rule, and compare its gradient with PyTorch's.
+# - In `train`, do not clear the gradients, and look at the loss.
+
+# %% [markdown]
 # ## Summary
 #
 # - The gradient says for every weight how the loss depends on it. Trying needs two runs for each weight; the chain

@@ -371,7 +371,10 @@ lesson.claim("the divided one stays soft", softer < 0.5)
 # mixes them.
 #
 # And `k` and `v` need not come from the image. In **cross-attention** they come from the words of the prompt. That is
-# the place where text steers Stable Diffusion: each position asks all words.
+# the place where text steers Stable Diffusion: each position asks all words. One head, with N positions and M words:
+#
+# ![Positions of the image give queries Q, text states give keys K and values V; Q and K give weights, whose rows sum
+# to 1, and the result is a weighted mean of V.](diagrams/attention.png)
 
 
 # %%
@@ -476,7 +479,56 @@ lesson.claim("the other three change more than 1 %", min(changed[n, "this input"
 # piece, with inputs that are chosen to reveal mistakes. That is what the ticks in these lessons are for.
 #
 # </details>
+
+# %% [markdown]
+# ## What you can now explain
 #
+# <details><summary>Why does a convolution need so many fewer weights than a linear layer?</summary>
+#
+# Its kernel looks at a small neighbourhood only, and the same kernel is used at all places. A linear layer has a weight
+# of its own for each pair of an input number and an output number.
+#
+# </details>
+#
+# <details><summary>Why can a wrong eps stay unnoticed in a test on random numbers?</summary>
+#
+# eps is added to the variance, so it matters only where the variance is about as small as eps. Random numbers have
+# variance 1; a plain background can have nearly none.
+#
+# </details>
+#
+# <details><summary>What would attention do at a large width without the division by the root of d?</summary>
+#
+# Dot products of longer vectors are larger, and softmax of large numbers gives nearly everything to the largest. Each
+# position would take one value and ignore the others.
+#
+# </details>
+#
+# <details><summary>How does cross-attention differ from self-attention?</summary>
+#
+# Only in where keys and values come from. In self-attention they come from the positions of the image, in
+# cross-attention from the words of the prompt; the queries come from the image in both.
+#
+# </details>
+#
+# <details><summary>Why is the input of a residual block added to its output?</summary>
+#
+# So the block only has to learn what to change, not to pass on everything that should stay. On the way back, the
+# gradient has a direct way through the addition.
+#
+# </details>
+#
+# ## Your turn
+#
+# Write these functions yourself. `start` makes a file for each, and `minisd exercises check` compares your results with
+# the reference and says what differs ([the exercises](../minisd/exercises/README.md)).
+#
+# - `minisd exercises start group_norm`: normalise each group of channels of each image, with its own mean and variance.
+# - `minisd exercises start attention`: let each query take a weighted mean of the values, with an option to hide later
+#   keys.
+# - `minisd exercises start split_heads`: cut each token into heads without mixing the tokens.
+
+# %% [markdown]
 # ## Summary
 #
 # - Convolution: one small question at all places; cut out the patches, and it is a matrix product.

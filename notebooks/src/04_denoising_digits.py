@@ -502,7 +502,55 @@ for (a, b), row in zip(pairs, read(between).view(4, 8), strict=True):
 # | pixels | latents of an autoencoder | notebook 09 |
 # | a table of ten labels | a text encoder; each position looks at each word | notebooks 10 and 11 |
 # | a judge of digits | measures such as FID | planned |
+
+# %% [markdown]
+# ## What you can now explain
 #
+# <details><summary>Why does a digit appear in twenty steps, although each single guess is a mean?</summary>
+#
+# Each step puts less noise on the guess than before, so the next guess starts from a hint of what was decided already.
+# The mean is then over fewer and fewer digits that are still possible.
+#
+# </details>
+#
+# <details><summary>Why do noise and digit have the same answer, but not the same score?</summary>
+#
+# Each follows from the other and the noisy image. But at high levels the noisy image contains very little of the digit,
+# so even a digit that is all wrong changes the noise only a little.
+#
+# </details>
+#
+# <details><summary>Why does the network use the label, although no rule tells it to?</summary>
+#
+# At high levels, the label makes the squared error smaller. Training turns the weights so that the error falls, so it
+# makes the network use what helps.
+#
+# </details>
+#
+# <details><summary>Why is a label not given to the network as one number?</summary>
+#
+# A number is an amount: 7 would be more than 3, and close to 8. A label is a name, so each label gets a place of its
+# own in the one-hot vector.
+#
+# </details>
+#
+# <details><summary>Why does an embedding give the same result as a one-hot vector and a linear layer?</summary>
+#
+# The 1 of the one-hot vector selects one row of the weights, and all other rows are multiplied by 0. An embedding looks
+# this row up and leaves the multiplications out.
+#
+# </details>
+#
+# ## Your turn
+#
+# [The exercises](../minisd/exercises/README.md) belong to other lessons. Try these experiments in the cells above;
+# where a claim becomes false, its cell stops, and that is a finding as well.
+#
+# - Train the network with labels for `120` steps in place of `480`, and look which digits the judge reads.
+# - In `draw`, exchange the label for another one half way down the levels, and see which of the two is drawn.
+# - Draw the sheet of all ten digits with `fresh=False`, and look how much the digits of one column differ.
+
+# %% [markdown]
 # ## Summary
 #
 # - Training needs clean images only: add noise of a random level, let the network predict what is under it.

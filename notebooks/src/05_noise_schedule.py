@@ -162,6 +162,14 @@ lesson.claim(
 print("what this model was trained to predict:", ours.prediction_type)
 
 # %% [markdown]
+# These are the symbols, also those of later lessons: the noise level $\sigma_t$ is the subject of notebook 06, the
+# guidance scale that of notebook 08. (In the function above, `sigma` is the share of the noise in $x_t$; notebook 06
+# divides it by the share of the image. The letter $s$ has two uses: below it is the next timestep, in the table the
+# scale.)
+#
+# ![A table of symbols: x_0 clean latents, epsilon noise, alpha_bar the share of the image in the variance, x_t noisy
+# latents, sigma the noise for one unit of image, v the velocity, s the guidance scale.](diagrams/names.png)
+#
 # ## One guess is not enough
 #
 # If the model predicts the noise, why not take all of it away at once?
@@ -366,6 +374,52 @@ lesson.pictures(
 # also has to be cleaned up again, so samplers without it get along with fewer steps.
 #
 # </details>
+
+# %% [markdown]
+# ## What you can now explain
+#
+# <details><summary>What would happen if noise were added on top, and the image not reduced?</summary>
+#
+# The numbers would grow with the timestep, and the network would get inputs of very different sizes. The schedule
+# exchanges image for noise, so their size stays about the same.
+#
+# </details>
+#
+# <details><summary>Why does SD 1 hardly ever draw very dark images?</summary>
+#
+# In its training even the noisiest latents contain a remainder of the image, which tells its average brightness. A run
+# starts from pure noise, whose mean is about 0, and the model takes that for an average brightness.
+#
+# </details>
+#
+# <details><summary>Why is it harder, at pure noise, to predict v than to predict the noise?</summary>
+#
+# At pure noise $x_t$ is the noise, so a model that predicts the noise only has to repeat its input. There $v$ is minus
+# the image, so the model still has to guess the image.
+#
+# </details>
+#
+# <details><summary>Why does DDIM mix the guessed image with the guessed noise again?</summary>
+#
+# Both together are $x_t$, as the model sees it. Mixed with the shares of the next timestep they have the noise level
+# that the model expects there, and the model can guess again.
+#
+# </details>
+#
+# <details><summary>Why do two runs of DDPM from the same noise end at different images?</summary>
+#
+# DDPM draws new noise at each step, so the start does not decide alone. A step of DDIM contains no randomness.
+#
+# </details>
+#
+# ## Your turn
+#
+# Write these functions yourself. `start` makes a file for each, and `minisd exercises check` compares your results with
+# the reference and says what differs ([the exercises](../minisd/exercises/README.md)).
+#
+# - `minisd exercises start add_noise`: mix images with noise, each at its own noise level.
+# - `minisd exercises start ddim_step`: go from one noise level to the next by DDIM, for a model that predicts $v$.
+# - `minisd exercises start alpha_bars`: compute the schedule from its first and its last beta.
 
 # %% [markdown]
 # ## Summary

@@ -573,7 +573,53 @@ lesson.pictures(
 
 # %% [markdown]
 # So compare samplers over many seeds, not by one image; notebook 16 does.
+
+# %% [markdown]
+# ## What you can now explain
 #
+# <details><summary>Why is DDIM the same as Euler's method?</summary>
+#
+# In the sigma view a step of DDIM adds the change of $\sigma$ times the predicted noise. The predicted noise is the
+# slope $dx/d\sigma$, so this is the old value plus step length times slope.
+#
+# </details>
+#
+# <details><summary>Why does Heun pay twice for a step, and LMS once?</summary>
+#
+# Heun also asks the model for the slope at the far end of the step. LMS uses the slopes of earlier steps, which are
+# known already.
+#
+# </details>
+#
+# <details><summary>How can the ancestral sampler be right, if it never settles on one image?</summary>
+#
+# With another number of steps its dice lead to another image. But its end points, as a crowd, are distributed like the
+# data, so each of them is a valid image.
+#
+# </details>
+#
+# <details><summary>Why can a method of higher order lose to Euler's in a few steps?</summary>
+#
+# The order says how fast the error falls when the steps become small. In a few long steps the slope changes too much,
+# and what a method concludes from other places of the path no longer holds.
+#
+# </details>
+#
+# <details><summary>Why do evenly spaced noise levels waste steps?</summary>
+#
+# Most of them are at large noise, where the path is nearly straight and a long step does no harm. The path bends at
+# small noise, and there too few levels are left.
+#
+# </details>
+#
+# ## Your turn
+#
+# Write this function yourself. `start` makes a file for it, and `minisd exercises check` compares your results with the
+# reference and says what differs ([the exercises](../minisd/exercises/README.md)).
+#
+# - `minisd exercises start euler_step`: follow the slope from one noise level to the next.
+
+# %% [markdown]
 # ## Summary
 #
 # - In the sigma view $x = x_0 + \sigma\epsilon$, and to draw is to solve $dx/d\sigma = \hat\epsilon$ from a large

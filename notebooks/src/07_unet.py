@@ -39,6 +39,12 @@ print("channels of the levels:", config.channels, " parameters:", f"{sum(p.numel
 # %% [markdown]
 # ### A look at the whole
 #
+# Drawn as a diagram, the UNet has the form of the letter that it is named after. This is that of Stable Diffusion 1;
+# the embedded model has three levels, with transformers on the lower two.
+#
+# ![Residual blocks at four resolutions, with transformers at the upper three: on the left the way down, below the
+# middle, on the right the way up, and dashed arrows for the skips between both ways.](diagrams/unet.png)
+#
 # PyTorch can tell us when a module has run: a **hook** is a function that it calls with the module's input and output.
 # One hook on every larger part, one call, and we have the tree of shapes. Read it as the way of the data: down in
 # resolution, through the middle, up again.
@@ -501,7 +507,55 @@ lesson.claim("nothing is missed as much as the skips", error("skips") > max(erro
 # So do not conclude from a drawing of a network what each part does in a trained one. Leave it out and look.
 #
 # </details>
+
+# %% [markdown]
+# ## What you can now explain
 #
+# <details><summary>Why does the time come in as cosines and sines of many speeds?</summary>
+#
+# A network cannot do much with one bare number. The fast waves tell a timestep from the next one, the slow waves tell
+# early from late, so near timesteps get similar vectors and far ones do not.
+#
+# </details>
+#
+# <details><summary>Why are the skip connections missed more than any other part?</summary>
+#
+# Only a few cells are left at the bottom, and the exact places do not fit through them. The noise is different in every
+# cell, so without the skips the UNet cannot predict it.
+#
+# </details>
+#
+# <details><summary>Which part must be removed so that all prompts give the same prediction, and why?</summary>
+#
+# The cross-attention: the states of the words enter there, and only there. All other parts see the latents and the
+# time.
+#
+# </details>
+#
+# <details><summary>Why can the time not say where in the image a feature should be?</summary>
+#
+# It adds one number to each channel, the same at all positions. So it changes how much of a feature there is, but not
+# its place.
+#
+# </details>
+#
+# <details><summary>Why may a trained UNet hardly miss a part that its drawing shows?</summary>
+#
+# Each part only adds a correction to what it gets, and nothing in the training says that each part has to be used.
+# Leave a part out and look, before you say what it is for.
+#
+# </details>
+#
+# ## Your turn
+#
+# Write these functions yourself. `start` makes a file for each, and `minisd exercises check` compares your results with
+# the reference and says what differs ([the exercises](../minisd/exercises/README.md)).
+#
+# - `minisd exercises start timestep_embedding`: turn timesteps into cosines and sines.
+# - `minisd exercises start res_block`: write the residual block, with the time at its right place.
+# - `minisd exercises start transformer_block`: put self-attention, cross-attention and the feed-forward layer together.
+
+# %% [markdown]
 # ## Summary
 #
 # - A UNet is two kinds of parts, repeated: residual blocks, which read the time, and transformers, which read the

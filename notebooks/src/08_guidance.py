@@ -124,7 +124,12 @@ print("change by the words, per value:", ", ".join(f"{changes[i]:.2f}" for i, *_
 #
 # $$\hat\epsilon = \epsilon_{\text{uncond}} + s\,(\epsilon_{\text{cond}} - \epsilon_{\text{uncond}})$$
 #
-# (The formula is linear, so it is the same for $v$ and $x_0$.) In code, one line:
+# (The weights of the two predictions, $1-s$ and $s$, sum to 1, so the formula is the same for $v$ and $x_0$.)
+#
+# ![A line from the prediction without the prompt, at scale 0, through the one with the prompt, at scale 1, and beyond
+# both to scale 3 and scale 5.](diagrams/guidance.png)
+#
+# In code, one line:
 
 
 # %%
@@ -174,11 +179,29 @@ lesson.pictures(
 # <details><summary>Answer</summary>
 #
 # Because the model's own conditional prediction is too cautious: it is an average over everything that might go with
-# these words. Bayes' rule reads the difference as the gradient of "how well do these words fit this image"; a scale
-# above 1 counts that fit more than once, and prefers images that the words fit unmistakably. It is a trade: away from
-# what the data look like, towards what was asked, with less variety.
+# these words. Bayes' rule, below, reads the difference as the gradient of "how well do these words fit this image"; a
+# scale above 1 counts that fit more than once, and prefers images that the words fit unmistakably. It is a trade: away
+# from what the data look like, towards what was asked, with less variety.
 #
 # </details>
+#
+# ### What the difference is, by Bayes' rule
+#
+# Call the noisy latents $x$ and the prompt $c$. At each noise level Bayes' rule says
+# $p(c \mid x) = p(x \mid c)\,p(c)\,/\,p(x)$. Of the three factors $p(c)$ does not depend on $x$, so
+#
+# $$\nabla_x \log p(c \mid x) = \nabla_x \log p(x \mid c) - \nabla_x \log p(x)$$
+#
+# The gradients at the right are called **scores**. The best possible prediction of the noise is $-\sigma$ times a
+# score, where $\sigma = \sqrt{1-\bar\alpha_t}$ is the deviation of the noise in $x$: with the prompt it is the score of
+# $p(x \mid c)$, without it that of $p(x)$. So `uncond + scale * (cond - uncond)` is $-\sigma$ times
+#
+# $$\nabla_x \log p(x) + s\,\nabla_x \log p(c \mid x) = \nabla_x \log\big(p(x)\;p(c \mid x)^s\big)$$
+#
+# At scale 1 this is the score of $p(x \mid c)$. A larger scale raises $p(c \mid x)$ to a power, which sharpens it:
+# latents that the words fit badly become much less probable than those that they fit well. This holds for the true
+# scores, and at each noise level by itself: in general, noise on images of one sharpened distribution does not give the
+# sharpened distributions of the higher levels.
 #
 # Our loop is the pipeline's: the same seed gives the same image.
 
@@ -287,7 +310,53 @@ lesson.pictures(
 # "Classifier-free" means that no second network judges the image; one UNet plays both parts. It can, because in
 # training some of the captions are replaced by the empty one (one in ten for SD). So it has learnt to draw without a
 # prompt, and it knows the empty row from its training.
+
+# %% [markdown]
+# ## What you can now explain
 #
+# <details><summary>Why does the UNet return two predictions under guidance?</summary>
+#
+# It is given two rows: the same latents with the empty prompt, and with the prompt. As with every batch, it returns one
+# prediction for each row.
+#
+# </details>
+#
+# <details><summary>Why is the formula the same for the noise, for v and for the clean image?</summary>
+#
+# For given latents, one of the three is a multiple of another plus a fixed part. The weights of the two predictions,
+# $1-s$ and $s$, sum to 1, so the fixed part stays as it is.
+#
+# </details>
+#
+# <details><summary>In which direction does guidance change the prediction, by Bayes' rule?</summary>
+#
+# The difference of the two predictions is a multiple of the gradient of $\log p(c \mid x)$, the direction in which the
+# words fit the latents better. A scale above 1 counts this gradient more than once.
+#
+# </details>
+#
+# <details><summary>Why do the images of different seeds grow alike as the scale grows?</summary>
+#
+# A large scale prefers latents that the words fit unmistakably. These are fewer than those that the words merely fit,
+# so the images have less room to differ.
+#
+# </details>
+#
+# <details><summary>What would happen if the training had no empty captions?</summary>
+#
+# The UNet would not know how to answer the row with the empty prompt. The difference of the two rows would then not be
+# what the words change.
+#
+# </details>
+#
+# ## Your turn
+#
+# Write this function yourself. `start` makes a file for it, and `minisd exercises check` compares your results with the
+# reference and says what differs ([the exercises](../minisd/exercises/README.md)).
+#
+# - `minisd exercises start guide`: combine the two halves of a batch of predictions at a guidance scale.
+
+# %% [markdown]
 # ## Summary
 #
 # - The UNet returns one prediction a row. Guidance gives it two rows: the same latents, without and with the prompt.

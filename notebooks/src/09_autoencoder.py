@@ -13,7 +13,11 @@
 #
 # Denoising is many calls of a large network, and the cost of each grows with the number of places in the image, that of
 # attention with its square. So Stable Diffusion works on something smaller (Rombach et al. 2022): an autoencoder,
-# trained first and then frozen, turns an image into a small stack of *latents*, and latents back into an image.
+# trained first and then frozen, turns an image into a small stack of *latents*, and latents back into an image. That of
+# Stable Diffusion 1:
+#
+# ![The encoder halves the side of an image of 512 x 512 three times, down to latents of 4 x 64 x 64, which are 48 times
+# fewer numbers; the decoder doubles it three times.](diagrams/autoencoder.png)
 
 # %%
 import lesson
@@ -269,6 +273,51 @@ lesson.show(
     alt="Densities of the four channels: tall peaks, where the plain background is, with long tails to both sides.",
     title="A plain background is a sharp peak: no Gaussian",
 )
+
+# %% [markdown]
+# ## What you can now explain
+#
+# <details><summary>Why does the UNet work on latents and not on pixels?</summary>
+#
+# Latents have far fewer places, and the cost of each of the UNet's many calls grows with their number. The cost of
+# attention grows with the square of that number.
+#
+# </details>
+#
+# <details><summary>Why can no UNet repair what the autoencoder loses?</summary>
+#
+# The decoder makes every image from latents. What no latents can represent, the decoder never draws, whichever latents
+# the UNet finds.
+#
+# </details>
+#
+# <details><summary>Why is the mean of two latents not a scene between two scenes?</summary>
+#
+# Latents say what each place looks like. So their mean mixes the two images place by place, and the result shows both
+# objects at once and none of them well.
+#
+# </details>
+#
+# <details><summary>Why does the encoder give a distribution and not a point?</summary>
+#
+# In training the decoder gets latents that are drawn from this distribution, so it learns to tolerate small errors. The
+# UNet's predictions are always a little off, so they need a tolerant decoder.
+#
+# </details>
+#
+# <details><summary>What would happen if the factor were forgotten before the noise is added?</summary>
+#
+# The latents would be several times larger than the schedule assumes. So the same timestep would hide less of the image
+# than in training, and the UNet would see a mixture that does not belong to its timestep.
+#
+# </details>
+#
+# ## Your turn
+#
+# Write this function yourself. `start` makes a file for it, and `minisd exercises check` compares your results with the
+# reference and says what differs ([the exercises](../minisd/exercises/README.md)).
+#
+# - `minisd exercises start sample_latents`: draw latents from the encoder's distribution, and scale them for the UNet.
 
 # %% [markdown]
 # ## Summary

@@ -347,6 +347,51 @@ lesson.pictures(
 # </details>
 
 # %% [markdown]
+# ## What you can now explain
+#
+# <details><summary>Why is neither a table of words nor a table of letters a good choice?</summary>
+#
+# A table of words never ends, and a word that is not in it cannot be written. With letters every word can be written,
+# but prompts get long, and the network has to learn spelling first.
+#
+# </details>
+#
+# <details><summary>Why must the merges be applied in the order in which they were learnt?</summary>
+#
+# Another order gives other pieces for some words. The text encoder was trained on the pieces of this order, and other
+# ids mean something else to it.
+#
+# </details>
+#
+# <details><summary>Why does the last piece of a word carry a mark?</summary>
+#
+# The mark keeps a piece at the end of a word apart from the same letters at its beginning. So *star* alone and the
+# *star* of *starfish* are different pieces.
+#
+# </details>
+#
+# <details><summary>Why is no text unknown to the tokenizer?</summary>
+#
+# Every text is bytes, and each byte is in the table as a piece. A word for which no merge was learnt is written byte by
+# byte.
+#
+# </details>
+#
+# <details><summary>Why can one wrong letter change the object in the image?</summary>
+#
+# The tokenizer cuts the misspelt word into other pieces. The model has never seen these pieces together, so their
+# states do not mean the object to the UNet.
+#
+# </details>
+#
+# ## Your turn
+#
+# Write this function yourself. `start` makes a file for it, and `minisd exercises check` compares your results with the
+# reference and says what differs ([the exercises](../minisd/exercises/README.md)).
+#
+# - `minisd exercises start byte_pairs`: merge the pieces of a word in the order in which the merges were learnt.
+
+# %% [markdown]
 # ## Summary
 #
 # - Byte-pair encoding learns which pairs to merge, most frequent first; encoding applies them in the order of

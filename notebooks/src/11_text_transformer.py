@@ -493,7 +493,52 @@ lesson.claim("and 340,387,840 in the one of SD 2", count(second) == 340_387_840)
 # %% [markdown]
 # The names of the weights differ between the official files and this class; notebook 22 shows how they are matched. The
 # functions of this lesson run on the official weights as well, as nothing in them depends on sizes.
+
+# %% [markdown]
+# ## What you can now explain
 #
+# <details><summary>Why can the UNet not just look up a vector for each word?</summary>
+#
+# A table gives "red" the same vector in every sentence. Which object is red depends on the place of the word in the
+# sentence, and a state knows what comes before it.
+#
+# </details>
+#
+# <details><summary>Why does the state at "circle" not change when the last word of the prompt does?</summary>
+#
+# The causal mask gives every later token a share of 0. So the state is made from "circle" and the words before it only.
+#
+# </details>
+#
+# <details><summary>Why does the end token stand for the whole sentence?</summary>
+#
+# It comes after all words, so the mask lets it look at each of them. And CLIP was trained with the state at this place
+# alone.
+#
+# </details>
+#
+# <details><summary>Why is padding not empty for the UNet?</summary>
+#
+# The padding comes after the words and looks back at them, so its states are further summaries of the sentence. Nothing
+# tells the UNet's attention that these places are only filling.
+#
+# </details>
+#
+# <details><summary>Why is it dangerous to load CLIP with GELU in place of QuickGELU?</summary>
+#
+# The two functions are so similar that no error appears. But all states are a little wrong, and only a comparison with
+# recorded numbers shows it.
+#
+# </details>
+#
+# ## Your turn
+#
+# Write this function yourself. `start` makes a file for it, and `minisd exercises check` compares your results with the
+# reference and says what differs ([the exercises](../minisd/exercises/README.md)).
+#
+# - `minisd exercises start text_states`: write the forward pass of the text encoder from its parts.
+
+# %% [markdown]
 # ## Summary
 #
 # - Ids become vectors by two tables, for the word and for its place; equal layers make states of them: attention,

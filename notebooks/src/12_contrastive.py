@@ -510,7 +510,55 @@ lesson.claim("what CLIP chooses is right more often than the first try", fair["c
 # %% [markdown]
 # On the command line that is `--best-of 4`. OpenAI did the same with the first DALL-E: it drew hundreds of images of
 # each prompt, and CLIP kept the best.
+
+# %% [markdown]
+# ## What you can now explain
 #
+# <details><summary>Why does guessing cost the logarithm of the batch size?</summary>
+#
+# Among $B$ texts each one gets the share $1/B$. The loss is minus the logarithm of the right one's share, and that is
+# $\log B$.
+#
+# </details>
+#
+# <details><summary>Why does the loss read the matrix by rows and by columns?</summary>
+#
+# A row asks which text belongs to an image, a column asks which image belongs to a text. A matrix can pass one of these
+# tests and fail the other.
+#
+# </details>
+#
+# <details><summary>Why are the cosines multiplied by a learnt scale?</summary>
+#
+# Cosines lie between -1 and 1, and a softmax of such close numbers is nearly flat. The scale makes their differences
+# count, and training finds how much.
+#
+# </details>
+#
+# <details><summary>Why does the model find the right caption, and still not know which object is red?</summary>
+#
+# In a batch no other caption has the same two colours, so the set of words is enough to find the right one. No batch
+# asks which colour belongs to which object, so the model does not learn it.
+#
+# </details>
+#
+# <details><summary>Why does a hard negative teach what many ordinary captions do not?</summary>
+#
+# It has the same words as the true caption, in another order. So the loss falls only if the model reads the order.
+#
+# </details>
+#
+# ## Your turn
+#
+# [The exercises](../minisd/exercises/README.md) belong to other lessons. Try these experiments in the cells above;
+# where a claim becomes false, its cell stops, and that is a finding as well.
+#
+# - In `draw_batch`, return `torch.randint(len(facts), (BATCH,), generator=dice)`, train a new model, and look which of
+#   the two tests changes.
+# - In `train`, replace `clip.logit_scale.exp()` by `1.0`, and compare the loss with that of guessing.
+# - Call `sentences` with `count=1` in `zero_shot`, and see how much the mean over many sentences is worth.
+
+# %% [markdown]
 # ## Summary
 #
 # - CLIP has two halves that make vectors of length 1. The loss asks twice: which text belongs to this image, which

@@ -338,6 +338,52 @@ count = sum(p.numel() for p in official.parameters())
 lesson.claim("859,520,964 parameters", count == 859_520_964)
 
 # %% [markdown]
+# ## What you can now explain
+#
+# <details><summary>What does it save that the autoencoder is frozen?</summary>
+#
+# A frozen autoencoder gives an image the same latents in every round, so they are computed once. From then on the
+# training needs neither the pixels nor the encoder.
+#
+# </details>
+#
+# <details><summary>Why does the loss not fall to zero, however long the training takes?</summary>
+#
+# Pure noise does not say where the object will be. So the best answer at the noisy end is an average, and its squared
+# error stays.
+#
+# </details>
+#
+# <details><summary>Why does the training replace some captions by the empty one?</summary>
+#
+# Guidance also asks the UNet for a prediction without a prompt. The UNet can only answer if its training had empty
+# prompts.
+#
+# </details>
+#
+# <details><summary>Why is it useful to know the first loss before the training begins?</summary>
+#
+# The untrained UNet answers 0, so its loss is the mean square of $v$, which follows from the noise and the latents.
+# Another number means a mistake in the scaling, and it shows before any time is spent.
+#
+# </details>
+#
+# <details><summary>Why is the colour of an object learnt before its shape?</summary>
+#
+# The colour is the same over many cells, so a wrong colour causes much of the squared error. The shape is decided by a
+# few cells at the edge.
+#
+# </details>
+#
+# ## Your turn
+#
+# Write this function yourself. `start` makes a file for it, and `minisd exercises check` compares your results with the
+# reference and says what differs ([the exercises](../minisd/exercises/README.md)).
+#
+# - `minisd exercises start training_loss`: compute the loss of a training step, for a model that predicts the noise in
+#   place of $v$.
+
+# %% [markdown]
 # ## Summary
 #
 # - Autoencoder and text encoder are frozen; the UNet alone is trained, on latents that are encoded once.

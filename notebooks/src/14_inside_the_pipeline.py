@@ -12,7 +12,10 @@
 # ## Five components
 #
 # A pipeline itself does little. All the knowledge is in three networks; a table of word pieces and a list of noise
-# levels connect them.
+# levels connect them. With the sizes of Stable Diffusion 1:
+#
+# ![A prompt goes through tokenizer and text encoder into the UNet; its predictions go through guidance and a step of
+# the sampler back into it, again and again; at the end the decoder makes the image.](diagrams/pipeline.png)
 
 # %%
 import lesson
@@ -358,6 +361,51 @@ with tempfile.TemporaryDirectory() as folder:
     loaded = weights_loader.load(Path(folder) / "model")
     back = loaded(prompt, seed=3, num_inference_steps=20, guidance_scale=3.0).images[0]
 lesson.claim("saved and loaded, it draws the same image", distance(back, theirs) == 0)
+
+# %% [markdown]
+# ## What you can now explain
+#
+# <details><summary>Which part of the pipeline never sees a pixel, and which one never sees a word?</summary>
+#
+# The UNet never sees a pixel: it works on latents. The autoencoder never sees a word: it makes pixels of whatever
+# latents it gets.
+#
+# </details>
+#
+# <details><summary>Why can the sampler be exchanged without any training?</summary>
+#
+# It has no weights. It only says at which timesteps to ask the UNet, and how to get from one noise level to the next
+# with the answer.
+#
+# </details>
+#
+# <details><summary>Why does a second pipeline of the same parts need hardly any memory?</summary>
+#
+# Nearly all memory is in the weights of the networks. A pipeline shares its parts and does not copy them.
+#
+# </details>
+#
+# <details><summary>Why must the sampler know what the UNet was trained to predict?</summary>
+#
+# The answer has the shape of the latents, whether it is noise, the clean image or $v$. The sampler computes other
+# latents from each of these, so a wrong reading leads every step elsewhere.
+#
+# </details>
+#
+# <details><summary>What does guidance need from the other parts of the pipeline?</summary>
+#
+# The text encoder reads the empty prompt as well as the prompt, and the UNet is called with the latents twice. One line
+# makes one prediction of the two, so the sampler notices nothing.
+#
+# </details>
+#
+# ## Your turn
+#
+# Write this function yourself. `start` makes a file for it, and `minisd exercises check` compares your results with the
+# reference and says what differs ([the exercises](../minisd/exercises/README.md)).
+#
+# - `minisd exercises start size_vector`: build the vector of sizes that SDXL's UNet reads beside the text, a part that
+#   this lesson's pipeline does not have.
 
 # %% [markdown]
 # ## Summary

@@ -270,6 +270,53 @@ print(f"{weights.numel()} numbers explain {100 * explained:.0f} % of the varianc
 lesson.claim("more than half of it", explained > 0.5)
 
 # %% [markdown]
+# ## What you can now explain
+#
+# <details><summary>Why is the predicted image right long before the latents are?</summary>
+#
+# The first steps decide what is drawn and where. After them $x_t$ still contains noise, but this noise no longer
+# misleads the prediction, which leaves it out.
+#
+# </details>
+#
+# <details><summary>Why can a preview change the image in some programs, and not here?</summary>
+#
+# There a sampler keeps the UNet's earlier answers in itself, so a second call of its step counts an answer twice. Here
+# the memory is passed to a step and returned by it, so an extra call changes nothing.
+#
+# </details>
+#
+# <details><summary>Why does a callback that erases the latents not change the image?</summary>
+#
+# It gets a copy of the latents. The loop goes on with its own.
+#
+# </details>
+#
+# <details><summary>Why can a linear map take the decoder's place in a preview?</summary>
+#
+# Latents are laid out like the image, and the four numbers of a place nearly determine its colour. The map computes
+# this colour, one for each place, without fine edges.
+#
+# </details>
+#
+# <details><summary>When is the loop more useful than a callback?</summary>
+#
+# When you need more than the latents, or want to end the run. A step of the loop also carries the predicted image, and
+# `break` ends the run.
+#
+# </details>
+#
+# ## Your turn
+#
+# [The exercises](../minisd/exercises/README.md) belong to other lessons. Try these experiments in the cells above;
+# where a claim becomes false, its cell stops, and that is a finding as well.
+#
+# - Give the pipeline `callback_steps=5`, and predict how many images there will be.
+# - Write a loop over `parts.denoise(...)` that ends with `break` as soon as the checker accepts the predicted image,
+#   and print its step.
+# - Fit the linear map on four scenes in place of `64`, and compare the previews.
+
+# %% [markdown]
 # ## Summary
 #
 # - `StableDiffusionPipeline(vae=..., text_encoder=..., ...)` takes parts and a callback: the lesson's runs unchanged.

@@ -409,6 +409,54 @@ lesson.pictures(
 lesson.claim("rescaled latents deviate less", deviation(strong[0.7]) < deviation(strong[0]))
 
 # %% [markdown]
+# ## What you can now explain
+#
+# <details><summary>Why do all settings draw the same prompts from the same seeds?</summary>
+#
+# Then the setting is all that differs. And you can count the images that changed sides, which proves more than two
+# separate rates.
+#
+# </details>
+#
+# <details><summary>What can a dozen images show, and what can they not show?</summary>
+#
+# They tell a broken setting from a good one. They cannot rank two good settings, because the intervals of both are wide
+# and overlap.
+#
+# </details>
+#
+# <details><summary>Why is the distance to a reference no measure of how good an image is?</summary>
+#
+# It says how well the sampler solves the equation. The ancestral sampler ends at another image, which can be just as
+# right.
+#
+# </details>
+#
+# <details><summary>Why does more guidance need more steps?</summary>
+#
+# Guidance makes each step go further, in a direction that was computed at the start of the step. A long step in this
+# direction overshoots.
+#
+# </details>
+#
+# <details><summary>Why is guidance needed most in the first half of a run?</summary>
+#
+# While there is much noise, it is decided which objects there are and where. Later the objects show in the latents
+# themselves, and the words change little.
+#
+# </details>
+#
+# ## Your turn
+#
+# [The exercises](../minisd/exercises/README.md) belong to other lessons. Try these experiments in the cells above;
+# where a claim becomes false, its cell stops, and that is a finding as well.
+#
+# - Compare `DDIM` and `DPMSolverMultistep` with the prompts of `more`, and see whether the larger number can rank them.
+# - Guide only in the middle of the run, with `scale=lambda i: 4.0 if 2 <= i < 6 else 1.0`, and compare the distance
+#   with those of the other plans.
+# - Take `guidance_rescale=1.0` at scale 16, and look at the deviation and at the rate.
+
+# %% [markdown]
 # ## Summary
 #
 # - Same prompts, same seeds, an exact judge and an interval: then a comparison means something. With a dozen images it

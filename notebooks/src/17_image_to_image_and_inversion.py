@@ -390,14 +390,15 @@ for up, low in ((1.0, 1.0), (1.0, 3.0), (3.0, 3.0)):
     print(f"guidance {up:g} on the way up, {low:g} on the way down: {came_back[up, low]:.1f} dB")
 lesson.claim("guidance on the way down alone leads elsewhere", came_back[1.0, 3.0] < came_back[1.0, 1.0])
 lesson.claim("with guidance both ways it is less exact than without", came_back[3.0, 3.0] < came_back[1.0, 1.0])
+lesson.claim("guidance both ways comes back worst", came_back[3.0, 3.0] < came_back[1.0, 3.0])
 
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# The printed lines show it. Guidance on one way only means two different paths, so nothing makes them meet. Guidance
-# both ways is one path, but a crooked one: the fixed-point iteration needs neighbours to be alike, and guidance makes
-# them less alike. So one inverts without guidance, and lets guidance act only on the last part of the way down. That is
-# the next section.
+# Guidance both ways, and both are worse than none. Guidance on one way only means two different paths, so nothing makes
+# them meet. Guidance both ways is one path, but a crooked one: the fixed-point iteration needs neighbours to be alike,
+# and guidance makes them less alike. So one inverts without guidance, and lets guidance act only on the last part of
+# the way down. That is the next section.
 #
 # </details>
 #
@@ -457,7 +458,53 @@ lesson.pictures(
 # What is kept has a price. The found noise holds on to the old image, so a new word may take effect too late, or in the
 # wrong place: compare the counts of right images above, and look for a column where the edit went wrong. How early to
 # leave the path is a choice again, as strength was, but with a better trade.
+
+# %% [markdown]
+# ## What you can now explain
 #
+# <details><summary>Why does a small strength keep the places of the objects?</summary>
+#
+# The run starts at a level with little noise, where the layout still shows in the latents. The steps that are left
+# decide edges, not places.
+#
+# </details>
+#
+# <details><summary>Why does the given image not matter at strength 1, in this model?</summary>
+#
+# The run starts at the noisiest level, and there the schedule of this model leaves nothing of the image. The schedule
+# of SD 1 leaves a little.
+#
+# </details>
+#
+# <details><summary>Why can DDIM be run backwards, and DDPM not?</summary>
+#
+# DDIM has no dice, so each start belongs to one image and the same path can be walked back. DDPM adds new noise at each
+# step, so an image does not belong to one start.
+#
+# </details>
+#
+# <details><summary>Why does plain inversion not lead back to the image exactly?</summary>
+#
+# The prediction is needed at the noisier point, and that is the point which is looked for. Plain inversion takes the
+# point before it instead, and the small errors of all steps add up.
+#
+# </details>
+#
+# <details><summary>Why does an edit go up only a part of the way?</summary>
+#
+# At a level in between, most of the old image is decided already, so what the new prompt does not name stays. The new
+# word still has enough steps left to take effect.
+#
+# </details>
+#
+# ## Your turn
+#
+# Write this function yourself. `start` makes a file for it, and `minisd exercises check` compares your results with the
+# reference and says what differs ([the exercises](../minisd/exercises/README.md)).
+#
+# - `minisd exercises start steps_to_skip`: say how many steps of a run are left out at a given strength.
+
+# %% [markdown]
 # ## Summary
 #
 # - **Image to image** skips the first steps: latents of an image, noise of that level, the rest of the run. `strength`

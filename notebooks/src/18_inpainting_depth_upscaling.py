@@ -403,6 +403,51 @@ lesson.claim(
 )
 
 # %% [markdown]
+# ## What you can now explain
+#
+# <details><summary>Why does only the first convolution change, when the UNet gets more channels?</summary>
+#
+# It turns its input, with however many channels, into a feature map of the old shape. All later layers see only this
+# map.
+#
+# </details>
+#
+# <details><summary>Why do the weights of the new channels begin at zero?</summary>
+#
+# So the new channels have no effect at first, and the model draws what the old one drew. The further training starts
+# from a model that works.
+#
+# </details>
+#
+# <details><summary>Why does blending often cut off the new object?</summary>
+#
+# At the first steps the plain model sees noise everywhere, so it does not know where the hole is. It places the object
+# as it likes, and what falls outside of the hole is thrown away.
+#
+# </details>
+#
+# <details><summary>Why is the hole painted gray before the image is encoded?</summary>
+#
+# Else the latents would still contain the old object. The model could copy it, also from cells beside the hole, which
+# the encoder computes from pixels of the hole.
+#
+# </details>
+#
+# <details><summary>Why does an upscaler add noise to the small image on purpose?</summary>
+#
+# The noise hides the faults of the small image. So the model learns to invent the details that it cannot trust, and
+# `noise_level` tells it how much that is.
+#
+# </details>
+#
+# ## Your turn
+#
+# Write this function yourself. `start` makes a file for it, and `minisd exercises check` compares your results with the
+# reference and says what differs ([the exercises](../minisd/exercises/README.md)).
+#
+# - `minisd exercises start mask_blend`: put the given image back outside of the mask.
+
+# %% [markdown]
 # ## Summary
 #
 # - More input is more **channels beside the latents**: 9 for inpainting, 5 for depth, 7 for upscaling. They are the

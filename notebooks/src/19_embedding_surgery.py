@@ -373,7 +373,55 @@ lesson.claim("here the words carry the prompt, not the padding", padded["words o
 # much of a prompt can be read from there.
 #
 # </details>
+
+# %% [markdown]
+# ## What you can now explain
 #
+# <details><summary>Why is a prompt with an exchanged token vector exactly the other prompt?</summary>
+#
+# After the table only the vector of a word is left. The encoder has no way to know from which word a vector came.
+#
+# </details>
+#
+# <details><summary>Why need a vector between two words not mean an object between two objects?</summary>
+#
+# The encoder was trained on the vectors of words alone. Whatever it makes of the space between them, no loss ever
+# corrected it.
+#
+# </details>
+#
+# <details><summary>Why does the straight way between two noises lead through too little noise?</summary>
+#
+# Two independent noises are nearly at right angles and have the same length. The straight line between them passes
+# nearer to zero, so the deviation in its middle is smaller.
+#
+# </details>
+#
+# <details><summary>How can a text encoder know the order of words without their places?</summary>
+#
+# A token sees only the tokens before it. So a word gets another state when other words come before it.
+#
+# </details>
+#
+# <details><summary>Why can text states be calculated with, as in red circle - red + blue?</summary>
+#
+# The encoder keeps colour and shape apart: the step from red to blue is about the same for every object. So the same
+# difference can be added to the states of another prompt.
+#
+# </details>
+#
+# ## Your turn
+#
+# [The exercises](../minisd/exercises/README.md) belong to other lessons. Try these experiments in the cells above;
+# where a claim becomes false, its cell stops, and that is a finding as well.
+#
+# - Exchange the vector of "above" for that of "below" in a prompt with two objects, and see whether the objects change
+#   places.
+# - Calculate with sizes in place of colours, small circle - small shape + large shape, and look how large the circles
+#   are.
+# - Walk from noise to noise with the prompt of your choice, and look where the image jumps.
+
+# %% [markdown]
 # ## Summary
 #
 # - Words become **token vectors** (a table), then **text states** (the encoder). Both can be changed:

@@ -332,7 +332,57 @@ lesson.pictures(
 # the model finds the nearest image that satisfies it.
 #
 # </details>
+
+# %% [markdown]
+# ## What you can now explain
 #
+# <details><summary>Why does the loss look at the predicted image, and not at latents or finished image?</summary>
+#
+# The latents are mostly noise at the first steps, and a loss on them would judge the noise. The finished image comes
+# when nothing can be changed any more.
+#
+# </details>
+#
+# <details><summary>Why does the star move to the left, rather than fade at the right?</summary>
+#
+# The gradient passes through the UNet, so it says how the whole next guess depends on $x$. At the first steps the UNet
+# can draw the star anywhere, and the prompt still asks for a star.
+#
+# </details>
+#
+# <details><summary>Why is the short gradient zero at the first step of this model?</summary>
+#
+# There the share of the image in $x$ is 0, and the UNet's answer counts as a fixed number. So the predicted image does
+# not change with $x$.
+#
+# </details>
+#
+# <details><summary>Why is the move scaled by the variance of the noise?</summary>
+#
+# At the first steps there is much noise, the image is open, and a large move helps. At the last steps everything is
+# settled, and a large move would only spoil it.
+#
+# </details>
+#
+# <details><summary>How can a loss be satisfied in a way that nobody meant?</summary>
+#
+# A loss is a formula and knows nothing of the objects. If white has more blueness than a yellow circle, a smaller
+# yellow circle satisfies the blue loss as well.
+#
+# </details>
+#
+# ## Your turn
+#
+# [The exercises](../minisd/exercises/README.md) belong to other lessons. Try these experiments in the cells above;
+# where a claim becomes false, its cell stops, and that is a finding as well.
+#
+# - Write a loss for the upper half of the image, with `pixels[..., : pixels.shape[-2] // 2, :]`, and see where the
+#   stars go.
+# - Steer the dozen stars with the scales `50` and `500` in place of `150`, and count the stars at the left and those
+#   that are exact.
+# - Pass `every=5` to `Guide`, and count how many stars are still at the left.
+
+# %% [markdown]
 # ## Summary
 #
 # - At each step: guess the finished image, measure, move $x$ against the gradient, times scale and $\sigma^2$.

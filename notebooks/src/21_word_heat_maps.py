@@ -196,6 +196,51 @@ for name, part in (("start token", mean[:1]), ("words", mean[1:last]), ("end and
 lesson.claim("together they are all of it", abs(float(mean.sum()) - 1) < 1e-3)
 
 # %% [markdown]
+# ## What you can now explain
+#
+# <details><summary>What follows for heat maps, if the weights of a place sum to 1 over the tokens?</summary>
+#
+# A map shows a share. A token gets more of it only if the others get less, so a bright place says that this word gets
+# more than the other tokens there.
+#
+# </details>
+#
+# <details><summary>Why may a weak heat map look strong?</summary>
+#
+# An overlay stretches each map to its own range. Print the shares, or show all maps on one scale, to see how much
+# attention the word gets.
+#
+# </details>
+#
+# <details><summary>Why do the maps of colours point nowhere, although the colours are right?</summary>
+#
+# The state of the noun has read the colour before it, so the noun carries its colour. The UNet need not look at the
+# token of the colour.
+#
+# </details>
+#
+# <details><summary>Why do the maps of this model prove little about Stable Diffusion?</summary>
+#
+# The training of this UNet had a second loss, which taught the attention of nouns where their objects are. No such loss
+# taught the attention of Stable Diffusion.
+#
+# </details>
+#
+# <details><summary>Why is a heat map no proof that the word made the object?</summary>
+#
+# Attention says where a layer looks, not what it does with what it finds. And the states have read each other, so the
+# state of one word can carry others.
+#
+# </details>
+#
+# ## Your turn
+#
+# Write this function yourself. `start` makes a file for it, and `minisd exercises check` compares your results with the
+# reference and says what differs ([the exercises](../minisd/exercises/README.md)).
+#
+# - `minisd exercises start heat_map`: make a heat map of a word from the attention of several layers.
+
+# %% [markdown]
 # ## Summary
 #
 # - Cross-attention is how words enter; its weights, a share for each place and token, can be recorded without changing

@@ -450,6 +450,51 @@ import shutil
 shutil.rmtree(folder)
 
 # %% [markdown]
+# ## What you can now explain
+#
+# <details><summary>Why is a .ckpt file of a stranger dangerous, and a safetensors file not?</summary>
+#
+# A `.ckpt` file is a pickle, a program that is run to make the objects in it. A safetensors file has a header and
+# numbers, so there is nothing to run.
+#
+# </details>
+#
+# <details><summary>Why is a loader that takes what fits worse than one that refuses?</summary>
+#
+# A wrong name leaves a parameter random, and no error appears. With one wrong name of many the images are only a bit
+# worse, and the reason is hard to find.
+#
+# </details>
+#
+# <details><summary>Why can the same weights be stored as a convolution and as a linear layer?</summary>
+#
+# A convolution of 1 x 1 sums over the channels of one position, as a linear layer does. So the numbers agree, and the
+# shapes differ by two axes of length 1.
+#
+# </details>
+#
+# <details><summary>What can the shapes in a file not tell about its model?</summary>
+#
+# Settings that no shape depends on: the number of heads, and whether the UNet predicts noise or $v$. A rule for the
+# family or the user must say it.
+#
+# </details>
+#
+# <details><summary>Why does our function need a fingerprint from outside, if it agrees with the library?</summary>
+#
+# Both could contain the same mistake. The list behind the fingerprint was written down without minisd, so it agrees
+# only if the names are right.
+#
+# </details>
+#
+# ## Your turn
+#
+# Write this function yourself. `start` makes a file for it, and `minisd exercises check` compares your results with the
+# reference and says what differs ([the exercises](../minisd/exercises/README.md)).
+#
+# - `minisd exercises start weight_names`: translate the place of a block from the numbering of the original files.
+
+# %% [markdown]
 # ## Summary
 #
 # - A weight file is names, shapes and numbers. safetensors: 8 bytes, a JSON header, the numbers; nothing to run.

@@ -231,7 +231,56 @@ lesson.animation(
 # ```console
 # $ minisd eval --views
 # ```
+
+# %% [markdown]
+# ## What you can now explain
 #
+# <details><summary>Why can the mean of two answers give an image that fits two prompts?</summary>
+#
+# Each answer pulls the image to where its prompt wants it. The mean pulls it to where both prompts agree, if there is
+# such an image.
+#
+# </details>
+#
+# <details><summary>What happens if the two prompts of an anagram contradict each other?</summary>
+#
+# The mean is a compromise that neither prompt asked for, and nothing in the loop notices it. So one image rarely fits
+# both prompts.
+#
+# </details>
+#
+# <details><summary>Why are turned latents not quite the latents of the turned image?</summary>
+#
+# A latent cell also says where in the cell an edge is. The turn exchanges the cells, but not what is inside of them.
+#
+# </details>
+#
+# <details><summary>Why do overlapping windows draw one image, and not several that are glued together?</summary>
+#
+# There is one $x_t$ for the whole sheet, and one step of the sampler. In the overlap the answers of both windows are
+# averaged, so both go on from the same latents.
+#
+# </details>
+#
+# <details><summary>Why is the loop a circle through the noise, and not a polygon of straight lines?</summary>
+#
+# On the circle each point is again noise of variance 1, since the squares of cosine and sine sum to 1. Within a
+# straight line the variance is smaller, and the UNet was never shown such a start.
+#
+# </details>
+#
+# ## Your turn
+#
+# [The exercises](../minisd/exercises/README.md) belong to other lessons. Try these experiments in the cells above;
+# where a claim becomes false, its cell stops, and that is a finding as well.
+#
+# - Make an anagram of two other shapes, predict first whether their outlines agree, and count how many of eight are
+#   right both ways.
+# - Take `turn="half"` in place of `turn="flip"`, turn the images by `rot90(2, (-2, -1))` to check them, and compare the
+#   counts.
+# - Draw the loop from other seeds of `noise_circle`, and look how often the animation jumps.
+
+# %% [markdown]
 # ## Summary
 #
 # - The UNet can be asked about several views of one $x_t$; the loop takes the mean of the answers.

@@ -8,7 +8,8 @@ import pytest
 
 from notebooks import build
 
-SOURCE = """# %% [markdown]
+FOLDED = "\n".join(f"# <details><summary>Why {each}?</summary>\n#\n# So.\n#\n# </details>\n#" for each in "abcde")
+SOURCE = f"""# %% [markdown]
 # # 90 · A lesson
 #
 # **You will** add. **Needs** nothing. **Takes** a minute.
@@ -22,6 +23,13 @@ print(2 + 40)
 #
 # <details><summary>Answer</summary>No.</details>
 #
+# ## What you can now explain
+#
+{FOLDED}
+# ## Your turn
+#
+# [The exercises](../minisd/exercises/README.md)
+#
 # ## Summary
 #
 # [code](../minisd/minimal.py)
@@ -31,8 +39,9 @@ print(2 + 40)
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     """A source in a folder like the real one, in which its links work."""
-    (tmp_path / "minisd").mkdir()
-    (tmp_path / "minisd" / "minimal.py").touch()
+    (tmp_path / "minisd" / "exercises").mkdir(parents=True)
+    for name in ("minimal.py", "exercises/README.md"):
+        (tmp_path / "minisd" / name).touch()
     path = tmp_path / "notebooks" / "src" / "90_lesson.py"
     path.parent.mkdir(parents=True)
     path.write_text(SOURCE)

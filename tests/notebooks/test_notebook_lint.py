@@ -10,7 +10,11 @@ from nbformat import NotebookNode
 from notebooks.lint import problems
 
 OPENING = "# 90 · A lesson\n\n**You will** see.\n\n**Needs** nothing.\n\n**Takes** 15 minutes."
-ENDING = "## Summary\n\nSee [the code](../minisd/a.py)."
+ANSWERS = [f"<details><summary>Why {each}?</summary>\n\nBecause.\n\n</details>" for each in "abcde"]
+EXPLAIN = "\n\n".join(["## What you can now explain", *ANSWERS])
+TURN = "## Your turn\n\n[The exercises](../minisd/exercises/README.md)."
+SUMMARY = "## Summary\n\nSee [the code](../minisd/a.py)."
+ENDING = f"{EXPLAIN}\n\n{TURN}\n\n{SUMMARY}"
 QUESTION = "**Predict, then run**: 42, or 1,024?\n\n<details><summary>Answer</summary>\n\nYes\n\n</details>"
 
 
@@ -33,8 +37,9 @@ def good() -> NotebookNode:
 
 
 def found(notebook: NotebookNode, folder: Path) -> list[str]:
-    (folder / "minisd").mkdir(exist_ok=True)
-    (folder / "minisd" / "a.py").touch()
+    (folder / "minisd" / "exercises").mkdir(parents=True, exist_ok=True)
+    for name in ("a.py", "exercises/README.md"):
+        (folder / "minisd" / name).touch()
     path = folder / "notebooks" / "90_lesson.ipynb"
     path.parent.mkdir(exist_ok=True)
     path.write_text(nbformat.writes(notebook))
@@ -68,7 +73,16 @@ RULES: dict[str, tuple[Callable[[NotebookNode], object], str]] = {
     "summary": (prose(4, ENDING.replace("## Summary", "## End")), "does not end with `## Summary`"),
     "code link": (prose(4, "## Summary\n\nThat was it."), "and a link to the code"),
     "question": (prose(2, "Nothing."), "has 0 `**Predict, then run**`"),
-    "answer": (prose(2, "**Predict, then run**: why?"), "and 0 folded answers"),
+    "answer": (prose(2, "**Predict, then run**: why?"), "and 0 folded answers"),  # those of ENDING do not count
+    "no explanations": (prose(4, f"{TURN}\n\n{SUMMARY}"), "does not end with the sections `## What"),
+    "no turn": (prose(4, f"{EXPLAIN}\n\n{SUMMARY}"), "does not end with the sections"),
+    "sections exchanged": (prose(4, f"{TURN}\n\n{EXPLAIN}\n\n{SUMMARY}"), "does not end with the sections"),
+    "four answers": (prose(4, ENDING.replace(ANSWERS[2], "")), "has 4 questions with a folded answer"),
+    "six answers": (prose(4, ENDING.replace(TURN, f"{ANSWERS[2]}\n\n{TURN}")), "has 6 questions with a folded answer"),
+    "an answer elsewhere": (prose(4, ENDING.replace(ANSWERS[2], "") + "\n\n" + ANSWERS[2]), "has 4 questions with a"),
+    "not a question": (prose(4, ENDING.replace("Why c?", "Why c.")), "has 4 questions with a folded answer"),
+    "no blank line": (prose(4, ENDING.replace("Why c?</summary>\n", "Why c?</summary>")), "has 4 questions with a"),
+    "exercises": (prose(4, ENDING.replace("exercises/README.md", "a.py")), "has no link to the exercises"),
     "details": (prose(2, QUESTION.replace("</details>", "")), "<details> or </details> without its counterpart"),
     "order": (lambda nb: nb.cells[1].update(execution_count=3), "not executed once from top to bottom"),
     "not run": (lambda nb: nb.cells[1].update(execution_count=None), "not executed once from top to bottom"),

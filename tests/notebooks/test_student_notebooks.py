@@ -48,6 +48,7 @@ def test_a_function_that_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "out"), "05", "08"]) == 0
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert written == ["05_noise_schedule.ipynb", "08_guidance.ipynb", "lesson.py"]
+    assert written == ["05_noise_schedule.ipynb", "08_guidance.ipynb", "diagrams", "lesson.py"]
+    assert (tmp_path / "out" / "diagrams" / "guidance.png").exists()
     assert main([str(tmp_path / "out"), "99"]) == 1
     assert "unknown notebook '99'" in capsys.readouterr().err
