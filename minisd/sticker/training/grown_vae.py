@@ -2,7 +2,8 @@
 
 The encoder gets a new outer level that begins by halving the image, the decoder one that begins by interpolating it.
 From exact latents alone the decoder learns to draw the contact of two objects as a gradient as soon as the latents are
-a prediction of the UNet, which is never exact. So half of its latents are such predictions.
+a prediction of the UNet, which is never exact. So half of its latents are such predictions, and its inner levels, which
+read the latents, stay as they are.
 """
 
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from minisd.training.trainer import Recipe, TrainingRun, train
 SCENE_PROBABILITIES = {"two": 0.5, "styled": 0.3, "overlapping": 0.8}  # contacts of two objects are most difficult
 MAX_NOISE = 0.2  # deviation of the noise on exact latents, whose own is 1
 TIMESTEPS = (20, 400)  # range of the noise that the UNet's predictions remove
-ENCODED = 4  # a step encodes one image of so many: the encoder's task is easy
+ENCODED = 4  # a step encodes one image of so many: the encoder has little to learn
 LATENT_WEIGHT = 2.0  # of the distance between its latents and the known ones
 
 
@@ -124,6 +125,8 @@ def train_grown_vae(
     """
     known = deepcopy(sd.vae).requires_grad_(False)
     vae = deepcopy(sd.vae) if known.config.sample_size > VAE_CONFIG.sample_size else grown_vae(sd.vae)
+    for part in (vae.from_latents, vae.decoder.conv_in, vae.decoder.middle, *vae.decoder.up[:-2]):
+        part.requires_grad_(False)
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         scenes = [sample_scene(generator, **SCENE_PROBABILITIES) for _ in range(batch)]
@@ -140,4 +143,4 @@ def train_grown_vae(
 
     recipe = Recipe(learning_rate=1e-3, warmup_steps=50, decay_fraction=0.5, weight_decay=0.0, autocast="bfloat16")
     run = run.of(batch=batch, scenes=SCENE_PROBABILITIES)
-    return train(vae, loss, recipe, run, show)
+    return train(vae, loss, recipe, run, show).requires_grad_(True)
