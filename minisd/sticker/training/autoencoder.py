@@ -36,11 +36,15 @@ def new_vae(seed: int = 0) -> VAE:
     return vae
 
 
+def object_weights(target: Tensor) -> Tensor:
+    """The weight of each pixel of images (B, 3, H, W), larger on and around objects.  -> (B, 1, H, W)"""
+    contrast = (target - target[:, :, :1, :1]).abs().amax(1, keepdim=True)  # to the background, read in the corner
+    return 1 + OBJECT_WEIGHT * F.max_pool2d((contrast > 0.1).float(), 5, stride=1, padding=2)
+
+
 def reconstruction_loss(pixels: Tensor, target: Tensor) -> Tensor:
     """L1, squared and gradient differences, with a larger weight on objects.  (B, 3, H, W) twice -> scalar."""
-    contrast = (target - target[:, :, :1, :1]).abs().amax(1, keepdim=True)  # to the background, read in the corner
-    weight = 1 + OBJECT_WEIGHT * F.max_pool2d((contrast > 0.1).float(), 5, stride=1, padding=2)
-    loss = (weight * ((pixels - target).abs() + (pixels - target) ** 2)).mean()
+    loss = (object_weights(target) * ((pixels - target).abs() + (pixels - target) ** 2)).mean()
     for scale in (1, 2):
         a, b = (F.avg_pool2d(x, scale) for x in (pixels, target))
         for axis in (2, 3):

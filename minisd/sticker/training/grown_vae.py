@@ -2,8 +2,8 @@
 
 The encoder gets a new outer level that begins by halving the image, the decoder one that begins by interpolating it.
 From exact latents alone the decoder learns to draw the contact of two objects as a gradient as soon as the latents are
-a prediction of the UNet, which is never exact. So half of its latents are such predictions, and its inner levels, which
-read the latents, stay as they are.
+a prediction of the UNet, which is never exact. So half of its latents are such predictions, with a loss that does not
+reward the mean of what is possible, and its inner levels, which read the latents, stay as they are.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from minisd.models import VAE
 from minisd.models.vae import VAELevel
 from minisd.pipeline import StableDiffusion
 from minisd.pipeline.guidance import combine
-from minisd.sticker.training.autoencoder import VAE_CONFIG, reconstruction_loss
+from minisd.sticker.training.autoencoder import VAE_CONFIG, object_weights, reconstruction_loss
 from minisd.sticker.training.dataset import write_training_caption
 from minisd.sticker.training.diffusion import SCHEDULE
 from minisd.sticker.world.captions import select_content
@@ -32,6 +32,8 @@ MAX_NOISE = 0.2  # deviation of the noise on exact latents, whose own is 1
 TIMESTEPS = (20, 400)  # range of the noise that the UNet's predictions remove
 ENCODED = 4  # a step encodes one image of so many: the encoder has little to learn
 LATENT_WEIGHT = 2.0  # of the distance between its latents and the known ones
+SMALL_ERROR = 0.3  # distance in RGB of [-1, 1]; `decisive_loss` hardly distinguishes errors far beyond it
+LARGE_ERRORS = 0.2  # weight of the absolute difference in it, which does
 
 
 def grown_config(config: VAEConfig) -> VAEConfig:
@@ -104,6 +106,16 @@ def _halve(conv_in: nn.Conv2d, down: nn.Conv2d, known: nn.Conv2d) -> None:
     down.bias.copy_(known.bias)
 
 
+def decisive_loss(pixels: Tensor, target: Tensor) -> Tensor:
+    """A loss whose best answer to several possible targets is one of them, not their mean.  (B, 3, H, W) twice -> ().
+
+    Squared error over squared error plus a constant (Geman and McClure 1987), with a larger weight on objects.
+    """
+    square = (pixels - target).square().sum(1, keepdim=True)
+    error = square / (square + SMALL_ERROR**2) + LARGE_ERRORS * (pixels - target).abs().mean(1, keepdim=True)
+    return (object_weights(target) * error).mean()
+
+
 @torch.no_grad()
 def predicted_latents(sd: StableDiffusion, latents: Tensor, scenes: list[Scene], generator: torch.Generator) -> Tensor:
     """Latents of scenes (B, C, h, w), noised to random timesteps -> what the UNet takes for them, with guidance."""
@@ -139,7 +151,8 @@ def train_grown_vae(
         pixels = vae.decode(vae.raw(torch.cat([predicted, exact[half:] + amount * noise])))
         few = slice(0, batch, ENCODED)
         moved = (vae.scaled(vae.encode(target[few]).mean) - exact[few]).abs().mean()
-        return reconstruction_loss(pixels.float(), target) + LATENT_WEIGHT * moved
+        decoded = decisive_loss(pixels[:half], target[:half]) + reconstruction_loss(pixels[half:], target[half:])
+        return decoded / 2 + LATENT_WEIGHT * moved
 
     recipe = Recipe(learning_rate=1e-3, warmup_steps=50, decay_fraction=0.5, weight_decay=0.0, autocast="bfloat16")
     run = run.of(batch=batch, scenes=SCENE_PROBABILITIES)

@@ -9,7 +9,7 @@ from support.small import randomise
 from minisd.sticker.training.autoencoder import VAE_CONFIG, new_vae
 from minisd.sticker.training.dataset import new_tokenizer, training_scenes
 from minisd.sticker.training.diffusion import SCHEDULE
-from minisd.sticker.training.grown_vae import TIMESTEPS, grown_config, grown_vae, predicted_latents
+from minisd.sticker.training.grown_vae import TIMESTEPS, decisive_loss, grown_config, grown_vae, predicted_latents
 
 
 def test_the_larger_one_has_the_official_factor() -> None:
@@ -66,3 +66,18 @@ def test_predictions_of_a_perfect_unet_are_the_latents() -> None:
     assert len(set(asked[0][:6].tolist())) > 1
     assert TIMESTEPS[0] <= asked[0].min()
     assert asked[0].max() < TIMESTEPS[1]
+
+
+def test_the_best_answer_to_two_possible_targets_is_one_of_them() -> None:
+    """A pixel is red in two images of three, and blue in the third."""
+    red, blue = torch.tensor([1.0, -1.0, -1.0]), torch.tensor([-1.0, -1.0, 1.0])
+    targets = torch.stack([red, red, blue])[:, :, None, None].expand(3, 3, 8, 8)
+
+    def loss_of(answer: torch.Tensor) -> float:
+        return float(decisive_loss(answer[None, :, None, None].expand(3, 3, 8, 8), targets))
+
+    answers = {share: loss_of(torch.lerp(blue, red, share)) for share in (0, 0.25, 0.5, 2 / 3, 0.75, 0.9, 1)}
+    assert min(answers, key=answers.__getitem__) == 1
+    assert answers[0] < answers[0.5]
+    assert decisive_loss(targets, targets) == 0
+    assert decisive_loss(targets.flip(1), targets) > 2 * decisive_loss(0.9 * targets, targets)  # far errors count
