@@ -11,6 +11,7 @@ from copy import deepcopy
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisd.configs import VAEConfig
@@ -128,6 +129,19 @@ def predicted_latents(sd: StableDiffusion, latents: Tensor, scenes: list[Scene],
     return SCHEDULE.velocity(v, xt, t)  # x0 = sqrt(alpha_bar) xt - sqrt(1 - alpha_bar) v: the same mixture as that of v
 
 
+def decode_with_outer_gradients(vae: VAE, latents: Tensor) -> Tensor:
+    """`VAE.decode` whose two outer levels alone get gradients."""
+    decoder = vae.decoder
+    with torch.no_grad():
+        h = decoder.middle(decoder.conv_in(vae.from_latents(latents)))
+        for level in decoder.up[:-2]:
+            h = level(h)
+    h.requires_grad_()  # GroupNorm of torch 2.13 may crash where its input needs no gradient
+    for level in decoder.up[-2:]:
+        h = level(h)
+    return decoder.conv_out(F.silu(decoder.norm_out(h)))
+
+
 def train_grown_vae(
     sd: StableDiffusion, run: TrainingRun, batch: int = 8, show: Callable[[VAE], None] | None = None
 ) -> VAE:
@@ -137,8 +151,6 @@ def train_grown_vae(
     """
     known = deepcopy(sd.vae).requires_grad_(False)
     vae = deepcopy(sd.vae) if known.config.sample_size > VAE_CONFIG.sample_size else grown_vae(sd.vae)
-    for part in (vae.from_latents, vae.decoder.conv_in, vae.decoder.middle, *vae.decoder.up[:-2]):
-        part.requires_grad_(False)
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         scenes = [sample_scene(generator, **SCENE_PROBABILITIES) for _ in range(batch)]
@@ -148,7 +160,7 @@ def train_grown_vae(
         noise = torch.randn(exact[half:].shape, generator=generator)
         amount = MAX_NOISE * torch.rand((batch - half, 1, 1, 1), generator=generator)
         predicted = predicted_latents(sd, exact[:half], scenes[:half], generator)
-        pixels = vae.decode(vae.raw(torch.cat([predicted, exact[half:] + amount * noise])))
+        pixels = decode_with_outer_gradients(vae, vae.raw(torch.cat([predicted, exact[half:] + amount * noise])))
         few = slice(0, batch, ENCODED)
         moved = (vae.scaled(vae.encode(target[few]).mean) - exact[few]).abs().mean()
         decoded = decisive_loss(pixels[:half], target[:half]) + reconstruction_loss(pixels[half:], target[half:])
@@ -156,4 +168,4 @@ def train_grown_vae(
 
     recipe = Recipe(learning_rate=1e-3, warmup_steps=50, decay_fraction=0.5, weight_decay=0.0, autocast="bfloat16")
     run = run.of(batch=batch, scenes=SCENE_PROBABILITIES)
-    return train(vae, loss, recipe, run, show).requires_grad_(True)
+    return train(vae, loss, recipe, run, show)

@@ -21,7 +21,7 @@ from minisd.sticker.training.unet import SCHEDULER, new_unet, train_unet
 @pytest.fixture(autouse=True)
 def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small images and networks, and nothing measured after the training."""
-    vae = replace(autoencoder.VAE_CONFIG, channels=(8, 16), norm_groups=4, sample_size=32)
+    vae = replace(autoencoder.VAE_CONFIG, channels=(12, 16), norm_groups=4, sample_size=32)
     monkeypatch.setattr(autoencoder, "VAE_CONFIG", vae)
     levels = {"channels": (16, 32), "depths": (0, 1), "heads": (2, 4), "only_cross_attention": (False, False)}
     monkeypatch.setattr(unet, "UNET_CONFIG", replace(unet.UNET_CONFIG, norm_groups=4, **levels))
