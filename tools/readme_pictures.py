@@ -32,7 +32,7 @@ STYLE_PROMPTS = [
 TASK_SCENE = Scene(
     (Object("circle", "red", "large", 0.32, 0.36, 0.19), Object("square", "blue", "small", 0.76, 0.74, 0.09)), "beige"
 )
-MASK_BOX = (4, 6, 38, 42)  # left, top, right, bottom: around the circle
+MASK_BOX = (4 / 64, 6 / 64, 38 / 64, 42 / 64)  # left, top, right, bottom, as shares of the side: around the circle
 
 
 def draw_all(folder: Path, overwrite: bool = False) -> None:
@@ -71,17 +71,18 @@ def draw_styles() -> Image.Image:
 
 def draw_tasks() -> Image.Image:
     """The inputs of four tasks above, the generated images below."""
-    pixels = render([TASK_SCENE])
-    image, depth_map = images.to_pil(pixels)[0], depth([TASK_SCENE])
-    small = F.interpolate(pixels, size=(16, 16), mode="area")
-    left, top, right, bottom = MASK_BOX
-    mask = torch.zeros(1, 1, 64, 64)
-    mask[..., top:bottom, left:right] = 1
-    framed = image.copy()
-    ImageDraw.Draw(framed).rectangle((left, top, right - 1, bottom - 1), outline="black")
     plain, inpainting, by_depth, upscaling = (
         weights_loader.load(f"{EMBEDDED}{task}") for task in ("", "-inpainting", "-depth", "-upscaling")
     )
+    side, cells = plain.vae.config.sample_size, plain.unet.config.cells
+    pixels, depth_map = render([TASK_SCENE], side), depth([TASK_SCENE], side)
+    image = images.to_pil(pixels)[0]
+    small = F.interpolate(pixels, size=cells, mode="area")
+    left, top, right, bottom = (round(each * side) for each in MASK_BOX)
+    mask = torch.zeros(1, 1, side, side)
+    mask[..., top:bottom, left:right] = 1
+    framed = image.copy()
+    ImageDraw.Draw(framed).rectangle((left, top, right - 1, bottom - 1), outline="black")
     star_prompt = f"a large green star to the left of a small blue square {BEIGE}"
     drawn = [
         plain(f"a large purple heart above a small blue square {BEIGE}", image=image, strength=0.8, seed=2),

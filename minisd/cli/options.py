@@ -30,7 +30,7 @@ TURNS = ("half", "quarter", "mirror", "flip")
 FAMILIES = ("sd15", "sd21", "sdxl")
 ROWS = ("load", "text", "unet", "vae", "encode")
 VERIFIED = ("v1-1", "v1-2", "v1-3", "v1-4", "v1-5", "v2-base", "v2", "v2-1-base", "v2-1")
-STAGES = ("vae", "text", "unet", "clip")
+STAGES = ("vae", "text", "unet", "vae128", "clip")
 TASKS = ("inpainting", "depth", "upscaling")
 SUITES = (
     "single", "two", "binding", "position", "size", "background", "count", "partial", "full", "held-out pairs",
@@ -195,9 +195,10 @@ def bench(parser: Parser) -> None:
 def train(parser: Parser) -> None:
     """Train the embedded model, a variant, or any model on your images.
 
-    The stages vae, text, unet and clip train the embedded model from scratch; "all" trains them in this order. FOLDER
-    keeps one file for each stage: an interrupted stage continues from it, and a later stage reads the earlier ones
-    from there, else from --start-from. The stage "variant" adapts the UNet of --start-from to another task.
+    The stages vae, text, unet, vae128 and clip train the embedded model from scratch; "all" trains them in this order.
+    FOLDER keeps one file for each stage: an interrupted stage continues from it, and a later stage reads the earlier
+    ones from there, else from --start-from. vae128 enlarges the autoencoder to 128 pixels; its latents stay. The stage
+    "variant" adapts the UNet of --start-from to another task.
 
     Four stages teach the model of --start-from what --pictures show: "embedding" a new token, "lora" a style or a
     subject in a small file; "full" trains the whole UNet, "dreambooth" with images of the class beside. "distill" makes
@@ -210,7 +211,6 @@ def train(parser: Parser) -> None:
     what.add_argument("stage", choices=stages, metavar="stage", help=", ".join(stages))
     what.add_argument("folder", type=Path, help="keeps the runs, to continue them, and the result")
     what.add_argument("--start-from", metavar="MODEL", help="train this model further, instead of a new one")
-    what.add_argument("--keep-latents", action="store_true", help="train only the autoencoder; its latents stay")
     budget = parser.add_argument_group("how long")
     budget.add_argument(
         "--minutes", type=real, default=240.0, metavar="X", help="for the stage, for all of them, for each student"

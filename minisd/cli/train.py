@@ -21,7 +21,7 @@ from minisd.cli.fine_tune_options import FINE_TUNINGS, check_stage
 from minisd.cli.output import until_interrupted
 from minisd.errors import InputError
 from minisd.models import CLIP
-from minisd.sticker.training.stages import STAGES, Networks, TrainingOptions, check, train_stages
+from minisd.sticker.training.stages import Networks, TrainingOptions, check, shares, train_stages
 from minisd.sticker.training.task_variants import train_variant
 from minisd.training.trainer import TrainingBudget, TrainingRun
 from weights_loader.clip import CLIP_FOLDER
@@ -64,20 +64,19 @@ def _run(args: argparse.Namespace) -> int:
 
 def _train_stages(args: argparse.Namespace, minutes: float, steps: int | None, pool: int, device: str) -> int:
     """Train the stages, save the parts that are complete in half precision; returns the rank of this process."""
-    shares = {name: stage.share for name, stage in STAGES.items()} if args.stage == "all" else {args.stage: 1.0}
     start = None if args.start_from is None else weights_loader.load(args.start_from)
-    clip = _clip_of(args.start_from) if "clip" in shares else None
-    options = TrainingOptions(args.folder, args.keep_latents, pool, device, args.compile)
-    check(list(shares), options, start)
+    budgets = {name: TrainingBudget(minutes * share, steps) for name, share in shares(args.stage, start).items()}
+    clip = _clip_of(args.start_from) if "clip" in budgets else None
+    options = TrainingOptions(args.folder, pool, device, args.compile)
+    check(list(budgets), options, start)
 
-    budgets = {name: TrainingBudget(minutes * share, steps) for name, share in shares.items()}
     with _process_group() as rank:
         trained = train_stages(budgets, options, start, _reporter if rank == 0 else _silent_reporter, clip)
     if rank > 0:
         return rank
     path = args.folder / "model"
     if trained.model is not None:
-        kept = path / CLIP_FOLDER if trained.clip is None and "text" not in shares else None
+        kept = path / CLIP_FOLDER if trained.clip is None and "text" not in budgets else None
         replace_files(path, lambda folder: _write_model(trained, kept, folder), MODEL_FILES, overwrite=True)
         print(f"{path}  try: minisd 'a red circle above a blue square' --model {path}")
     elif trained.clip is not None:

@@ -158,7 +158,7 @@ def test_messages_name_the_option(
 
 
 def test_names_in_quotes_and_paths_stay() -> None:
-    known = ("--steps", "--mask", "--image", "--noise-level", "--keep-latents", "--tokenizer", "--overwrite")
+    known = ("--steps", "--mask", "--image", "--noise-level", "--guidance", "--tokenizer", "--overwrite")
     for before, after in (
         ("num_inference_steps is 0, expected 1.", "--steps is 0, expected 1."),
         ("'num_inference_steps is 0' holds mask_image.", "'num_inference_steps is 0' holds --mask."),
@@ -167,7 +167,7 @@ def test_names_in_quotes_and_paths_stay() -> None:
         ("/tmp/mask_image.png and mask_image/x cannot be read", "/tmp/mask_image.png and mask_image/x cannot be read"),
         ("give image and mask_image; image is 3", "give --image and --mask; image is 3"),
         ("give an image, or remove noise_level.", "give an image, or remove --noise-level."),
-        ("keep_latents needs guidance_scale", "--keep-latents needs guidance_scale"),
+        ("noise_level needs guidance_scale", "--noise-level needs --guidance"),
         ("`mask_image` and the seed", "`mask_image` and the seed"),
         ("pass tokenizer= a folder, or overwrite=True.", "pass --tokenizer a folder, or --overwrite."),
         ("pass noise_level='fp16' or revision='main'", "pass --noise-level 'fp16' or revision='main'"),

@@ -43,7 +43,7 @@ def test_all_stages_from_scratch_and_one_from_a_model(tmp_path: Path, capsys: py
     assert Image.open(tmp_path / "first" / "vae.png").width > 512
     assert Image.open(tmp_path / "first" / "unet.png").width > 256
     first = weights_loader.load(model)
-    assert first("a red circle", num_inference_steps=1).images[0].size == (64, 64)
+    assert first("a red circle", num_inference_steps=1).images[0].size == (128, 128)
     clip, tokenizer = weights_loader.load_clip(model)
     texts = clip.embed_texts(tokenizer(["a red circle", "a blue square"]))
     assert texts.norm(dim=1).tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
@@ -66,7 +66,15 @@ def test_all_stages_from_scratch_and_one_from_a_model(tmp_path: Path, capsys: py
     assert torch.equal(kept.logit_scale, again.logit_scale)
     assert not list(tmp_path.rglob(".minisd-*"))
 
-    assert train("vae", tmp_path / "second", "--start-from", str(model)) == 2  # the UNet fits its own autoencoder
+    assert train("unet", tmp_path / "first") == 0  # it is finished; the model keeps its larger autoencoder
+    again_first = weights_loader.load(model)
+    assert again_first.vae.config == first.vae.config
+
+    assert train("vae", tmp_path / "first") == 0  # finished, too
+    assert train("vae", tmp_path / "third", "--start-from", str(model)) == 2
+    assert "train 'vae128'" in capsys.readouterr().err
+    shutil.copy(tmp_path / "second" / "unet.pt", tmp_path / "unet.pt")
+    assert train("vae", tmp_path) == 2  # the UNet fits its own autoencoder
     assert "another vae" in capsys.readouterr().err
 
 
@@ -74,7 +82,7 @@ def test_all_stages_from_scratch_and_one_from_a_model(tmp_path: Path, capsys: py
 def test_stages_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("unet", tmp_path / "run") == 2
     assert "no vae.pt" in capsys.readouterr().err
-    for stage in ("text", "vae", "unet", "clip"):
+    for stage in ("text", "vae", "unet", "vae128", "clip"):
         assert train(stage, tmp_path / "run") == 0
     weights_loader.load_clip(tmp_path / "run" / "model")
 
@@ -87,7 +95,6 @@ def test_stages_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (("--pool", "3"), "--pool is 3"),
         (("--threads", "0"), "--threads is 0"),
         (("--start-from", "nonsense"), "nonsense"),
-        (("--keep-latents",), "--keep-latents"),
     ],
 )
 def test_mistakes_leave_nothing_behind(

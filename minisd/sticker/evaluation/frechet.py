@@ -11,6 +11,7 @@ from torch import Tensor
 
 from minisd import images
 from minisd.errors import InputError
+from minisd.interpret.clip_ranking import resize_and_crop
 from minisd.models import CLIP
 from minisd.pipeline import StableDiffusion
 from minisd.sticker.evaluation.judging import BATCH, judge_prompts
@@ -75,7 +76,7 @@ def measure_distances(
 
     "scenes": other scenes; "autoencoder": these encoded and decoded; "drawn": images generated from their captions.
     """
-    size = clip.image_encoder.config.image_size
+    size = sd.vae.config.sample_size
     scenes = training_scenes(count, FIRST_TEST_SEED + seed)
     reference = training_scenes(count, FIRST_TEST_SEED + seed + REFERENCE_OFFSET)
     generator = torch.Generator().manual_seed(seed)
@@ -90,5 +91,6 @@ def measure_distances(
 
 
 def _features(clip: CLIP, pixels: Tensor) -> Tensor:
-    """CLIP's image features before normalisation: (N, 3, size, size) -> (N, P)."""
+    """CLIP's image features before normalisation: (N, 3, H, W) -> (N, P)."""
+    pixels = resize_and_crop(pixels, clip.image_encoder.config.image_size)
     return torch.cat([clip.image_encoder.pool(clip.image_encoder(part)) for part in pixels.split(4 * BATCH)])

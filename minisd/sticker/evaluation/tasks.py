@@ -13,7 +13,6 @@ from minisd._internal.image_quality import psnr
 from minisd.pipeline import StableDiffusion
 from minisd.sticker.evaluation.judging import BATCH, Rate
 from minisd.sticker.evaluation.prompt_suites import suite_examples, write_prompt
-from minisd.sticker.training.task_variants import UPSCALING
 from minisd.sticker.world.checker.check import Verdict, check
 from minisd.sticker.world.palette import COLOURS, rgb
 from minisd.sticker.world.render import depth, masks, render
@@ -21,7 +20,7 @@ from minisd.sticker.world.scene import Scene
 from minisd.sticker.world.shapes import SHAPES
 from minisd.sticker.world.splits import held_out
 
-MASK_MARGIN = 3  # pixels around the objects
+MASK_MARGIN = 3 / 64  # share of the side, around the objects
 Measurements = Mapping[str, float | dict[str, float]]
 Draw = Callable[[list[str], Mapping[str, Any]], Tensor]
 
@@ -87,7 +86,7 @@ def _measure_upscaling(sd: StableDiffusion, count: int, seed: int, draw: Draw) -
     examples, size = suite_examples("two", count, seed, sd.defaults.words), sd.vae.config.sample_size
     prompts = [each.prompt for each in examples]
     before = render([each.scene for each in examples], size)
-    small = F.interpolate(before, size=(size // UPSCALING,) * 2, mode="area")
+    small = F.interpolate(before, size=sd.unet.config.cells, mode="area")
     after = draw(prompts, {"image": small, "noise_level": 0})
     smooth = F.interpolate(small, size=(size, size), mode="bicubic").clamp(-1, 1)
     results: dict[str, float | dict[str, float]] = {}
@@ -138,12 +137,12 @@ def _changed(scene: Scene, seed: int, shape: bool) -> Scene:
 
 
 def _boxes(cover: Tensor) -> Tensor:
-    """The box around the covered pixels, with MASK_MARGIN pixels on each side: (B, 1, H, W) -> the same, 0 or 1."""
-    hidden = torch.zeros_like(cover)
+    """The box around the covered pixels, with MASK_MARGIN on each side: (B, 1, N, N) -> the same, 0 or 1."""
+    hidden, margin = torch.zeros_like(cover), round(MASK_MARGIN * cover.shape[-1])
     for each, mask in zip(hidden[:, 0], cover[:, 0] > 0, strict=True):
         rows, columns = mask.nonzero().T
-        top, left = max(int(rows.min()) - MASK_MARGIN, 0), max(int(columns.min()) - MASK_MARGIN, 0)
-        each[top : int(rows.max()) + 1 + MASK_MARGIN, left : int(columns.max()) + 1 + MASK_MARGIN] = 1
+        top, left = max(int(rows.min()) - margin, 0), max(int(columns.min()) - margin, 0)
+        each[top : int(rows.max()) + 1 + margin, left : int(columns.max()) + 1 + margin] = 1
     return hidden
 
 

@@ -1,14 +1,12 @@
-"""Train the KL autoencoder on images of Sticker World."""
+"""Train the KL autoencoder on images of Sticker World of 64 pixels; `grown_vae` enlarges it."""
 
 from collections.abc import Callable
-from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisd.configs import VAEConfig
-from minisd.errors import InputError, MismatchError
 from minisd.models import VAE
 from minisd.sticker.world.render import render
 from minisd.sticker.world.sampling import sample_scene
@@ -19,8 +17,6 @@ KL_WEIGHT = 1e-5  # on the mean over the latents
 OBJECT_WEIGHT = 4.0  # objects are a tenth of the pixels and the difficult part
 THUMBNAIL_WEIGHT = 0.5  # the reconstruction loss falls from 3 to 0.1
 MAX_NOISE = 0.25  # deviation of the noise added to the latents, relative to theirs, that the decoder learns to ignore
-LATENT_WEIGHT = 1.0  # of the distance between latents of variance 1 and those of the autoencoder to start from ...
-NEW_CONTENT_WEIGHT = 0.2  # ... and of that distance for scenes which that autoencoder was not trained on
 SCENE_PROBABILITIES = {"several": 0.3, "styled": 0.4, "overlapping": 0.7}  # contacts of two objects are most difficult
 INITIAL_LOG_VARIANCE = -6.0  # of the posterior: with unit noise training would be slow for thousands of steps
 
@@ -40,11 +36,15 @@ def new_vae(seed: int = 0) -> VAE:
     return vae
 
 
+def object_weights(target: Tensor) -> Tensor:
+    """The weight of each pixel of images (B, 3, H, W), larger on and around objects.  -> (B, 1, H, W)"""
+    contrast = (target - target[:, :, :1, :1]).abs().amax(1, keepdim=True)  # to the background, read in the corner
+    return 1 + OBJECT_WEIGHT * F.max_pool2d((contrast > 0.1).float(), 5, stride=1, padding=2)
+
+
 def reconstruction_loss(pixels: Tensor, target: Tensor) -> Tensor:
     """L1, squared and gradient differences, with a larger weight on objects.  (B, 3, H, W) twice -> scalar."""
-    contrast = (target - target[:, :, :1, :1]).abs().amax(1, keepdim=True)  # to the background, read in the corner
-    weight = 1 + OBJECT_WEIGHT * F.max_pool2d((contrast > 0.1).float(), 5, stride=1, padding=2)
-    loss = (weight * ((pixels - target).abs() + (pixels - target) ** 2)).mean()
+    loss = (object_weights(target) * ((pixels - target).abs() + (pixels - target) ** 2)).mean()
     for scale in (1, 2):
         a, b = (F.avg_pool2d(x, scale) for x in (pixels, target))
         for axis in (2, 3):
@@ -62,29 +62,9 @@ def thumbnail_loss(latents: Tensor, target: Tensor) -> Tensor:
     return (latents[:, :3] - small).abs().mean()
 
 
-def train_vae(
-    run: TrainingRun,
-    batch: int = 12,
-    start: VAE | None = None,
-    keep_latents: bool = False,
-    show: Callable[[VAE], None] | None = None,
-) -> VAE:
-    """Train an autoencoder, new or from `start`.
-
-    keep_latents: keep the latents close to those of `start`, so that its UNet remains usable.
-    Returns the moving average, with normalised latents unless they were kept. Raises MismatchError if `start` has other
-    sizes, and InputError for keep_latents without `start`.
-    """
-    if keep_latents and start is None:
-        raise InputError("keep_latents keeps the latents of an existing autoencoder; give it as start.")
+def train_vae(run: TrainingRun, batch: int = 12, show: Callable[[VAE], None] | None = None) -> VAE:
+    """Train a new autoencoder. Returns the moving average, with normalised latents."""
     vae = new_vae()
-    n, k = vae.config.latent_channels, vae.config.scaling_factor
-    if start is not None:
-        if start.config != vae.config:
-            raise MismatchError("the autoencoder to start from has other sizes than the one to train.")
-        vae.load_state_dict(start.state_dict())
-        fold_statistics(vae, torch.zeros(n), torch.full((n,), k**-2))  # from deviation 1/k to 1
-    known = deepcopy(vae).requires_grad_(False)
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         scenes = [sample_scene(generator, **SCENE_PROBABILITIES) for _ in range(batch)]
@@ -95,19 +75,11 @@ def train_vae(
         amount = MAX_NOISE * torch.rand((batch, 1, 1, 1), generator=generator)
         pixels = vae.decode(latents + amount * noise)  # generated latents are never exact either
         loss = reconstruction_loss(pixels.float(), target) + KL_WEIGHT * gauss.kl().float()
-        if not keep_latents:
-            return loss + THUMBNAIL_WEIGHT * thumbnail_loss(gauss.mean.float(), target)
-        moved = (gauss.mean - known.encode(target).mean).float().abs().mean((1, 2, 3))
-        plain = [not scene.overlapping and all(obj.style == "flat" for obj in scene.objects) for scene in scenes]
-        return loss + LATENT_WEIGHT * (moved * torch.where(torch.tensor(plain), 1, NEW_CONTENT_WEIGHT)).mean()
+        return loss + THUMBNAIL_WEIGHT * thumbnail_loss(gauss.mean.float(), target)
 
     recipe = Recipe(learning_rate=1.5e-3, autocast="bfloat16", weight_decay=0.0)
-    run = run.of(batch=batch, keep_latents=keep_latents, scenes=SCENE_PROBABILITIES)
-    average = train(vae, loss, recipe, run, show)
-    if keep_latents:
-        fold_statistics(average, torch.zeros(n), torch.ones(n))  # back to deviation 1/k
-    else:
-        normalise(average)
+    average = train(vae, loss, recipe, run.of(batch=batch, scenes=SCENE_PROBABILITIES), show)
+    normalise(average)
     return average
 
 

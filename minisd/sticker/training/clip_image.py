@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minisd.interpret.clip_ranking import resize_and_crop
 from minisd.models import CLIP
+from minisd.sticker.training.autoencoder import VAE_CONFIG
+from minisd.sticker.training.grown_vae import grown_config
 from minisd.sticker.training.text_encoder import (
     CAPTION_QUESTIONS,
     OBJECT_QUESTIONS,
@@ -17,7 +20,7 @@ from minisd.sticker.training.text_encoder import (
     probe_layer,
 )
 from minisd.sticker.world.captions import expectation_of
-from minisd.sticker.world.render import masks
+from minisd.sticker.world.render import masks, render
 from minisd.sticker.world.scene import Scene
 
 
@@ -54,6 +57,14 @@ class ImageProbe(nn.Module):
         objects = self.patch_layer(states[batch.patches[:, 0], batch.patches[:, 1]])
         of_images = answer_losses(whole, CAPTION_QUESTIONS, batch.answers)
         return torch.cat([of_images, answer_losses(objects, OBJECT_QUESTIONS, batch.object_answers)]).sum()
+
+
+def clip_pixels(scenes: list[Scene], size: int, device: torch.device | str = "cpu") -> Tensor:
+    """The images of scenes as CLIP sees those of the model: rendered at the model's size, resized to CLIP's.
+
+    -> (B, 3, size, size)
+    """
+    return resize_and_crop(render(scenes, grown_config(VAE_CONFIG).sample_size, device), size)
 
 
 def image_probe_batch(scenes: list[Scene], side: int) -> ImageProbeBatch:

@@ -15,12 +15,11 @@ from torch import Tensor
 from minisd.configs import CLIPImageConfig
 from minisd.errors import MismatchError
 from minisd.models import CLIP, CLIPTextTransformer
-from minisd.sticker.training.clip_image import ImageProbe, ImageProbeBatch, image_probe_batch
+from minisd.sticker.training.clip_image import ImageProbe, ImageProbeBatch, clip_pixels, image_probe_batch
 from minisd.sticker.training.dataset import sample_training_scene, scenes_fingerprint, write_training_caption
 from minisd.sticker.training.hard_negatives import NEGATIVES_PER_IMAGE, caption_and_negatives, compatible
 from minisd.sticker.training.retrieval import hard_negative_accuracy
 from minisd.sticker.world.captions import expectation_of, parse_caption
-from minisd.sticker.world.render import render
 from minisd.sticker.world.scene import Scene
 from minisd.tokenizer import Tokenizer
 from minisd.training.trainer import Recipe, TrainingRun, train
@@ -127,7 +126,7 @@ def train_clip(
         with torch.no_grad():
             clip.logit_scale.clamp_(max=MAX_SCALE)
         scenes, ids, also_true = sample_batch(tokenizer, batch, generator)
-        states = clip.image_encoder(render(scenes, IMAGE_CONFIG.image_size, device))
+        states = clip.image_encoder(clip_pixels(scenes, IMAGE_CONFIG.image_size, device))
         images = F.normalize(clip.image_encoder.pool(states), dim=-1)
         answers = ImageProbeBatch(*(each.to(device) for each in image_probe_batch(scenes, PATCHES)))
         probe_loss = probe.loss(states, answers)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from minisd.models import CLIP
+from minisd.sticker.training.clip_image import clip_pixels
 from minisd.sticker.training.dataset import FIRST_TEST_SEED, sample_training_scene
 from minisd.sticker.training.hard_negatives import NEGATIVES_PER_IMAGE, caption_and_negatives, compatible
 from minisd.sticker.world.captions import Expectation, expectation_of, parse_caption, write_caption
-from minisd.sticker.world.render import render
 from minisd.sticker.world.scene import Scene
 from minisd.tokenizer import Tokenizer
 
@@ -79,7 +79,7 @@ def embed_scenes(clip: CLIP, scenes: list[Scene], chunk: int = 100) -> Tensor:
     """The unit vectors (N, P) of the scenes' images."""
     size, device = clip.image_encoder.config.image_size, clip.logit_scale.device
     parts = [scenes[i : i + chunk] for i in range(0, len(scenes), chunk)]
-    return torch.cat([clip.embed_images(render(part, size, device)) for part in parts])
+    return torch.cat([clip.embed_images(clip_pixels(part, size, device)) for part in parts])
 
 
 def embed_captions(clip: CLIP, tokenizer: Tokenizer, captions: list[str], chunk: int = 100) -> Tensor:

@@ -1,4 +1,4 @@
-"""The stages of training the embedded model, in one table: autoencoder, text encoder, UNet, CLIP.
+"""The stages of training the embedded model, in one table: autoencoder, text encoder, UNet, larger autoencoder, CLIP.
 
 A stage takes the networks that it needs from the runs in the folder, or from the model to start from.
 """
@@ -16,6 +16,7 @@ from minisd.pipeline import Defaults, StableDiffusion
 from minisd.sticker.training.autoencoder import VAE_CONFIG, new_vae, normalise, train_vae
 from minisd.sticker.training.contrastive import train_clip
 from minisd.sticker.training.dataset import VOCABULARY, new_tokenizer
+from minisd.sticker.training.grown_vae import grown_config, train_grown_vae
 from minisd.sticker.training.samples import save_drawings, save_reconstructions
 from minisd.sticker.training.text_encoder import (
     CaptionProbe,
@@ -35,10 +36,9 @@ DEFAULTS = Defaults(num_inference_steps=20, guidance_scale=3.0, words=VOCABULARY
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """The folder of the runs, and options of the autoencoder (keep_latents) and the UNet (the others)."""
+    """The folder of the runs, and options of the UNet."""
 
     folder: Path
-    keep_latents: bool = False
     pool: int = 24_000
     device: str = "cpu"
     compiled: bool = False
@@ -72,7 +72,7 @@ class Networks:
 
 def _train_vae(done: Networks, options: TrainingOptions, run: TrainingRun) -> None:
     show = partial(save_reconstructions, path=run.path.with_suffix(".png"))
-    done.vae = train_vae(run, start=done.vae, keep_latents=options.keep_latents, show=show).eval()
+    done.vae = train_vae(run, show=show).eval()
 
 
 def _train_text(done: Networks, options: TrainingOptions, run: TrainingRun) -> None:
@@ -96,6 +96,12 @@ def _train_unet(done: Networks, options: TrainingOptions, run: TrainingRun) -> N
         network.cpu()
 
 
+def _train_vae128(done: Networks, options: TrainingOptions, run: TrainingRun) -> None:
+    assert done.model is not None
+    show = partial(save_reconstructions, path=run.path.with_suffix(".png"))
+    done.vae = train_grown_vae(done.model, run, show=show).eval()
+
+
 def _train_clip(done: Networks, options: TrainingOptions, run: TrainingRun) -> None:
     assert done.probe is not None
     done.clip = train_clip(done.probe.text_encoder, done.tokenizer, run, start=done.clip)
@@ -106,8 +112,16 @@ def _load_vae(done: Networks, path: Path) -> None:
     normalise(done.vae)
 
 
+def _load_vae128(done: Networks, path: Path) -> None:
+    done.vae = load_average(VAE(grown_config(VAE_CONFIG)), path).eval()
+
+
 def _load_text(done: Networks, path: Path) -> None:
     done.probe = load_average(done.probe_or_new(), path).eval()
+
+
+def _load_unet(done: Networks, path: Path) -> None:
+    done.unet = load_average(new_unet(), path).eval()
 
 
 @dataclass(frozen=True)
@@ -117,15 +131,27 @@ class Stage:
     share: float
     needs: tuple[str, ...]
     train: Callable[[Networks, TrainingOptions, TrainingRun], None]
-    load: Callable[[Networks, Path], None] | None = None  # only for stages that others need
+    load: Callable[[Networks, Path], None] | None = None  # only for parts of the model
 
 
 STAGES = {
-    "vae": Stage(0.25, (), _train_vae, _load_vae),
+    "vae": Stage(0.2, (), _train_vae, _load_vae),
     "text": Stage(0.1, (), _train_text, _load_text),
-    "unet": Stage(0.55, ("vae", "text"), _train_unet),
+    "unet": Stage(0.5, ("vae", "text"), _train_unet, _load_unet),
+    "vae128": Stage(0.1, ("vae", "text", "unet"), _train_vae128, _load_vae128),
     "clip": Stage(0.1, ("text",), _train_clip),
 }
+
+
+def shares(stage: str, start: StableDiffusion | None) -> dict[str, float]:
+    """The stages to train for "all" or the name of a stage, with their shares of the minutes.
+
+    All stages of an existing model are all but "vae": its latents stay.
+    """
+    if stage != "all":
+        return {stage: 1.0}
+    chosen = {name: each.share for name, each in STAGES.items() if start is None or name != "vae"}
+    return {name: share / sum(chosen.values()) for name, share in chosen.items()}
 
 
 def check(stages: list[str], options: TrainingOptions, start: StableDiffusion | None) -> None:
@@ -139,18 +165,19 @@ def check(stages: list[str], options: TrainingOptions, start: StableDiffusion | 
     if os.path.isfile(folder):
         raise InputError(f"{folder} is a file; name a folder for the runs.")
     check_folder(folder, overwrite=True)
-    if options.keep_latents and (stages != ["vae"] or start is None):
-        raise InputError("keep_latents trains the stage 'vae' of a model; name that stage and the model to start from.")
     for name, stage in STAGES.items():
         for other in stage.needs:
             if other in stages and (folder / f"{name}.pt").exists() and not (folder / f"{other}.pt").exists():
                 raise InputError(f"{folder}/{name}.pt was trained with another {other}; name a new folder.")
+    if start is not None and "vae" in stages:
+        raise InputError("the stage 'vae' makes new latents; to train a model's autoencoder further, train 'vae128'.")
     if start is not None:
         theirs, ours = start.text_encoder.config, text_config(len(new_tokenizer()))
         grown = replace(theirs, vocab_size=ours.vocab_size, layers=ours.layers)
         fits = grown == ours and theirs.layers <= ours.layers
         smaller = replace(UNET_CONFIG, depths=(0, *UNET_CONFIG.depths[1:]))  # it is grown
-        fits = fits and start.vae.config == VAE_CONFIG and start.unet.config in (smaller, UNET_CONFIG)
+        fits = fits and start.vae.config in (VAE_CONFIG, grown_config(VAE_CONFIG))
+        fits = fits and start.unet.config in (smaller, UNET_CONFIG)
         if not fits:
             raise MismatchError("the model to start from has other sizes than the one to train; start from 'sticker'.")
         return
@@ -179,13 +206,13 @@ def train_stages(
     """
     done = Networks(new_tokenizer(), clip=clip)
     runs = {
-        name: TrainingRun(_path(options, name), budget, report(name)).of(**_origin(name, options, start, clip))
+        name: TrainingRun(options.folder / f"{name}.pt", budget, report(name)).of(**_origin(name, options, start, clip))
         for name, budget in budgets.items()
     }
     for run in runs.values():
         run.check()
     for name, stage in STAGES.items():
-        for other in () if options.keep_latents else {*stage.needs} & {*runs}:
+        for other in {*stage.needs} & {*runs}:
             if (options.folder / f"{name}.pt").exists() and not runs[other].is_finished():
                 raise ResumeError(
                     f"{options.folder}/{name}.pt was trained with {other}.pt as it is, expected no further training of "
@@ -195,7 +222,7 @@ def train_stages(
         done.vae, done.unet, done.probe = start.vae, start.unet, done.probe_or_new()
         encoder = done.probe.text_encoder
         done.reference = transfer_weights(encoder, done.tokenizer, start.text_encoder, start.tokenizer)
-    needed = {other for name in budgets for other in STAGES[name].needs}
+    needed = {other for name in budgets for other in STAGES[name].needs} | {"vae128"}  # it is part of the model
     for name, stage in STAGES.items():
         path = options.folder / f"{name}.pt"
         if name in budgets:
@@ -203,11 +230,6 @@ def train_stages(
         elif name in needed and path.exists() and stage.load is not None:
             stage.load(done, path)
     return done
-
-
-def _path(options: TrainingOptions, name: str) -> Path:
-    """The file of a stage's run; with keep_latents another one, which no later stage takes for a whole training."""
-    return options.folder / f"{'vae-again' if options.keep_latents else name}.pt"
 
 
 def _origin(

@@ -34,7 +34,7 @@ from minisd.sticker.world.scene import Scene
 from minisd.training.run_files import fingerprint
 from minisd.training.trainer import Recipe, TrainingRun, train
 
-UPSCALING = 4  # factor along one side
+LEAST_MARGIN, MORE_MARGIN = 2 / 64, 8 / 64  # shares of the side: of a mask around an object
 
 
 class TaskPool(NamedTuple):
@@ -116,7 +116,7 @@ def make_task_pool(vae: VAE, task: str, scenes: Sequence[Scene], generator: torc
         if task == "depth":
             parts.append(to_unit_range(F.interpolate(depth(some, size), size=(cells, cells), mode="bicubic")))
         elif task == "upscaling":
-            parts.append(F.interpolate(render(some, size), size=(size // UPSCALING,) * 2, mode="area"))
+            parts.append(F.interpolate(render(some, size), size=(cells, cells), mode="area"))
         else:
             hidden = inpainting_masks(some, size, generator)
             with torch.no_grad():
@@ -135,7 +135,7 @@ def inpainting_masks(scenes: Sequence[Scene], size: int, generator: torch.Genera
             continue
         if draws[0] < 0.8:
             rows, columns = (drawn[b, int(draws[1] * len(scene.objects))] > 0).nonzero().T
-            margin = 2 + int(draws[2] * 8)
+            margin = int(size * (LEAST_MARGIN + MORE_MARGIN * draws[2]))
             top, left = int(rows.min()) - margin, int(columns.min()) - margin
             bottom, right = int(rows.max()) + 1 + margin, int(columns.max()) + 1 + margin
         else:

@@ -94,7 +94,8 @@ def test_perfect_images_have_the_distance_of_other_scenes(monkeypatch: pytest.Mo
     def grey(latents: Tensor) -> Tensor:
         return torch.zeros(len(latents), 3, IMAGE_CONFIG.image_size, IMAGE_CONFIG.image_size)
 
-    painter.vae = SimpleNamespace(encode=lambda pixels: SimpleNamespace(mean=pixels), decode=grey)
+    config = SimpleNamespace(sample_size=IMAGE_CONFIG.image_size)
+    painter.vae = SimpleNamespace(encode=lambda pixels: SimpleNamespace(mean=pixels), decode=grey, config=config)
     found = measure_distances(painter, clip, 24, seed=1)
     assert list(found) == ["scenes", "autoencoder", "drawn"]
     assert found["drawn"].frechet < 3 * found["scenes"].frechet

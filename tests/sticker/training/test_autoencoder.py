@@ -1,15 +1,10 @@
 """The autoencoder: its losses, the normalisation of its latents, and training from an existing one."""
 
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from support.runs import steps_of
-from support.small import randomise, small_pipeline
 
-from minisd.errors import InputError, MismatchError
 from minisd.sticker.training import autoencoder
 from minisd.sticker.training.autoencoder import (
     VAE_CONFIG,
@@ -18,11 +13,9 @@ from minisd.sticker.training.autoencoder import (
     normalise,
     reconstruction_loss,
     thumbnail_loss,
-    train_vae,
 )
 from minisd.sticker.training.dataset import training_scenes
 from minisd.sticker.training.diffusion import encode_scenes
-from minisd.sticker.world.render import render
 
 
 @pytest.fixture(autouse=True)
@@ -60,56 +53,6 @@ def test_the_thumbnail_is_the_image_in_three_channels() -> None:
     small = torch.nn.functional.avg_pool2d(target, 4)
     assert thumbnail_loss(torch.cat([small, torch.randn(2, 1, 4, 4)], 1), target) < 1e-6
     assert thumbnail_loss(torch.cat([small + 0.5, torch.randn(2, 1, 4, 4)], 1), target) == pytest.approx(0.5, abs=1e-5)
-
-
-def test_training_from_another_autoencoder_starts_with_its_reconstructions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(autoencoder, "normalise", partial(normalise, scenes=100))
-    start = randomise(new_vae(), seed=5)
-    vae = train_vae(steps_of(tmp_path / "a.pt", 0), start=start)
-    pixels = torch.rand(2, 3, 32, 32) * 2 - 1
-    with torch.no_grad():
-        expected, got = start.decode(start.encode(pixels).mean), vae.decode(vae.encode(pixels).mean)
-    assert (got - expected).abs().max() <= 1e-4 * expected.abs().max()
-    other = small_pipeline().vae
-    assert other.config != VAE_CONFIG
-    with pytest.raises(MismatchError, match="other sizes"):
-        train_vae(steps_of(tmp_path / "b.pt", 0), start=other)
-
-
-@pytest.mark.slow
-def test_training_from_another_autoencoder_can_keep_its_latents(tmp_path: Path) -> None:
-    """Both halves are trained, and the latents stay close to the earlier ones."""
-    start = new_vae()
-    normalise(start, scenes=200)
-    before = {name: weight.clone() for name, weight in start.state_dict().items()}
-    pixels = render(training_scenes(20, seed=3), 32)
-    moved, k = {}, start.config.scaling_factor
-    for keep in (True, False):
-        vae = train_vae(steps_of(tmp_path / f"{keep}.pt", 12), batch=2, start=start, keep_latents=keep)
-        parts = {
-            name.split(".")[0] for name, weight in vae.state_dict().items() if not torch.equal(before[name], weight)
-        }
-        assert {"encoder", "decoder"} <= parts
-        with torch.no_grad():
-            moved[keep] = k * (vae.encode(pixels).mean - start.encode(pixels).mean).abs().mean()
-    assert moved[True] < moved[False] / 2
-    with pytest.raises(InputError, match="give it as start"):
-        train_vae(steps_of(tmp_path / "c.pt", 1), keep_latents=True)
-
-
-def test_training_from_another_autoencoder_starts_with_latents_of_unit_deviation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As for a new one: the weights of thumbnail, noise and KL assume this scale."""
-    start = new_vae()
-    normalise(start, scenes=200)
-    monkeypatch.setattr(autoencoder, "normalise", lambda vae: None)  # would change the scale
-    vae = train_vae(steps_of(tmp_path / "a.pt", 0), start=start)
-    with torch.no_grad():
-        latents = vae.encode(render(training_scenes(100, seed=3), 32)).mean
-    assert 0.7 < latents.std() < 1.3
 
 
 def test_a_new_autoencoder_is_almost_deterministic() -> None:

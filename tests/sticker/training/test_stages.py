@@ -7,18 +7,21 @@ import pytest
 from support.runs import check_killed_runs, steps_of
 from torch import Tensor
 
+from minisd.pipeline import StableDiffusion
 from minisd.sticker.training import autoencoder, contrastive, text_encoder, unet
 from minisd.sticker.training.autoencoder import new_vae, train_vae
 from minisd.sticker.training.contrastive import train_clip
 from minisd.sticker.training.dataset import new_tokenizer
+from minisd.sticker.training.grown_vae import train_grown_vae
+from minisd.sticker.training.stages import DEFAULTS
 from minisd.sticker.training.text_encoder import new_caption_probe, text_config, train_text_encoder
-from minisd.sticker.training.unet import new_unet, train_unet
+from minisd.sticker.training.unet import SCHEDULER, new_unet, train_unet
 
 
 @pytest.fixture(autouse=True)
 def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small images and networks, and nothing measured after the training."""
-    vae = replace(autoencoder.VAE_CONFIG, channels=(8, 16), norm_groups=4, sample_size=32)
+    vae = replace(autoencoder.VAE_CONFIG, channels=(12, 16), norm_groups=4, sample_size=32)
     monkeypatch.setattr(autoencoder, "VAE_CONFIG", vae)
     levels = {"channels": (16, 32), "depths": (0, 1), "heads": (2, 4), "only_cross_attention": (False, False)}
     monkeypatch.setattr(unet, "UNET_CONFIG", replace(unet.UNET_CONFIG, norm_groups=4, **levels))
@@ -28,7 +31,7 @@ def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contrastive, "hard_negative_accuracy", lambda *arguments, **options: 1.0)
 
 
-@pytest.mark.parametrize("stage", ["vae", "text", "unet", "clip"])
+@pytest.mark.parametrize("stage", ["vae", "text", "unet", "vae128", "clip"])
 def test_a_stage_killed_at_random_ends_in_the_same_weights_bit_for_bit(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,6 +46,9 @@ def test_a_stage_killed_at_random_ends_in_the_same_weights_bit_for_bit(
             return train_text_encoder(probe, tokenizer, run, batch=2).state_dict()
         if stage == "clip":
             return train_clip(probe.text_encoder, tokenizer, run, batch=2).state_dict()
+        if stage == "vae128":
+            sd = StableDiffusion(tokenizer, probe.text_encoder, new_vae(), new_unet(), SCHEDULER, DEFAULTS)
+            return train_grown_vae(sd, run, batch=2).state_dict()
         trained = train_unet(new_vae(), tokenizer, probe.text_encoder, new_unet(), run, pool=8, batch=2)
         return trained.state_dict()
 
