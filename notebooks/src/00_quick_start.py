@@ -24,7 +24,7 @@ import weights_loader
 sd = weights_loader.load("sticker")
 picture = sd("a red circle", seed=1).images[0]
 
-lesson.pictures([picture], alt="A red circle on a white background, 128 pixels wide.", size=1.8)
+lesson.pictures([picture], alt="A red circle on a white background, 64 pixels wide.", size=1.8)
 
 # %% [markdown]
 # The first two lines after the imports were the whole program. It has four parts, each a plain PyTorch module (or,

@@ -98,7 +98,7 @@ from minisd.sticker.world.scene import Object, Scene
 scene = Scene(
     (Object("star", "orange", "large", 0.4, 0.45, 0.19), Object("circle", "blue", "medium", 0.74, 0.72, 0.13))
 )
-pixels = render([scene], sd.vae.config.sample_size)
+pixels = render([scene])
 x0 = sd.encode(pixels, torch.Generator().manual_seed(0))
 noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
 

@@ -241,7 +241,7 @@ lesson.claim("stepping twice changes nothing, with a sampler that remembers", to
 from minisd.sticker.world.render import render
 from minisd.sticker.world.sampling import scene_from_seed
 
-pixels = render([scene_from_seed(s) for s in range(64)], parts.vae.config.sample_size)
+pixels = render([scene_from_seed(s) for s in range(64)])
 latents = parts.encode(pixels, torch.Generator().manual_seed(0))
 small = torch.nn.functional.interpolate(pixels, size=latents.shape[2:], mode="area")
 

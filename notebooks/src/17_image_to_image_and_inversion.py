@@ -29,10 +29,10 @@ from minisd.images import from_pil, to_pil
 sd = weights_loader.load("sticker")
 schedule = sd.scheduler.schedule
 
-sketch = Image.new("RGB", (128, 128), "white")
+sketch = Image.new("RGB", (64, 64), "white")
 pen = ImageDraw.Draw(sketch)
-pen.polygon([(24, 20), (56, 16), (62, 36), (48, 54), (22, 48)], fill=(220, 30, 35))
-pen.polygon([(68, 80), (100, 72), (108, 92), (88, 112), (72, 104)], fill=(20, 81, 220))
+pen.polygon([(12, 10), (28, 8), (31, 18), (24, 27), (11, 24)], fill=(220, 30, 35))
+pen.polygon([(34, 40), (50, 36), (54, 46), (44, 56), (36, 52)], fill=(20, 81, 220))
 pixels = from_pil(sketch)
 print("the sketch:", tuple(pixels.shape), "values from -1 to 1")
 
