@@ -1,4 +1,4 @@
-"""`minisd exercises`: list, start, check, hint, solution, and drawing with your own functions."""
+"""`minisd exercises`: list, start, check, hint, solution, drawing with your own functions; pack and grade."""
 
 import argparse
 import inspect
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import weights_loader
 from minisd import images
+from minisd.cli import grading
 from minisd.cli.output import say
 from minisd.errors import InputError
 from minisd.exercises.catalogue import EXERCISES, find
@@ -17,15 +18,21 @@ from minisd.exercises.learner_folder import all_installed, check_file, hints_rea
 from minisd.pipeline import StableDiffusion
 
 LEVELS = "*****"
+NEEDED = {
+    "run": ("a prompt", "PROMPT"),
+    "pack": ("a new folder", "FOLDER"),
+    "grade": ("the folder of the submissions", "FOLDER"),
+}
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what the action says."""
-    if args.action in ("start", "hint", "solution", "run") and args.name is None:
-        wanted = "a prompt" if args.action == "run" else "the name of an exercise"
-        raise InputError(f"{args.action} needs {wanted}: minisd exercises {args.action} NAME.")
+    if args.action not in ("list", "check") and args.name is None:
+        wanted, shown = NEEDED.get(args.action, ("the name of an exercise", "NAME"))
+        raise InputError(f"{args.action} needs {wanted}: minisd exercises {args.action} {shown}.")
     actions = {
-        "list": _list, "start": _start, "check": _check, "hint": _hint, "solution": _solution, "run": _draw
+        "list": _list, "start": _start, "check": _check, "hint": _hint, "solution": _solution, "run": _draw,
+        "pack": grading.pack, "grade": grading.grade,
     }  # fmt: skip
     return actions[args.action](args)
 
@@ -107,10 +114,10 @@ def _solution(args: argparse.Namespace) -> int:
 def _draw(args: argparse.Namespace) -> int:
     target = args.output or images.free_name(Path(), "mine", ".png")
     images.check_target(target, overwrite=args.output is not None)
-    sd = weights_loader.load(args.model)
-    expected = sd(args.name, seed=args.seed, output_type="pt").images
+    sd, seed = weights_loader.load(args.model), args.seed or 0
+    expected = sd(args.name, seed=seed, output_type="pt").images
     with all_installed(args.folder) as names, redirect_stdout(io.StringIO()):
-        drawn = sd(args.name, seed=args.seed, output_type="pt").images
+        drawn = sd(args.name, seed=seed, output_type="pt").images
     say(f"yours: {', '.join(names) or 'nothing yet'}; the library's: the rest")
     say(f"{images.save(images.to_pil(drawn)[0], target, overwrite=args.output is not None)}")
     say(f"largest difference of a pixel from the library's image: {float((drawn - expected).abs().max()) / 2:.1e} of 1")

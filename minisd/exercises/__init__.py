@@ -2,29 +2,37 @@
 
 from minisd.exercises import check
 check("attention", attention)
+
+Importing this package imports no exercise, so that the process of a graded submission holds no answers.
 """
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import weights_loader
-from minisd.exercises.catalogue import EXERCISES, find
-from minisd.exercises.checking import Report, check_solution
-from minisd.exercises.exercise import Exercise
-from minisd.exercises.learner_folder import check_file
+if TYPE_CHECKING:
+    from minisd.exercises.catalogue import EXERCISES, find
+    from minisd.exercises.checking import Report
+    from minisd.exercises.exercise import Exercise
 
 __all__ = ["EXERCISES", "Exercise", "Report", "check", "find", "hints"]
 
 FOLDER = Path("mine")
+_MODULES = {"EXERCISES": "catalogue", "find": "catalogue", "Report": "checking", "Exercise": "exercise"}
 
 
-def check(name: str, solution: Callable[..., Any] | None = None, model: str = "sticker") -> Report:
+def check(name: str, solution: Callable[..., Any] | None = None, model: str = "sticker") -> "Report":
     """Check a function for an exercise, or the file in the folder "mine"; print what was found, and return it.
 
     model: the pipeline that the function is put into, as for `weights_loader.load`. Raises InputError for an unknown
     exercise.
     """
+    import weights_loader
+    from minisd.exercises.catalogue import find
+    from minisd.exercises.checking import check_solution
+    from minisd.exercises.learner_folder import check_file
+
     exercise = find(name)
 
     def load() -> Any:
@@ -37,5 +45,13 @@ def check(name: str, solution: Callable[..., Any] | None = None, model: str = "s
 
 def hints(name: str) -> None:
     """Print all hints of an exercise, the weakest first. Raises InputError."""
+    from minisd.exercises.catalogue import find
+
     for number, text in enumerate(find(name).hints, 1):
         print(f"{number}. {text}")
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"minisd.exercises.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'minisd.exercises' has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -6,7 +6,7 @@ compared one by one, and an image is drawn with it.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +15,14 @@ from PIL import Image, ImageChops
 
 from minisd import images
 from minisd.exercises.comparing import agree, difference, listed
-from minisd.exercises.exercise import Exercise, Solution
+from minisd.exercises.exercise import Case, Exercise, Solution
 from minisd.exercises.learner_code import Complaint, NotWritten, call
 from minisd.exercises.pipeline_run import Comparison, compare_runs
 from minisd.pipeline import StableDiffusion
 
 LEAST_WIDTH = 192  # pixels of a picture in a report
 Load = Callable[[], StableDiffusion]
+Result = Callable[[Case], Any]  # of a solution; raises Complaint where it fails
 
 
 @dataclass(repr=False)
@@ -73,30 +74,33 @@ def first_problem(exercise: Exercise, solution: Solution) -> list[str]:
 
     Raises Complaint, NotWritten.
     """
-    for case in exercise.cases():
+    return problem_in(exercise, exercise.cases(), lambda case: call(solution, case.arguments, exercise.forbidden))
+
+
+def problem_in(exercise: Exercise, cases: Sequence[Case], result: Result) -> list[str]:
+    """As `first_problem`, for results that may come from another process."""
+    for case in cases:
         expected = exercise.reference(*copy.deepcopy(case.arguments))
-        got = call(solution, case.arguments, exercise.forbidden)
-        found = difference(got, expected, exercise.rtol, exercise.atol)
+        found = difference(result(case), expected, exercise.rtol, exercise.atol)
         if found is not None:
-            likely = recognise(exercise, solution)
+            likely = recognise(exercise, cases, result)
             return [f"{case.label}: {found}", *([] if likely is None else [f"likely: {likely}."])]
     return []
 
 
-def recognise(exercise: Exercise, solution: Solution) -> str | None:
-    """The known mistake whose results in all cases are those of the solution; an error is a result, too."""
-    cases = exercise.cases()
-    results = [_result(solution, case.arguments) for case in cases]
+def recognise(exercise: Exercise, cases: Sequence[Case], result: Result) -> str | None:
+    """The known mistake that gives these results in all cases; an error is a result, too."""
+    results = [_or_fails(result, case) for case in cases]
     for mistake in exercise.mistakes:
-        wrong = [_result(mistake.wrong, case.arguments) for case in cases]
+        wrong = [_or_fails(lambda case, f=mistake.wrong: call(f, case.arguments), case) for case in cases]
         if all(agree(a, b, exercise.rtol, exercise.atol) for a, b in zip(results, wrong, strict=True)):
             return mistake.says
     return None
 
 
-def _result(solution: Solution, arguments: tuple[Any, ...]) -> Any:
+def _or_fails(result: Result, case: Case) -> Any:
     try:
-        return call(solution, arguments)
+        return result(case)
     except Complaint:
         return "fails"
 

@@ -29,10 +29,10 @@ class Exercise:
     """One exercise. Its name is that of the function, and of the learner's file.
 
     task: what to write, with shapes and units; the docstring of the starter file. answer: the library's function or
-    class that does the same. level: 1 (one line) to 5. notebook: the number of the lesson. needs: names of exercises to
-    do before. variants: other right solutions, for the tests. forbidden: functions that do the whole work, as dotted
-    names. install: replaces what the library does by a solution; None where the pipeline has no such place. run:
-    options of the pipeline's run that reaches it.
+    class that does the same; None for a graded task, whose reference the instructor has. level: 1 (one line) to 5.
+    notebook: the number of the lesson. needs: names of exercises to do before. variants: other right solutions, for the
+    tests. forbidden: functions that do the whole work, as dotted names. install: replaces what the library does by a
+    solution; None where the pipeline has no such place. run: options of the pipeline's run that reaches it.
     """
 
     number: int
@@ -54,6 +54,11 @@ class Exercise:
     forbidden: tuple[str, ...] = ()
     rtol: float = 1e-4
     atol: float = 1e-5
+
+    @property
+    def points(self) -> int:
+        """What it gives in a course: as much as its level."""
+        return self.level
 
     @property
     def signature(self) -> str:

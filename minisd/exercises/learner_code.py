@@ -33,6 +33,10 @@ class _TooSlow(BaseException):
     """The time is over; not an Exception, so that a learner's `except Exception` does not catch it."""
 
 
+class Forbidden(Complaint):
+    """The code uses what it may not use."""
+
+
 def load(path: str, name: str) -> Callable[..., Any]:
     """The function `name` in a file. Raises Complaint."""
     try:
@@ -40,6 +44,11 @@ def load(path: str, name: str) -> Callable[..., Any]:
             code = file.read()
     except OSError as error:
         raise Complaint(f"{path} cannot be read ({error.strerror}); change its permissions.") from error
+    return define(code, path, name)
+
+
+def define(code: bytes, path: str, name: str) -> Callable[..., Any]:
+    """The function `name` in the code of a file; path: its name in messages. Raises Complaint."""
     module = ModuleType(f"learner_{name}")
     module.__file__ = path
     sys.modules[module.__name__] = module  # dataclasses look their module up
@@ -66,7 +75,7 @@ def call(solution: Callable[..., Any], arguments: Sequence[Any], forbidden: Sequ
     with contextlib.ExitStack() as stack:
         random = stack.enter_context(_settings_restored())
         for name in forbidden:
-            stack.enter_context(_refused(name))
+            stack.enter_context(refused(name))
         stack.enter_context(guarded(file_of(solution)))
         result = solution(*given)
         if not torch.equal(torch.random.get_rng_state(), random):
@@ -165,13 +174,13 @@ def _limited(seconds: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _refused(name: str) -> Iterator[None]:
-    """Within the block, calling a function of PyTorch, or a method of a class, raises Complaint."""
+def refused(name: str) -> Iterator[None]:
+    """Within the block, calling a function of PyTorch, or a method of a class, raises Forbidden."""
     owner, attribute = _found(name)
     original = getattr(owner, attribute)
 
     def refuse(*arguments: object, **options: object) -> None:
-        raise Complaint(f"{attribute} does the whole work, and may not be called here; write it yourself.")
+        raise Forbidden(f"{attribute} does the whole work, and may not be called here; write it yourself.")
 
     class Refusing(TorchFunctionMode):
         """Also where the function has another name."""

@@ -122,7 +122,7 @@ def test_unknown_exercises_are_named() -> None:
 
 def test_a_mistake_that_is_not_known_is_not_named() -> None:
     exercise = EXERCISES["guide"]
-    assert recognise(exercise, lambda both, scale: 3 * both[: len(both) // 2]) is None
+    assert recognise(exercise, exercise.cases(), lambda case: 3 * case.arguments[0][:2]) is None
 
 
 def test_the_readme_lists_them_all() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from minisd.exercises.exercise import Case, Exercise, Mistake, Solution, replaced
+from minisd.exercises.inputs import whole
 from minisd.schedulers import NoiseSchedule
 
 TASK = """
@@ -25,7 +26,12 @@ def alpha_bars(first: float, last: float, steps: int) -> Tensor:
 
 
 def cases() -> list[Case]:
-    return [Case("Stable Diffusion's", (0.00085, 0.012, 1000)), Case("a short one", (0.01, 0.2, 10))]
+    drawn = (whole(1, 20, seed=1) / 1000, whole(20, 200, seed=2) / 1000, whole(20, 200, seed=3))
+    return [
+        Case("Stable Diffusion's", (0.00085, 0.012, 1000)),
+        Case("a short one", (0.01, 0.2, 10)),
+        Case("betas from {:g} to {:g}, {} steps".format(*drawn), drawn),
+    ]
 
 
 def _linear(first: float, last: float, steps: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from minisd._internal import validation
 from minisd.exercises.exercise import Case, Exercise, Mistake, Solution, replaced
+from minisd.exercises.inputs import generator, whole
 from minisd.tokenizer import Encoding, Tokenizer
 
 TASK = """
@@ -51,7 +52,18 @@ def cases() -> list[Case]:
         Case("ranks in another order", (["a", "b", "c", "d</w>"], dict(reversed(ranks.items())))),
         Case("nothing to merge", (["q", "z</w>"], ranks)),
         Case("one letter", (["a</w>"], ranks)),
+        Case("nine letters", _drawn(100)),
+        Case("nine other letters", _drawn(200)),
     ]
+
+
+def _drawn(seed: int) -> tuple[list[str], Ranks]:
+    """A word of the letters a, b and c, and some pairs; pairs of longer pieces are learned after those of letters."""
+    letters = ["abc"[whole(0, 3, seed=seed + k)] for k in range(9)]
+    single = [(a, b) for a in "abc" for b in "abc"]
+    double = [(a + b, c) for a, b in single for c in "abc"]
+    known = [pairs[k] for pairs in (single, double) for k in torch.randperm(len(pairs), generator=generator(seed))[:7]]
+    return [*letters, "x</w>"], {pair: rank for rank, pair in enumerate(known)}
 
 
 def _from_the_left(pieces: list[str], ranks: Ranks) -> list[str]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minisd.exercises.exercise import Case, Exercise, Mistake, Solution, replaced
-from minisd.exercises.inputs import normal
+from minisd.exercises.inputs import normal, random_weights
 from minisd.models.layers import ResBlock
 
 TASK = """
@@ -27,8 +27,7 @@ def res_block(block: ResBlock, x: Tensor, time: Tensor) -> Tensor:
 
 def cases() -> list[Case]:
     def of(width_in: int, width_out: int, seed: int) -> tuple[object, ...]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with random_weights(seed):
             block = ResBlock(width_in, width_out, 2, 1e-5, time_width=7).requires_grad_(False)
             for parameter in block.parameters():
                 parameter.add_(0.3 * torch.randn_like(parameter))

@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager
 
 from minisd.exercises.exercise import Case, Exercise, Mistake, Solution, replaced
-from minisd.exercises.inputs import image_to_image
+from minisd.exercises.inputs import image_to_image, whole
 from minisd.pipeline import initial_latents, request_builder
 
 TASK = """
@@ -20,7 +20,8 @@ def steps_to_skip(steps: int, strength: float) -> int:
 
 def cases() -> list[Case]:
     pairs = ((50, 0.3), (30, 0.6), (20, 1.0), (7, 0.5), (50, 0.29))
-    return [Case(f"{steps} steps, strength {strength:g}", (steps, strength)) for steps, strength in pairs]
+    drawn = [(whole(10, 100, seed), whole(1, 100, seed + 10) / 100) for seed in range(3)]
+    return [Case(f"{steps} steps, strength {strength:g}", (steps, strength)) for steps, strength in (*pairs, *drawn)]
 
 
 def _inverted(steps: int, strength: float) -> int:

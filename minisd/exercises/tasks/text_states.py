@@ -7,6 +7,7 @@ from torch import Tensor
 
 from minisd.configs import CLIPTextConfig
 from minisd.exercises.exercise import Case, Exercise, Mistake, Solution, replaced
+from minisd.exercises.inputs import generator, random_weights
 from minisd.models import CLIPTextTransformer
 
 TASK = """
@@ -28,12 +29,11 @@ def cases() -> list[Case]:
     config = CLIPTextConfig(
         vocab_size=50, width=12, layers=3, heads=2, mlp_width=24, max_length=9, activation="quick_gelu", end_id=49
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with random_weights(0):
         encoder = CLIPTextTransformer(config).requires_grad_(False)
         for parameter in encoder.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    ids = torch.randint(50, (2, 9), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(50, (2, 9), generator=generator(1))
     return [Case("full length", (encoder, ids)), Case("shorter texts", (encoder, ids[:, :5]))]
 
 

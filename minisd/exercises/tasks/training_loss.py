@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from minisd.exercises.exercise import Case, Exercise, Mistake
-from minisd.exercises.inputs import normal
+from minisd.exercises.inputs import noise_model, normal
 from minisd.training.denoising import denoising_losses
 
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -25,16 +25,17 @@ def training_loss(predict: Predict, x0: Tensor, noise: Tensor, t: Tensor, alpha_
     return (predict(a.sqrt() * x0 + (1 - a).sqrt() * noise, t) - noise).square().mean()
 
 
-def _model(x: Tensor, t: Tensor) -> Tensor:
-    """A prediction that depends on everything."""
-    return torch.tanh(1.5 * x) + 0.01 * t.view(-1, 1, 1, 1) * x.roll(1, -1)
-
-
 def cases() -> list[Case]:
     alpha_bars = torch.linspace(0.99, 0.05, 40)
 
     def of(count: int, *times: int) -> tuple[object, ...]:
-        return _model, normal(count, 3, 4, 5, seed=1), normal(count, 3, 4, 5, seed=2), torch.tensor(times), alpha_bars
+        return (
+            noise_model,
+            normal(count, 3, 4, 5, seed=1),
+            normal(count, 3, 4, 5, seed=2),
+            torch.tensor(times),
+            alpha_bars,
+        )
 
     return [Case("two timesteps", of(2, 3, 35)), Case("three images", of(3, 20, 1, 39))]
 

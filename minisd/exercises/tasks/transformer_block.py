@@ -8,7 +8,7 @@ from torch import Tensor
 
 from minisd.configs import SD1_UNET
 from minisd.exercises.exercise import Case, Exercise, Mistake, Solution, replaced
-from minisd.exercises.inputs import normal
+from minisd.exercises.inputs import normal, random_weights
 from minisd.models.layers import repeat_batch_to
 from minisd.models.unet import TransformerBlock
 
@@ -29,8 +29,7 @@ def transformer_block(block: TransformerBlock, x: Tensor, text: Tensor) -> Tenso
 
 def cases() -> list[Case]:
     def of(seed: int, width: int, places: int) -> tuple[object, ...]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with random_weights(seed):
             block = TransformerBlock(replace(SD1_UNET, context_width=9), width, 2, False).requires_grad_(False)
             for parameter in block.parameters():
                 parameter.add_(0.2 * torch.randn_like(parameter))

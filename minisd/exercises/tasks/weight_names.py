@@ -3,6 +3,7 @@
 import re
 
 from minisd.exercises.exercise import Case, Exercise, Mistake
+from minisd.exercises.inputs import whole
 from weights_loader.names import ldm
 
 TASK = """
@@ -25,7 +26,13 @@ def weight_names(name: str, layers: int) -> str:
 
 def cases() -> list[Case]:
     of_sd = [Case(f"block {n}, two layers", (f"input_blocks.{n}.0", 2)) for n in (0, 1, 2, 3, 4, 6, 11)]
-    return [*of_sd, *(Case(f"block {n}, three layers", (f"input_blocks.{n}.0", 3)) for n in (4, 5, 8))]
+    of_three = [Case(f"block {n}, three layers", (f"input_blocks.{n}.0", 3)) for n in (4, 5, 8)]
+    drawn = [(whole(1, 40, seed=seed), whole(1, 8, seed=seed + 10)) for seed in range(3)]
+    return [
+        *of_sd,
+        *of_three,
+        *(Case(f"block {n}, layers {count}", (f"input_blocks.{n}.0", count)) for n, count in drawn),
+    ]
 
 
 def _first_ignored(name: str, layers: int) -> str:
