@@ -29,7 +29,7 @@ def pack(args: argparse.Namespace) -> int:
     folder = Path(args.name)
     chosen = list(GRADED.values()) if args.exercises is None else _chosen(args.exercises)
     tasks = [each for each in chosen if each.name in GRADED]
-    answers = [f"--answers {folder / 'answers.py'}"] if tasks else []
+    answers = [f"--answers {(folder / 'answers.py').as_posix()}"] if tasks else []
     names = ",".join(each.name for each in chosen)
     command = " ".join(["minisd exercises grade SUBMISSIONS --exercises", names, *answers])
     for path in write_pack([each for each in chosen if each.name in EXERCISES], tasks, folder, command):

@@ -12,7 +12,8 @@ from support.exercise_class import BAD, RIGHT, Bad, write_submission
 from minisd.cli import main
 from minisd.exercises.catalogue import EXERCISES
 from minisd.exercises.grading import process
-from minisd.exercises.grading.grades import Grade, Limits, grade_all
+from minisd.exercises.grading.grades import Grade, Graded, Limits, grade_all
+from minisd.exercises.grading.results import as_csv, as_junit
 from minisd.exercises.grading.submissions import submissions_in
 
 LIMITED = pytest.mark.skipif(not process.FORKS, reason="limits and forks as on Linux")
@@ -178,7 +179,7 @@ def test_mistakes_of_the_instructor(tmp_path: Path, capsys: pytest.CaptureFixtur
         ([*task, "--answers", str(tmp_path / "nothing.py")], "has no function dynamic_threshold"),
         ([*task, "--answers", str(tmp_path / "fails.py")], "fails in the case 'a faint"),
         ([*task, "--answers", str(tmp_path / "number.py")], "gives no finite tensor"),
-        ([*task, "--answers", str(tmp_path / "broken.py")], "cannot be imported (SyntaxError"),
+        ([*task, "--answers", str(tmp_path / "broken.py")], "cannot be run (SyntaxError"),
         ([*task, "--answers", str(tmp_path / "mistakes.py")], "must be {name: [(sentence, function), ...]}"),
     ):
         assert main(["exercises", "grade", *arguments, *out]) == 2, arguments
@@ -192,7 +193,8 @@ def test_what_is_handed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["exercises", "pack", str(folder), "--exercises", "guide,churn_step"]) == 0
     printed = capsys.readouterr().out
     assert (
-        f"minisd exercises grade SUBMISSIONS --exercises guide,churn_step --answers {folder / 'answers.py'}" in printed
+        f"minisd exercises grade SUBMISSIONS --exercises guide,churn_step --answers {(folder / 'answers.py').as_posix()}"
+        in printed
     )
     names = sorted(path.name for path in (folder / "handout").iterdir())
     assert names == ["README.md", "churn_step.py", "guide.py"]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from minisd import exercises
 from minisd.exercises.catalogue import EXERCISES
 from minisd.exercises.checking import first_problem
 from minisd.exercises.exercise import Exercise
@@ -17,6 +18,8 @@ from minisd.exercises.grading.source_check import imports_of_answers
 from minisd.exercises.grading.submissions import NotReadable, Submission, submissions_in
 from minisd.exercises.inputs import drawn_for
 from minisd.exercises.learner_code import NotWritten, call, load
+
+README = Path(exercises.__file__).with_name("README.md")
 
 
 def sent(value: object) -> object:
@@ -193,4 +196,7 @@ def test_graded_tasks_are_complete_but_for_their_answers(task: Exercise, tmp_pat
     assert len(task.hints) == 3
     assert len({case.label for case in task.cases()}) == len(task.cases()) >= 3
     assert max(map(len, task.starter.splitlines())) <= 120
+    title = f"[`{task.name}`](graded/{task.name}.py) {task.title}"
+    row = " | ".join(map(str, (task.number, title, task.notebook, task.level, task.minutes)))
+    assert f"| {row} |" in README.read_text(encoding="utf-8")
     assert task.number > max(each.number for each in EXERCISES.values())

@@ -113,12 +113,17 @@ if __name__ == "__main__":
 FORGES = """wire = sys.modules["minisd.exercises.grading.wire"]
 writer = wire.Writer()
 zeros = {"list": [{"list": ["value", writer.plain(torch.zeros(1, 5, 7))]}] * 2}
-os.write(int(max(os.listdir("/proc/self/fd"), key=lambda k: "pipe" in os.readlink(f"/proc/self/fd/{k}"))), writer.message(zeros))
+for k in range(3, 60):
+    try:
+        os.write(k, writer.message(zeros))
+    except OSError:
+        pass
 os._exit(0)"""
 SEARCHES = """import gc
 modules = [name for name in sys.modules if name.startswith("minisd.exercises.") and "grading" not in name]
 found = [each for each in gc.get_objects() if type(each).__name__ in ("Exercise", "Mistake")]
 assert modules == ["minisd.exercises.learner_code"] and not found, modules"""
+FOREIGN = str(Path(__file__).resolve())  # stands for the instructor's answers
 KILLS_PARENT = "import ctypes\nctypes.CDLL(None).kill(os.getppid(), 9)"
 
 BAD = (
@@ -155,6 +160,13 @@ BAD = (
         "line 5: it starts a process",
     ),
     Bad("writes", "add_noise", _before("add_noise", "open('/tmp/minisd-x', 'w')"), "refused", "outside of its folder"),
+    Bad(
+        "reads",
+        "imagic_mix",
+        _before("imagic_mix", f"open({FOREIGN!r}).read()"),
+        "refused",
+        "which is none of Python's files",
+    ),
     Bad("librarys", "guide", LIBRARYS, "refused", "combine does the whole work"),
     Bad("fused", "attention", FUSED, "refused", "scaled_dot_product_attention does the whole work"),
     Bad(

@@ -89,12 +89,15 @@ def grade_all(
         papers = [_paper(exercise) for exercise in exercises]
     graded = []
     with ThreadPoolExecutor(jobs) as pool:  # the threads only wait for the processes; this one compares
-        for submission, replies in zip(
-            submissions, pool.map(lambda each: _replies(each, papers, limits), submissions), strict=True
-        ):
-            grades = tuple(_grade(paper, reply) for paper, reply in zip(papers, replies, strict=True))
-            graded.append(Graded(submission.learner, grades))
-            report(graded[-1])
+        waiting = [pool.submit(_replies, each, papers, limits) for each in submissions]
+        try:
+            for submission, replies in zip(submissions, waiting, strict=True):
+                grades = tuple(map(_grade, papers, replies.result()))
+                graded.append(Graded(submission.learner, grades))
+                report(graded[-1])
+        except BaseException:  # Ctrl-C: not the whole class, please
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return graded
 
 

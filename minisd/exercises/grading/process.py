@@ -14,13 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import minisd
 from minisd.errors import MinisdError
 from minisd.exercises.grading.frames import LONGEST, read_frame, write_frame
 from minisd.exercises.grading.limits import GRACE
 from minisd.exercises.grading.runner import ANSWERED, ENDED, READY, TOO_SLOW, Request, how_it_ended
 
 FORKS = sys.platform.startswith("linux")  # elsewhere libraries of the system may not survive a fork
-START = 120.0  # seconds for the import of PyTorch
+START = 600.0  # seconds for the import of PyTorch, also on a busy machine
 KEPT = ("PATH", "LANG", "LC_ALL", "SYSTEMROOT", "LD_LIBRARY_PATH")  # of the environment
 
 
@@ -55,7 +56,7 @@ class SubmissionProcess:
             return answer.removeprefix(ANSWERED)
         if answer is not None and answer.startswith(ENDED):
             raise Ended(answer.removeprefix(ENDED).decode(errors="replace"))
-        code = self._end()
+        code = self._end(patience=1.0)
         raise Ended(TOO_SLOW if is_over() else how_it_ended(code) or "it ended its process before it answered")
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -80,14 +81,17 @@ class SubmissionProcess:
         return process
 
     def _environment(self) -> dict[str, str]:
-        """What PyTorch needs and nothing that tells of the grader; the learner's code finds what the grader finds."""
+        """What PyTorch needs, and nothing that tells of the grader, such as where its files are."""
         kept = {name: os.environ[name] for name in KEPT if name in os.environ}
         place = str(self.folder)
         return kept | {
             "HOME": place,
             "TMPDIR": place,
             "TEMP": place,
-            "PYTHONPATH": os.pathsep.join(os.path.abspath(each) for each in sys.path if each),
+            "USERPROFILE": place,
+            "USER": "learner",
+            "USERNAME": "learner",
+            "PYTHONPATH": str(Path(minisd.__file__).resolve().parents[1]),
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONIOENCODING": "utf-8",
             "OMP_NUM_THREADS": "1",
@@ -95,20 +99,18 @@ class SubmissionProcess:
             "MPLBACKEND": "Agg",
         }
 
-    def _end(self) -> int:
-        """End the process and all of its group; gives its exit code, or that of its killing."""
+    def _end(self, patience: float = 0.0) -> int:
+        """End the process and all of its group; gives its exit code, or that of its killing after some seconds."""
         process, self.process = self.process, None
         if process is None:
             return 0
         with contextlib.suppress(subprocess.TimeoutExpired):
-            if process.stdin is not None:
-                with contextlib.suppress(OSError):
-                    process.stdin.close()  # at the end of its input it ends
-            process.wait(timeout=1)
+            process.wait(timeout=patience)
         _kill(process)
-        for stream in (process.stdout, process.stderr):
+        for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(OSError):  # what waits in the buffer has no reader
+                    stream.close()
         return process.returncode
 
 

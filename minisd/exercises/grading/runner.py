@@ -145,7 +145,8 @@ def _results(request: Request, watch: Watch, writer: wire.Writer) -> list[tuple[
             stack.enter_context(learner_code.refused(name))
         limits.limit(request.seconds, request.memory)
         watch.start()
-        begin, results = time.monotonic(), []
+        begin = time.monotonic()
+        results: list[tuple[str, Any]] = []
         try:
             solution = learner_code.define(request.code, request.path, request.name)
         except Complaint as error:

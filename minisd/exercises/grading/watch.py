@@ -1,19 +1,27 @@
-"""What a learner's code may not do while it runs: read the answers, start processes, send signals, change files.
+"""What a learner's code may not do while it runs: read the answers or foreign files, start processes, send signals.
 
-An audit hook raises an error in the learner's line. Reading the answers is also remembered, because no other code has
-a reason for it; the rest counts only where it is not caught, for libraries try such things and go on without them.
+An audit hook raises an error in the learner's line. Reading the library's answers is also remembered, because no other
+code has a reason for it; the rest counts only where it is not caught, for libraries try such things and go on without.
 """
 
 import os
 import re
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from minisd.exercises.learner_code import Forbidden
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ANSWERS = tuple(str(PACKAGE / name) + os.sep for name in ("tasks", "graded"))
+READABLE = tuple(  # Python's own folders and the system's; not the instructor's, nor those of other learners
+    os.path.join(os.path.realpath(place), "")
+    for place in (
+        sys.prefix, sys.base_prefix, PACKAGE.parent, PACKAGE.parents[1] / "weights_loader", "/usr", "/lib", "/etc",
+        "/dev", "/proc", "/sys", "/System", "/Library", os.environ.get("SYSTEMROOT", "/usr"),
+    )
+)  # fmt: skip
 PROCESSES = re.compile(r"/proc/(?!self\b)\d+/")
 REFUSED = {
     "os.fork": "starts a process", "os.forkpty": "starts a process", "os.posix_spawn": "starts a process",
@@ -61,9 +69,12 @@ class Watch:
             self._refuse(f"opens {shown}, which has the answers", remember=True)
         if PROCESSES.match(real) and not real.startswith(f"/proc/{os.getpid()}/"):
             self._refuse("looks into another process")
-        writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        if writes and real != os.path.realpath(os.devnull) and not real.startswith(self.folder):
+        if real.startswith(self.folder) or real == os.path.realpath(os.devnull):
+            return
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC):
             self._refuse(f"writes {os.path.basename(real)!r} outside of its folder")
+        if not real.startswith(READABLE):
+            self._refuse(f"opens {os.path.basename(real)!r}, which is none of Python's files")
 
     def _is_inside(self, path: Any) -> bool:
         return isinstance(path, str | bytes) and os.path.realpath(os.fsdecode(path)).startswith(self.folder)
@@ -76,9 +87,9 @@ class Watch:
 
     def _line(self) -> str:
         """The line of the learner's file that runs now."""
-        frame = sys._getframe()
+        frame: FrameType | None = sys._getframe()
         while frame is not None:
             if frame.f_code.co_filename == self.path:
                 return f"line {frame.f_lineno}: "
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         return ""
