@@ -192,10 +192,8 @@ def test_what_is_handed_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     folder = tmp_path / "hw"
     assert main(["exercises", "pack", str(folder), "--exercises", "guide,churn_step"]) == 0
     printed = capsys.readouterr().out
-    assert (
-        f"minisd exercises grade SUBMISSIONS --exercises guide,churn_step --answers {(folder / 'answers.py').as_posix()}"
-        in printed
-    )
+    answers = (folder / "answers.py").as_posix()
+    assert f"minisd exercises grade SUBMISSIONS --exercises guide,churn_step --answers {answers}\n" in printed
     names = sorted(path.name for path in (folder / "handout").iterdir())
     assert names == ["README.md", "churn_step.py", "guide.py"]
     page = (folder / "handout" / "README.md").read_text()
