@@ -79,9 +79,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     right = {"guide": RIGHT["guide"], "dynamic_threshold": ANSWER}
     write_submission(folder / "class" / "anna", right)
     (folder / "class" / "anna.py").write_text(WRONG + RIGHT["guide"])
-    (folder / "class" / "=1+1.py").write_text(
-        "from minisd.exercises.catalogue import find as guide\ndef guide():\n  pass"
-    )
     (folder / "answers.py").write_text(ANSWER + MISTAKE)
     names = "guide,dynamic_threshold,guide"
     options = ["--exercises", names, "--answers", str(folder / "answers.py"), "--seed", "5", "-o", str(folder / "out")]

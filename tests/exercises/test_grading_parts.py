@@ -1,6 +1,7 @@
 """The parts of the grader: messages, what is seen in a source, inputs of a run, who handed in what."""
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,8 @@ def test_files_that_cannot_be_graded(tmp_path: Path) -> None:
         anna.code_of("guide")
     with pytest.raises(NotReadable, match=r"attention\.py has more than 1,048,576 bytes"):
         anna.code_of("attention")
+    if os.name == "nt":
+        return  # links need rights there
     (own / "add_noise.py").symlink_to("/etc/passwd")
     with pytest.raises(NotReadable, match="no regular file"):
         anna.code_of("add_noise")

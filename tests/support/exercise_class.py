@@ -172,7 +172,7 @@ BAD = (
     Bad(
         "forges", "mask_blend", _before("mask_blend", FORGES), "failing", "a mask of 0 and 1: your result has the shape"
     ),
-    Bad("searches", "guide", _before("guide", SEARCHES), "done", "all cases agree"),
+    Bad("searches", "attention", _before("attention", SEARCHES), "done", "all cases agree"),
     Bad("lists", "imagic_mix", _before("imagic_mix", "return [1, 2]"), "failing", "your function returns list"),
     Bad("prints", "steps_to_skip", _before("steps_to_skip", "print('x' * 10**7)"), "done", "all cases agree"),
     Bad("checks", "add_noise", CHECKS, "done", "all cases agree"),

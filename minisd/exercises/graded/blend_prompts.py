@@ -6,13 +6,13 @@ from minisd.exercises.exercise import Case, Exercise
 from minisd.exercises.inputs import normal, uniform
 
 TEXT = """
-Guidance by several prompts (Liu et al. 2022): each prompt draws the prediction away from the one without a prompt,
-and the mean of the K differences, weighted, is enlarged:
+Guidance by several prompts (Liu et al. 2022): each prompt draws the prediction away from the one without a
+prompt, and the mean of the K differences, weighted, is enlarged:
 
 without + scale sum_k w_k (given_k - without) / sum_k w_k
 
-without (B, C, h, w): the prediction without a prompt; given (K, B, C, h, w): those with each prompt; weights (K,),
-of which some may be negative, but not their sum; scale: a number -> (B, C, h, w).
+without (B, C, h, w): the prediction without a prompt; given (K, B, C, h, w): those with each prompt; weights
+(K,), of which some may be negative, but not their sum; scale: a number -> (B, C, h, w).
 """
 
 

@@ -13,8 +13,8 @@ clean image plus noise of standard deviation sigma.
 
 1. Raise the noise level to higher = sigma (1 + churn): add `noise`, scaled so that the noise in x has this
    standard deviation.
-2. denoise(x, sigma) gives the clean image (B, C, h, w) for a noisy one (B, C, h, w) and its level, a number. The
-   slope at the higher level is (x - clean image) / higher, for the x of 1.
+2. denoise(x, sigma) gives the clean image (B, C, h, w) for a noisy one (B, C, h, w) and its level, a number.
+   The slope at the higher level is (x - clean image) / higher, for the x of 1.
 3. Follow this slope, in one step, from the higher level to sigma_next.
 
 x and noise (B, C, h, w), noise has the standard deviation 1; sigma > sigma_next >= 0 and churn >= 0: numbers ->

@@ -6,11 +6,11 @@ from minisd.exercises.exercise import Case, Exercise
 from minisd.exercises.inputs import normal
 
 TEXT = """
-Dynamic thresholding (Saharia et al. 2022): strong guidance drives the clean image x0 out of -1..1. For each image
-of the batch on its own, over all of its channels and places:
+Dynamic thresholding (Saharia et al. 2022): strong guidance drives the clean image x0 out of -1..1. For each
+image of the batch on its own, over all of its channels and places:
 
-1. s is the quantile `share` of the absolute values, with linear interpolation, as torch.quantile has it. If it is
-   less than 1, s is 1.
+1. s is the quantile `share` of the absolute values, with linear interpolation, as torch.quantile has it. If
+   it is less than 1, s is 1.
 2. Values are limited to -s..s, and then divided by s.
 
 x0 (B, C, h, w), share between 0 and 1 -> (B, C, h, w).

@@ -6,9 +6,10 @@ from minisd.exercises.exercise import Case, Exercise
 from minisd.exercises.inputs import uniform, whole
 
 TEXT = """
-A noise schedule for images of another size (Hoogeboom et al. 2023): in a larger image neighbours average the noise
-away, so it needs more. The signal-to-noise ratio alpha_bar / (1 - alpha_bar) of every timestep is multiplied by
-(base / side)^2: `side` is the side of the new images, `base` that of the images the schedule was made for.
+A noise schedule for images of another size (Hoogeboom et al. 2023): in a larger image neighbours average the
+noise away, so it needs more. The signal-to-noise ratio alpha_bar / (1 - alpha_bar) of every timestep is
+multiplied by (base / side)^2: `side` is the side of the new images, `base` that of the images the schedule
+was made for.
 
 alpha_bars (T,), float64, all between 0 and 1, neither of them included -> the new ones (T,), float64.
 """

@@ -6,9 +6,10 @@ from minisd.exercises.exercise import Case, Exercise
 from minisd.exercises.inputs import uniform, whole
 
 TEXT = """
-The share of the image in the variance at each of `steps` timesteps, by a sigmoid (Jabri et al. 2022). With
-u = (i + 1) / steps for the timesteps i = 0, 1, ..., steps - 1, and s(u) = sigmoid((start + u (end - start)) / tau):
+The share of the image in the variance at each of `steps` timesteps, by a sigmoid (Jabri et al. 2022):
 
+u = (i + 1) / steps for the timesteps i = 0, 1, ..., steps - 1
+s(u) = sigmoid((start + u (end - start)) / tau)
 alpha_bar_i = (s(1) - s(u)) / (s(1) - s(0)), and where that is less than `least`, `least`.
 
 start < end, tau > 0, 0 < least < 1: numbers. Compute in float64 -> (steps,), float64.

@@ -6,12 +6,13 @@ from minisd.exercises.exercise import Case, Exercise
 from minisd.exercises.inputs import normal, uniform
 
 TEXT = """
-Cross-attention in which each token of the text has a weight (Hertz et al. 2022 call it re-weighting; here the sum
-is kept): after the softmax of q k^T / sqrt(d) over the tokens, the attention to token m is multiplied by weights[m];
-then the attention of each query is divided by its sum, so that it is 1 again; then the values are averaged with it.
+Cross-attention in which each token of the text has a weight (Hertz et al. 2022 call it re-weighting; here the
+sum is kept): after the softmax of q k^T / sqrt(d) over the tokens, the attention to token m is multiplied by
+weights[m]; then the attention of each query is divided by its sum, so that it is 1 again; then the values are
+averaged with it.
 
-q (B, heads, N, d); k and v (B, heads, M, d); weights (B, M), none negative, at least one positive in each row: they
-are the same for all heads and queries of an image -> (B, heads, N, d).
+q (B, heads, N, d); k and v (B, heads, M, d); weights (B, M), none negative, at least one positive in each
+row: they are the same for all heads and queries of an image -> (B, heads, N, d).
 """
 
 

@@ -72,6 +72,7 @@ def served_by_fork(request: Request, *grader: IO[bytes]) -> bytes:
     if pid == 0:
         with contextlib.suppress(BaseException):
             os.setsid()
+            limits.end_with_parent()
             for number in (*(stream.fileno() for stream in grader), reading):
                 os.close(number)
             with os.fdopen(writing, "wb") as answer:
