@@ -31,6 +31,7 @@ def exercises(parser: Parser) -> None:
     what.add_argument(
         "--seed", type=whole, metavar="N", help="of the image of run (0 if not given), of the inputs of grade (drawn)"
     )
+    what.add_argument("--watch", action="store_true", help="check again whenever a file is saved, until Ctrl-C")
     what.add_argument("--yes", action="store_true", help="show the solution")
     what.add_argument(
         "-o", "--output", type=Path, metavar="PATH", help="image of run (default: mine.png), folder of grade (grades)"

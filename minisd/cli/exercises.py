@@ -1,10 +1,12 @@
 """`minisd exercises`: list, start, check, hint, solution, drawing with your own functions; pack and grade."""
 
 import argparse
+import functools
 import inspect
 import io
 import time
-from contextlib import redirect_stdout
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import weights_loader
@@ -18,6 +20,7 @@ from minisd.exercises.learner_folder import all_installed, check_file, hints_rea
 from minisd.pipeline import StableDiffusion
 
 LEVELS = "*****"
+WATCH_SECONDS = 0.3  # between two looks at the files
 NEEDED = {
     "run": ("a prompt", "PROMPT"),
     "pack": ("a new folder", "FOLDER"),
@@ -68,29 +71,43 @@ def _start(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
+    """Check one file, or all; with --watch, check a file again whenever it is saved, until Ctrl-C."""
     if args.name is None or args.name == "all":
         chosen = [each for each in EXERCISES.values() if path_of(each, args.folder).is_file()]
         if not chosen:
             raise InputError(f"{args.folder} has no exercises yet; begin with `minisd exercises start add_noise`.")
     else:
         chosen = [find(args.name)]
-    loaded: list[StableDiffusion] = []
-
-    def load() -> StableDiffusion:
-        if not loaded:
-            loaded.append(weights_loader.load(args.model))
-        return loaded[0]
-
-    failing = 0
-    for exercise in chosen:
-        begin = time.perf_counter()
-        report = check_file(exercise, args.folder, load)
-        say(f"{report}\n  checked in {time.perf_counter() - begin:.1f} s")
-        if report.picture is not None:
-            say(f"  {images.save(report.picture, args.folder / f'{exercise.name}.png', overwrite=True)}")
-        failing += report.state != "done"
-        record(args.folder, exercise, state=report.state)
+    load = functools.cache(lambda: weights_loader.load(args.model))
+    seen = _saved(chosen, args.folder)
+    failing = sum(_check_one(exercise, args.folder, load) for exercise in chosen)
+    while args.watch:
+        time.sleep(WATCH_SECONDS)
+        known, seen = seen, _saved(chosen, args.folder)
+        for exercise in chosen:
+            if seen[exercise.name] not in (None, known[exercise.name]):
+                _check_one(exercise, args.folder, load)
     return 1 if failing else 0
+
+
+def _check_one(exercise: Exercise, folder: Path, load: Callable[[], StableDiffusion]) -> bool:
+    """Check a file, print what was found, keep its state and image; whether something is wrong."""
+    begin = time.perf_counter()
+    report = check_file(exercise, folder, load)
+    say(f"{report}\n  checked in {time.perf_counter() - begin:.1f} s")
+    if report.picture is not None:
+        say(f"  {images.save(report.picture, folder / f'{exercise.name}.png', overwrite=True)}")
+    record(folder, exercise, state=report.state)
+    return report.state != "done"
+
+
+def _saved(chosen: Sequence[Exercise], folder: Path) -> dict[str, int | None]:
+    """When each file was last saved, in nanoseconds; None while an editor replaces it."""
+    times: dict[str, int | None] = dict.fromkeys((each.name for each in chosen), None)
+    for each in chosen:
+        with suppress(OSError):
+            times[each.name] = path_of(each, folder).stat().st_mtime_ns
+    return times
 
 
 def _hint(args: argparse.Namespace) -> int:

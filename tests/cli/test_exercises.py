@@ -1,5 +1,6 @@
 """`minisd exercises`: from the list to a solved exercise, and an image drawn with it."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -81,3 +82,29 @@ def test_mistakes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["exercises", "start", "guide"]) == 0
     assert main(["exercises", "start", "guide"]) == 2
     assert "exists, and is yours" in capsys.readouterr().err
+
+
+def test_a_file_is_checked_again_when_it_is_saved(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only then; an editor may remove it for a moment. Ctrl-C ends it."""
+    path = here / "mine" / "guide.py"
+    path.parent.mkdir()
+    path.write_text(RIGHT.replace("(c - u)", "(u - c)"))
+    steps = iter(("nothing", "remove", "save", "nothing"))
+
+    def sleep(seconds: float) -> None:
+        step = next(steps, None)
+        if step is None:
+            raise KeyboardInterrupt
+        if step == "remove":
+            path.unlink()
+        if step == "save":
+            path.write_text(RIGHT)
+
+    monkeypatch.setattr("minisd.cli.exercises.time.sleep", sleep)
+    with contextlib.suppress(KeyboardInterrupt):
+        main(["exercises", "check", "guide", "--watch"])
+    printed = capsys.readouterr().out
+    assert printed.count("checked in") == 2
+    assert printed.index("guide: failing") < printed.index("guide: done")
