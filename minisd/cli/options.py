@@ -7,6 +7,7 @@ names below repeat those of the library; tests/cli/test_options.py compares them
 from argparse import SUPPRESS
 from pathlib import Path
 
+from minisd.cli.demo_options import demo
 from minisd.cli.exercise_options import exercises
 from minisd.cli.fine_tune_options import FINE_TUNINGS, distillation, fine_tuning
 from minisd.cli.parser import Parser, real, whole
@@ -64,9 +65,7 @@ def generate(parser: Parser) -> None:
     what.add_argument("--strict-prompt", action="store_true", help="refuse a prompt that is too long for the model")
 
     views = parser.add_argument_group("several prompts, several frames")
-    views.add_argument(
-        "--grid", metavar="CxR", help="C x R windows, such as 5x3: a line of the prompt for each, or all"
-    )
+    views.add_argument("--grid", metavar="CxR", help="C x R windows, such as 5x3: a line of the prompt each, or all")
     views.add_argument("--turned", metavar="PROMPT", help="what the same image shows when it is turned")
     views.add_argument(
         "--turn", choices=TURNS, metavar="NAME", help=f"how --turned turns it: {', '.join(TURNS)} (default: half)"
@@ -297,4 +296,5 @@ COMMANDS = {
     "edit": edit,
     "eval": evaluate,
     "exercises": exercises,
+    "demo": demo,
 }
