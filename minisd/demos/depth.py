@@ -55,7 +55,8 @@ def show(
             f"The map, reduced to the {read.shape[1]} x {read.shape[0]} latent cells and stretched to -1..1, is one "
             f"more channel of the UNet's input beside the {channels} of x_t, the same at every call.",
             f"What is drawn covers the same area as the map: intersection over union {own:.2f}; the images of the "
-            f"mirrored map overlap the map by {other:.2f}. (Drawn is what differs from the colour at the farthest places.)",
+            f"mirrored map overlap the map by {other:.2f}. (Drawn is what differs from "
+            "the colour at the farthest places.)",
         ),
         tuple(rows),
         Table(("depth", "seed", "overlap"), tuple(cells)),

@@ -66,7 +66,8 @@ def show(
         (
             f"In each cross-attention layer every place spreads a weight of 1 over the tokens: {100 * start:.0f} % go "
             f"to the start token, {100 * all_words:.0f} % to the first occurrences of the words.",
-            f"{chosen!r} is hottest at {_place(shown)}; its peak is {float(shown.max() / shown.mean()):.1f} times its mean.",
+            f"{chosen!r} is hottest at {_place(shown)}; its peak is "
+            f"{float(shown.max() / shown.mean()):.1f} times its mean.",
             "A map shows where a layer looks, not what it makes of it; the embedded model was trained to look at the "
             "object that a noun names.",
         ),

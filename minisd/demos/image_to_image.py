@@ -14,7 +14,7 @@ from minisd.pipeline import StableDiffusion
 from minisd.pipeline.initial_latents import steps_to_skip
 
 PROMPT = "a large purple heart above a small blue square on a beige background"
-STRENGTHS = (0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
+STRENGTHS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def show(
@@ -57,7 +57,7 @@ def show(
             row_of(
                 "What the UNet gets at its first call: the image under noise",
                 [
-                    Panel(f"{caption}: {count} calls left", picture, f"the image with the noise of {caption}")
+                    Panel(f"{caption}: {count} calls", picture, f"the image with the noise of {caption}")
                     for caption, count, picture in zip(captions, counts, starts, strict=True)
                 ],
             ),

@@ -29,9 +29,10 @@ def show(sd: StableDiffusion, prompt: str = PROMPT) -> Demo:
     pieces = [tokenizer.id_to_token(each) for each in ids]
     words = _word_numbers(pieces, used)
     kinds = ["start", *(f"word {number + 1}" for number in words), "end", *["padding"] * (len(ids) - used)]
+    spoken = re.findall(r"\w+", prompt)
     text = [
-        f"{_count(re.findall(r'\w+', prompt), 'word')} of {prompt!r} become {_count(words, 'piece')}; with the start and end "
-        f"tokens {used} of {len(ids)} slots are used, the other {len(ids) - used} hold padding.",
+        f"{_count(spoken, 'word')} of {prompt!r} become {_count(words, 'piece')}; with the start and "
+        f"end tokens {used} of {len(ids)} slots are used, the other {len(ids) - used} hold padding.",
         f"The vocabulary has {len(tokenizer):,} tokens, made by {len(tokenizer.merges):,} merges.",
     ]
     split = [word for word in words_of(prompt) if len(tokenizer.tokenize(word)) > 1]
