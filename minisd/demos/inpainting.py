@@ -1,5 +1,7 @@
 """Inpainting: the mask, what the UNet reads beside the latents, and what is drawn into the hole."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -41,8 +43,8 @@ def show(
     hole = pixels * (1 - mask)
     with torch.no_grad():
         floor = sd.decode(sd.vae.scaled(sd.vae.encode(pixels.to(sd.device, sd.dtype)).mean.float())).cpu()
-    kept = [float(psnr(hole, each[None] * (1 - mask))) for each in drawn]
-    changed = [float(psnr(pixels * mask, each[None] * mask)) for each in drawn]
+    kept = [psnr_where(1 - mask, pixels, each[None]) for each in drawn]
+    changed = [psnr_where(mask, pixels, each[None]) for each in drawn]
     read, channels = calls[0].latents[0].cpu(), sd.vae.config.latent_channels
     names = [f"x_t, channel {k}" for k in range(channels)]
     if sd.task == "inpainting":
@@ -58,7 +60,7 @@ def show(
             f"Its first layer reads {len(read)} channels: {channels} of x_t"
             + (f", 1 of the mask, {channels} of the image with the hole." if len(read) > channels else "."),
             f"Outside of the mask {kept[0]:.1f} dB PSNR are kept; the autoencoder alone keeps "
-            f"{float(psnr(hole, floor * (1 - mask))):.1f} dB.",
+            f"{psnr_where(1 - mask, pixels, floor):.1f} dB.",
         ),
         (
             row_of(
@@ -91,3 +93,9 @@ def show(
         ("minisd/pipeline/initial_latents.py", "minisd/pipeline/denoising.py"),
         "18",
     )
+
+
+def psnr_where(mask: Tensor, first: Tensor, second: Tensor) -> float:
+    """The PSNR in dB of two images (1, 3, H, W) over the pixels that a mask (1, 1, H, W) marks."""
+    over_all = float(psnr(first * mask, second * mask))
+    return over_all + 10 * math.log10(float(mask.mean()))  # the other pixels are equal and lower the mean error

@@ -130,10 +130,11 @@ def hottest_of(values: Tensor) -> tuple[int, int]:
     return row, place
 
 
-def test_image_to_image_begins_under_noise(sticker: StableDiffusion) -> None:
+def test_image_to_image_begins_under_noise(sticker: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_to_image, "STRENGTHS", (0.01, 0.2, 0.4, 1.0))
     demo = image_to_image.show(sticker, prompt="a blue star", seed=2, num_inference_steps=10)
-    assert column(demo, "strength") == list(image_to_image.STRENGTHS)
-    assert column(demo, "calls") == [int(10 * strength) for strength in image_to_image.STRENGTHS]
+    assert column(demo, "strength") == [0.2, 0.4, 1.0]  # 0.01 of 10 steps is none
+    assert column(demo, "calls") == [2, 4, 10]
     kept = column(demo, "PSNR to the image (dB)")
     assert kept[0] > kept[-1] + 3
     pixels, draw = render([SCENE]), torch.Generator().manual_seed(2)
@@ -141,16 +142,17 @@ def test_image_to_image_begins_under_noise(sticker: StableDiffusion) -> None:
     noise = torch.randn(x0.shape, generator=draw)
     t = int(sticker.scheduler.grid(10, 6).timesteps[0])  # strength 0.4 leaves out six of ten
     begun = sticker.scheduler.schedule.add_noise(x0, noise, t)
-    assert same(demo.rows[1].panels[2], decoded(sticker, begun)[0])
+    assert same(demo.rows[1].panels[1], decoded(sticker, begun)[0])
     one = image_to_image.show(sticker, prompt="a blue star", strength=0.5, seed=2, num_inference_steps=STEPS)
     assert column(one, "calls") == [2]
     with pytest.raises(InputError, match="leaves no step"):
         image_to_image.show(sticker, strength=0.1, num_inference_steps=STEPS)
 
 
-def test_inpainting_reads_mask_and_hole(inpainting_model: StableDiffusion) -> None:
+def test_inpainting_reads_mask_and_hole(inpainting_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inpainting, "COUNT", 2)
     sd = inpainting_model
-    demo = inpainting.show(sd, seed=1, num_inference_steps=8)
+    demo = inpainting.show(sd, seed=1, num_inference_steps=6)
     read = demo.rows[1].panels
     names = [panel.caption.partition(",")[0] for panel in read]
     assert names == ["x_t"] * 4 + ["mask"] + ["image with hole"] * 4
@@ -159,10 +161,10 @@ def test_inpainting_reads_mask_and_hole(inpainting_model: StableDiffusion) -> No
     expected = torch.nn.functional.interpolate(mask, size=cells)[0, 0].bool()
     assert ((small > small.min()) == expected.numpy()).all()
     outside, inside = column(demo, "PSNR outside of the mask (dB)"), column(demo, "PSNR inside (dB)")
-    assert min(outside) > 30
+    assert min(outside) > 25
     assert max(inside) < 20
-    given = {"image": render([SCENE]), "mask_image": mask, "num_images_per_prompt": 3, "seed": 1}
-    drawn = sd(inpainting.PROMPT, num_inference_steps=8, output_type="pt", **given).images
+    given = {"image": render([SCENE]), "mask_image": mask, "num_images_per_prompt": 2, "seed": 1}
+    drawn = sd(inpainting.PROMPT, num_inference_steps=6, output_type="pt", **given).images
     assert all(same(panel, image) for panel, image in zip(demo.rows[2].panels, pictures(drawn), strict=True))
 
 
@@ -175,8 +177,9 @@ def test_blending_needs_no_inpainting_model(sticker: StableDiffusion) -> None:
         inpainting.show(sticker, mask_image=Image.new("L", (8, 8)), num_inference_steps=STEPS)
 
 
-def test_the_image_follows_the_depth_map(depth_model: StableDiffusion) -> None:
-    demo = depth.show(depth_model, seed=1, num_inference_steps=8)
+def test_the_image_follows_the_depth_map(depth_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depth, "COUNT", 1)
+    demo = depth.show(depth_model, seed=1, num_inference_steps=6)
     shares = column(demo, "overlap")
     assert min(shares) > 0.6
     read = np.asarray(demo.rows[0].panels[1].image.convert("L"))
@@ -184,7 +187,7 @@ def test_the_image_follows_the_depth_map(depth_model: StableDiffusion) -> None:
     assert np.abs(read.astype(int) - mirrored[:, ::-1]).max() <= 2
     assert (read.min(), read.max()) == (0, 255)  # stretched to -1..1
     own, other = (float(word.rstrip(";.")) for word in demo.text[1].split() if word[0] == "0" and "." in word)
-    assert own == pytest.approx(sum(shares[:3]) / 3, abs=0.01)
+    assert own == pytest.approx(shares[0], abs=0.01)
     assert own > other + 0.3
 
 
@@ -195,7 +198,8 @@ def test_overlap_is_exact_for_a_rendered_scene(depth_model: StableDiffusion) -> 
     assert depth.overlap(pixels.flip(-1), near) < 0.2
 
 
-def test_surgery_exchanges_and_mixes_words(sticker: StableDiffusion) -> None:
+def test_surgery_exchanges_and_mixes_words(sticker: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surgery, "WEIGHTS", (0.0, 0.5, 1.0))
     demo = surgery.show(sticker, "a red circle", "circle", "star", seed=1, num_inference_steps=STEPS)
     assert float(demo.text[0].split("difference ")[1].split(")")[0]) < 1e-5
     ends = [
@@ -205,8 +209,7 @@ def test_surgery_exchanges_and_mixes_words(sticker: StableDiffusion) -> None:
     for row in demo.rows:
         assert same(row.panels[0], ends[0])
         assert same(row.panels[-1], ends[1])
-    middle = len(surgery.WEIGHTS) // 2
-    assert not same(demo.rows[0].panels[middle], demo.rows[1].panels[middle].image)
+    assert not same(demo.rows[0].panels[1], demo.rows[1].panels[1].image)
     to_first, to_last = column(demo, "distance from 'a red circle'"), column(demo, "from 'a red star'")
     assert to_first[0] == pytest.approx(0, abs=1e-5)
     assert to_last[-1] == pytest.approx(0, abs=1e-5)

@@ -9,12 +9,12 @@ from PIL import Image, ImageChops
 from support.small import small_pipeline
 from support.source_files import ROOT
 
-from minisd.demos import DEMOS, Demo, Panel, Row, Table, charts, draw_sheet, find, samplers, sheet
+from minisd.demos import DEMOS, Demo, Panel, Row, Table, charts, draw_sheet, find, samplers, sheet, surgery
 from minisd.demos.drawing import COLOURS, fitted, text_width
 from minisd.errors import InputError
 from minisd.pipeline import StableDiffusion
 
-FEW = {"num_inference_steps": 4}
+FEW = {"num_inference_steps": 2}
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,8 @@ def shown() -> dict[str, Demo]:
     others: dict[str, Any] = {"surgery": {"prompt": "a red circle", "word": "circle", "other": "square"}}
     results = {}
     with warnings.catch_warnings(action="ignore"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(samplers, "REFERENCE_STEPS", 4)
+        patch.setattr(samplers, "REFERENCE_STEPS", 2)
+        patch.setattr(surgery, "WEIGHTS", (0.0, 1.0))
         for name, entry in DEMOS.items():
             model = {"depth": by_depth, "weights": "sticker"}.get(name, small)
             few = {key: value for key, value in FEW.items() if key in entry.settings}
@@ -51,15 +52,16 @@ def test_a_demo_describes_what_it_shows(name: str, shown: dict[str, Demo]) -> No
 def test_a_sheet_holds_every_image(name: str, shown: dict[str, Demo]) -> None:
     drawn = draw_sheet(shown[name])
     assert max(drawn.size) < 3000
-    tops = [left_edge(drawn, panel.image) for row in shown[name].rows for panel in row.panels[:1]]
-    assert tops == sorted(tops)
-    assert len(set(tops)) == len(tops)
+    below = 0
+    for row in shown[name].rows:
+        first = row.panels[0].image
+        below = top_of(first, drawn, below) + first.height
 
 
-def left_edge(whole: Image.Image, part: Image.Image) -> int:
-    """The height at which an image begins at the left margin of a sheet; its frame of one pixel is left out."""
+def top_of(part: Image.Image, whole: Image.Image, start: int) -> int:
+    """The height from `start` on at which an image is at the left margin of a sheet, but for its frame of one pixel."""
     inner = part.convert("RGB").crop((1, 1, part.width - 1, part.height - 1))
-    for top in range(whole.height - part.height + 1):
+    for top in range(start, whole.height - part.height + 1):
         at = (sheet.MARGIN + 1, top + 1)
         found = whole.crop((*at, at[0] + inner.width, at[1] + inner.height))
         if ImageChops.difference(found, inner).getbbox() is None:
@@ -87,12 +89,12 @@ def test_small_images_become_squares_and_large_ones_small() -> None:
 
 def test_charts_have_their_colours_and_numbers() -> None:
     curves = [charts.Curve("rises", [(0, 0), (1, 1)]), charts.Curve("falls", [(0, 1), (1, 0)])]
-    drawn = charts.draw_curves(curves, "across", "up")
+    drawn = charts.draw_curves(curves, "across", "up", dots=True)
     colours = {f"#{r:02X}{g:02X}{b:02X}" for _, (r, g, b) in drawn.getcolors(100_000)}
     assert set(COLOURS[:2]) <= colours
     bars = charts.draw_bars([("half", 5.0), ("whole", 10.0)], " %")
     blue = [sum(bars.getpixel((x, y)) == (0, 114, 178) for x in range(bars.width)) for y in (12, 32)]
-    assert blue[0] == pytest.approx(blue[1] / 2, abs=2)
+    assert blue[0] == pytest.approx(blue[1] / 2, abs=4)
     cells = charts.draw_cells([[0.0, 1.0], [None, 0.5]], ["a", "b"], ["c", "d"], 1.0)
     assert cells.width > cells.height
 
