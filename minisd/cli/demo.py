@@ -53,7 +53,7 @@ def _read_settings(entry: Entry, args: argparse.Namespace) -> dict[str, Any]:
     given = {name: value for name, value in vars(args).items() if name not in NO_SETTINGS and value is not None}
     foreign = [option_of(name) for name in given if name not in entry.settings]
     if foreign:
-        own = ", ".join(option_of(name) for name in entry.settings if name != "source") or "--model alone"
+        own = ", ".join(option_of(name) for name in entry.settings) or "--model alone"
         raise InputError(f"the demo {entry.name} has no {', '.join(foreign)}; it has {own}.")
     checks = {
         "seed": validation.seed,

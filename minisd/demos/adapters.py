@@ -1,7 +1,7 @@
 """Adapters: the same prompts and noise without and with a LoRA, and with a word that was learned."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ SEEDS = 2
 class Part(NamedTuple):
     """What one adapter shows."""
 
-    rows: list[Row]
+    row: Row
     text: str
     cells: list[tuple[Cell, ...]]
 
@@ -70,7 +70,7 @@ def show(
     return Demo(
         "Adapters: small additions to a trained model",
         tuple(part.text for part in parts),
-        tuple(row for part in parts for row in part.rows),
+        tuple(part.row for part in parts),
         Table(("adapter", "scale", "mean change of a pixel (%)"), tuple(cell for part in parts for cell in part.cells)),
         ("minisd/adapters/lora.py", "minisd/adapters/textual_inversion.py"),
     )
@@ -93,12 +93,9 @@ def _show_lora(sd: StableDiffusion, path: str | Path, text: str, seed: int, draw
             images.append(draw(text))
     finally:
         lora.remove()
-    rows = [
-        row_of(f"{text!r} with the LoRA at scale {scale:g}", _panels(pixels, seed, f"the image at scale {scale:g}"))
-        for scale, pixels in zip(SCALES, images, strict=True)
-    ]
+    titles = [f"scale {scale:g}" for scale in SCALES]
     return Part(
-        rows,
+        row_of(f"{text!r} with the LoRA at several scales", _panels(titles, images, seed)),
         f"The LoRA {Path(path).name} changes {lora.layers} layers, by {100 * sum(sizes) / max(len(sizes), 1):.1f} % of "
         "the size of their weights on average; at scale 0 nothing changes.",
         [("LoRA", scale, _change(images[0], pixels)) for scale, pixels in zip(SCALES, images, strict=True)],
@@ -112,12 +109,8 @@ def _show_word(sd: StableDiffusion, path: str | Path, text: str, seed: int, draw
     added, width = len(sd.tokenizer) - before, sd.text_encoder.config.width
     texts = [text.replace("{}", word) for word in (PLAIN, *learned)]
     images = [draw(each) for each in texts]
-    rows = [
-        row_of(f"{each!r}", _panels(pixels, seed, f"the image for {each!r}"))
-        for each, pixels in zip(texts, images, strict=True)
-    ]
     return Part(
-        rows,
+        row_of(f"A plain word, and the learned word {', '.join(learned)}", _panels(texts, images, seed)),
         f"The learned word {', '.join(learned)} is {added} new row{'s' * (added != 1)} of {width} numbers in the "
         "embedding table; no other weight changes.",
         [(word, 1, _change(images[0], pixels)) for word, pixels in zip(learned, images[1:], strict=True)],
@@ -133,8 +126,13 @@ def _with_own_encoders(sd: StableDiffusion) -> StableDiffusion:
     return own
 
 
-def _panels(pixels: Tensor, seed: int, alt: str) -> list[Panel]:
-    return [Panel(f"seed {seed + k}", picture, alt) for k, picture in enumerate(pictures(pixels))]
+def _panels(titles: Sequence[str], images: Sequence[Tensor], seed: int) -> list[Panel]:
+    """The images (SEEDS, 3, H, W) of each title, one after the other."""
+    return [
+        Panel(f"{title}, seed {seed + k}", picture, f"the image for {title}")
+        for title, pixels in zip(titles, images, strict=True)
+        for k, picture in enumerate(pictures(pixels))
+    ]
 
 
 def _change(first: Tensor, second: Tensor) -> float:

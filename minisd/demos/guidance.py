@@ -91,7 +91,7 @@ def show(
             "predictions.",
             f"They differ by {100 * sizes[0]:.0f} % of their size at the first call and by {100 * sizes[-1]:.0f} % at "
             f"the last; most at t = {calls[max(range(len(sizes)), key=sizes.__getitem__)].t}.",
-            f"The guided prediction leads to the sampler's x0 (largest difference at the first call: {apart:.1e}).",
+            f"The guided prediction leads to the sampler's x0 (largest difference at the first call: {apart:.1g}).",
         ),
         tuple(rows),
         Table(

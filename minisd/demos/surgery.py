@@ -9,12 +9,12 @@ from torch import Tensor
 from minisd._internal import validation
 from minisd.demos.demo import Demo, Panel, Table, row_of
 from minisd.demos.drawing import pictures
-from minisd.demos.inputs import check_task, noise_of, steps_of
+from minisd.demos.inputs import PROMPT, check_task, noise_of, steps_of
 from minisd.errors import InputError
 from minisd.interpret.text_vectors import encode_vectors, lerp, replace_word, slerp, word_vectors
 from minisd.pipeline import StableDiffusion
 
-PROMPT, WORD, OTHER = "a red circle", "circle", "star"
+WORD, OTHER = "circle", "star"
 WEIGHTS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0)
 
 
@@ -60,6 +60,16 @@ def show(
             (f"Text states mixed after the encoder: {prompt!r} to {written!r}", "after the encoder", mixed_states),
         )
     ]
+    written_image, swapped_image = pictures(draw(torch.cat([ends[1], swapped.float()])))
+    rows.append(
+        row_of(
+            f"The word exchanged: {other!r} written, and its vector in the place of {word!r}",
+            [
+                Panel("written", written_image, f"the image for {written!r}"),
+                Panel("vector exchanged", swapped_image, f"the image for {prompt!r} with the vector of {other!r}"),
+            ],
+        )
+    )
     distances = [
         tuple(float((states[None] - end).norm() / end.norm()) for end in ends) for states in mixed_words.float()
     ]
@@ -67,7 +77,7 @@ def show(
         "Embedding surgery: words as vectors",
         (
             f"The vector of {other!r} in place of that of {word!r} gives the text states of {written!r} (largest "
-            f"difference {apart:.1e}): after the embedding table nothing knows what the word was.",
+            f"difference {apart:.1g}): after the embedding table nothing knows what the word was.",
             "Vectors between two words belong to no word; what the model makes of them it never learned.",
         ),
         tuple(rows),

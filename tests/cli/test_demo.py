@@ -1,9 +1,11 @@
 """`minisd demo`: the list, a sheet with text, settings that a demo does not have."""
 
+import re
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from support.source_files import ROOT
 
 from minisd.cli import main, options
 from minisd.cli.option_names import option_of
@@ -32,6 +34,16 @@ def test_every_setting_has_an_option() -> None:
         for name in entry.settings:
             assert name in destinations, f"{entry.name}: {name}"
             assert option_of(name) in parser.option_names
+
+
+def test_the_readme_lists_every_demo_with_its_settings() -> None:
+    text = (ROOT / "minisd" / "demos" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[`([\w-]+)`\]\((\w+)\.py\) \| [^|]+ \| ([^|]*) \|", text, re.MULTILINE)
+    assert [name for name, _, _ in rows] == list(DEMOS)
+    for name, module, settings in rows:
+        entry = DEMOS[name]
+        assert entry.show.__module__ == f"minisd.demos.{module}"
+        assert {*settings.strip("` ").split()} == {option_of(each) for each in entry.settings}
 
 
 def test_a_demo_prints_and_saves(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
