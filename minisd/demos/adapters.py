@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -54,7 +54,11 @@ def show(
         folder = weights_loader.resolve(EMBEDDED) / "adapters"
         lora, embedding = folder / LORA, folder / WORD
     own = _with_own_encoders(sd)
-    given = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "num_images_per_prompt": SEEDS}
+    given: dict[str, Any] = {
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "num_images_per_prompt": SEEDS,
+    }
 
     def draw(text: str) -> Tensor:
         pixels: Tensor = own(text, seed=seed, output_type="pt", **given).images.cpu()

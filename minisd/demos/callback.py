@@ -1,6 +1,7 @@
 """The latents callback: x_t beside the predicted x0, step by step, while an image is drawn."""
 
 import math
+from typing import Any
 
 import torch
 from PIL import Image
@@ -29,7 +30,7 @@ def show(
     steps, seed = steps_of(sd, num_inference_steps), validation.seed(seed)
     seen: list[DenoisingStep] = []
     film = Film(sd, every=math.ceil(steps / (SHOWN - 1)))
-    given = {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance_scale}
+    given: dict[str, Any] = {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance_scale}
     for step in film.watch(sd.denoise(prompt, **given)):  # the body of this loop is the callback
         seen.append(step)
     final = seen[-1].latents

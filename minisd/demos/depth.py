@@ -1,5 +1,7 @@
 """Depth: a map that says where things are; mirror the map, and the image is mirrored."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,11 @@ def show(
     check_task(sd, "depth")
     steps, seed = steps_of(sd, num_inference_steps), validation.seed(seed)
     near = depth_of(sd, depth_map)
-    given = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "num_images_per_prompt": COUNT}
+    given: dict[str, Any] = {
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "num_images_per_prompt": COUNT,
+    }
     rows, cells = [], []
     channels = sd.vae.config.latent_channels
     for name, values in (("The map", near), ("The map mirrored, with the same noise", near.flip(-1))):

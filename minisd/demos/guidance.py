@@ -42,7 +42,7 @@ def show(
         for half in (0, 1)
     )
     guided = torch.cat([
-        clean_latents(sd, calls[k], guidance.combine(*pair, scale)) for k, pair in zip(shown, halves, strict=True)
+        clean_latents(sd, calls[k], guidance.combine(u, c, scale)) for k, (u, c) in zip(shown, halves, strict=True)
     ])  # fmt: skip
     sizes = [float((c - u).norm() / c.norm()) for u, c in (call.output.chunk(2) for call in calls)]
     maps = [(c - u)[0].norm(dim=0) for u, c in halves]

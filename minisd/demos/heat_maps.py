@@ -1,6 +1,7 @@
 """Word heat maps: where the image looks at a word, at each step and each level of the UNet."""
 
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ def show(
     steps, seed = steps_of(sd, num_inference_steps), validation.seed(seed)
     if word is not None:
         token_span(sd.tokenizer, prompt, validation.text(word, "word"))
-    given = {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance_scale}
+    given: dict[str, Any] = {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance_scale}
     with record_attention(sd) as maps:
         pixels = sd(prompt, output_type="pt", **given).images
     heat: dict[str, Tensor] = {}

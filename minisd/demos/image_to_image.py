@@ -1,5 +1,7 @@
 """Image to image: the given image with noise of some strength, and what is drawn from there."""
 
+from typing import Any
+
 import torch
 
 from minisd._internal import validation
@@ -36,7 +38,7 @@ def show(
     pixels = pixels_of(sd, image)
     begun, drawn, counts = [], [], []
     for each in strengths:
-        given = {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance_scale}
+        given: dict[str, Any] = {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance_scale}
         with recorded_calls(sd.unet) as calls:
             drawn.append(sd(prompt, image=pixels, strength=each, output_type="pt", **given).images.cpu())
         begun.append(calls[0].latents[:1].cpu())
@@ -49,8 +51,8 @@ def show(
         (
             f"The image is encoded, noise is added, and the last steps of {steps} are done: strength {strengths[0]:g} "
             f"does {counts[0]} call{'s' * (counts[0] != 1)} of the UNet, strength {strengths[-1]:g} does {counts[-1]}.",
-            f"The weaker, the more is kept: {kept[0]:.1f} dB PSNR to the given image at strength {strengths[0]:g}, "
-            f"{kept[-1]:.1f} dB at {strengths[-1]:g}.",
+            f"PSNR to the given image: {kept[0]:.1f} dB at strength {strengths[0]:g}, {kept[-1]:.1f} dB at "
+            f"{strengths[-1]:g}.",
         ),
         (
             row_of("The given image", [Panel("image", pictures(pixels)[0], "the image to begin with")]),

@@ -1,6 +1,7 @@
 """Inpainting: the mask, what the UNet reads beside the latents, and what is drawn into the hole."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,11 @@ def show(
     pixels, mask = pixels_of(sd, image), mask_of(sd, mask_image, own_scene=image is None)
     if not 0 < float(mask.mean()) < 1:
         raise InputError("mask_image marks nothing or everything, expected white where the image is redrawn.")
-    given = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "num_images_per_prompt": COUNT}
+    given: dict[str, Any] = {
+        "num_inference_steps": steps,
+        "guidance_scale": guidance_scale,
+        "num_images_per_prompt": COUNT,
+    }
     with recorded_calls(sd.unet) as calls:
         drawn: Tensor = sd(prompt, image=pixels, mask_image=mask, seed=seed, output_type="pt", **given).images.cpu()
     hole = pixels * (1 - mask)

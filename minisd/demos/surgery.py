@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,7 +91,7 @@ def show(
     )
 
 
-def _draw(sd: StableDiffusion, noise: Tensor, states: Tensor, **given: float | None) -> Tensor:
+def _draw(sd: StableDiffusion, noise: Tensor, states: Tensor, **given: Any) -> Tensor:
     """An image (B, 3, H, W) for each of the text states, all from one noise."""
     latents = noise.expand(len(states), -1, -1, -1)
     pixels: Tensor = sd(prompt_embeds=states, latents=latents, output_type="pt", **given).images

@@ -35,7 +35,7 @@ def show(
     steps, seed = steps_of(sd, num_inference_steps), validation.seed(seed)
 
     def draw() -> Tensor:
-        given = {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance_scale}
+        given: dict[str, Any] = {"seed": seed, "num_inference_steps": steps, "guidance_scale": guidance_scale}
         pixels: Tensor = sd(prompt, output_type="pt", **given).images
         return pixels
 

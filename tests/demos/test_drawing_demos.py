@@ -25,7 +25,7 @@ from minisd.demos.demo import Demo, Panel
 from minisd.demos.drawing import decoded, pictures
 from minisd.demos.inputs import PROMPT, SCENE, depth_of, mask_of, noise_of
 from minisd.errors import InputError
-from minisd.interpret.attention_maps import record_attention
+from minisd.interpret.attention_maps import attention_weights, record_attention
 from minisd.pipeline import StableDiffusion
 from minisd.schedulers import Euler, Heun
 from minisd.sticker.world.render import render
@@ -102,11 +102,17 @@ def test_the_callback_sees_x_t_and_x0(sticker: StableDiffusion) -> None:
 
 def test_heat_maps_are_those_of_the_library(sticker: StableDiffusion) -> None:
     demo = heat_maps.show(sticker, PROMPT, word="square", seed=3, num_inference_steps=STEPS)
-    with record_attention(sticker) as maps:
+    attention: list[Tensor] = []
+    layers_read = attention_weights(sticker.unet, lambda level, part, weights: attention.append(weights))
+    with record_attention(sticker) as maps, layers_read:
         sticker(PROMPT, seed=3, num_inference_steps=STEPS)
     assert column(demo, "word") == ["a", "red", "circle", "above", "blue", "square"]
     for word, share in zip(column(demo, "word"), column(demo, "share of the attention (%)"), strict=True):
         assert share == pytest.approx(100 * float(maps.heat_map(word, PROMPT).mean()), rel=1e-3)
+    with_prompt = [weights[-1].mean((0, 1)) for weights in attention]  # (L,): the mean over heads and places
+    by_hand = float(torch.stack(with_prompt)[:, 1 + PROMPT.split().index("square")].mean())
+    assert column(demo, "share of the attention (%)")[-1] == pytest.approx(100 * by_hand, rel=0.02)
+    assert hottest_of(maps.heat_map("circle", PROMPT))[0] < 8 <= hottest_of(maps.heat_map("square", PROMPT))[0]
     _, shared, steps, levels = demo.rows
     heat = maps.heat_map("square", PROMPT)
     assert hottest(shared.panels[-1], heat) == hottest_of(heat)
@@ -226,6 +232,7 @@ def test_adapters_change_the_image_and_are_removed(sticker: StableDiffusion) -> 
     assert column(demo, "adapter") == ["LoRA", "LoRA", "LoRA", "<candy>"]
     assert changes[0] == 0
     assert changes[2] > 20  # white became night
+    assert not same(demo.rows[0].panels[2], demo.rows[0].panels[4].image)  # half of it is another change
     assert changes[3] > 0.5
     plain = sticker("a red square", seed=1, num_images_per_prompt=2, num_inference_steps=STEPS, output_type="pt").images
     assert same(demo.rows[0].panels[1], pictures(plain)[1])
