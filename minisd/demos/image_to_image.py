@@ -16,7 +16,7 @@ from minisd.pipeline import StableDiffusion
 from minisd.pipeline.initial_latents import steps_to_skip
 
 PROMPT = "a large purple heart above a small blue square on a beige background"
-STRENGTHS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+STRENGTHS: tuple[float, ...] = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def show(
