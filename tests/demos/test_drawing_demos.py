@@ -234,6 +234,9 @@ def test_adapters_change_the_image_and_are_removed(sticker: StableDiffusion) -> 
     assert changes[2] > 20  # white became night
     assert not same(demo.rows[0].panels[2], demo.rows[0].panels[4].image)  # half of it is another change
     assert changes[3] > 0.5
+    shares = [pink_share(panel) for panel in demo.rows[1].panels]
+    assert min(shares[2:]) > 0.02  # a <candy> is a pink star
+    assert max(shares[:2]) < 0.01
     plain = sticker("a red square", seed=1, num_images_per_prompt=2, num_inference_steps=STEPS, output_type="pt").images
     assert same(demo.rows[0].panels[1], pictures(plain)[1])
     night = np.asarray(demo.rows[0].panels[4].image.convert("L"))
@@ -241,6 +244,11 @@ def test_adapters_change_the_image_and_are_removed(sticker: StableDiffusion) -> 
     assert "is 1 new row of 128 numbers" in demo.text[1]
     assert sticker.tokenizer.added == []
     assert all(torch.equal(p, before[name]) for name, p in sticker.unet.state_dict().items())
+
+
+def pink_share(panel: Panel) -> float:
+    red, green, blue = np.moveaxis(np.asarray(panel.image, dtype=int), 2, 0)
+    return float(((red > 200) & (green < 180) & (blue > 130)).mean())
 
 
 def test_other_models_need_a_file(sticker: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
