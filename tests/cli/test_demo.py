@@ -38,7 +38,7 @@ def test_every_setting_has_an_option() -> None:
 
 def test_the_readme_lists_every_demo_with_its_settings() -> None:
     text = (ROOT / "minisd" / "demos" / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| \[`([\w-]+)`\]\((\w+)\.py\) \| [^|]+ \| ([^|]*) \|", text, re.MULTILINE)
+    rows = re.findall(r"^\| \[`([\w-]+)`\]\((\w+)\.py\) \| [^|]+ \|([^|]*)\|", text, re.MULTILINE)
     assert [name for name, _, _ in rows] == list(DEMOS)
     for name, module, settings in rows:
         entry = DEMOS[name]
