@@ -9,7 +9,7 @@ from minisd.cli.parser import Parser, real, whole
 
 
 def demo(parser: Parser) -> None:
-    """Show what a component of Stable Diffusion does, as numbers and one image.
+    """Show what a component of the model does, as numbers and one image.
 
     Without a name, lists the demos. Each has some of the settings below, and says which if another one is given.
     """
