@@ -3,7 +3,7 @@
 The encoder gets a new outer level that begins by halving the image, the decoder one that begins by interpolating it.
 From exact latents alone the decoder learns to draw the contact of two objects as a gradient as soon as the latents are
 a prediction of the UNet, which is never exact. So half of its latents are such predictions, with a loss that does not
-reward the mean of what is possible, and its inner levels, which read the latents, stay as they are.
+reward the mean of what is possible.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,6 @@ from copy import deepcopy
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisd.configs import VAEConfig
@@ -129,19 +128,6 @@ def predicted_latents(sd: StableDiffusion, latents: Tensor, scenes: list[Scene],
     return SCHEDULE.velocity(v, xt, t)  # x0 = sqrt(alpha_bar) xt - sqrt(1 - alpha_bar) v: the same mixture as that of v
 
 
-def decode_with_outer_gradients(vae: VAE, latents: Tensor) -> Tensor:
-    """`VAE.decode` whose two outer levels alone get gradients."""
-    decoder = vae.decoder
-    with torch.no_grad():
-        h = decoder.middle(decoder.conv_in(vae.from_latents(latents)))
-        for level in decoder.up[:-2]:
-            h = level(h)
-    h.requires_grad_()  # GroupNorm of torch 2.13 may crash where its input needs no gradient
-    for level in decoder.up[-2:]:
-        h = level(h)
-    return decoder.conv_out(F.silu(decoder.norm_out(h)))
-
-
 def train_grown_vae(
     sd: StableDiffusion, run: TrainingRun, batch: int = 8, show: Callable[[VAE], None] | None = None
 ) -> VAE:
@@ -160,10 +146,10 @@ def train_grown_vae(
         noise = torch.randn(exact[half:].shape, generator=generator)
         amount = MAX_NOISE * torch.rand((batch - half, 1, 1, 1), generator=generator)
         predicted = predicted_latents(sd, exact[:half], scenes[:half], generator)
-        pixels = decode_with_outer_gradients(vae, vae.raw(torch.cat([predicted, exact[half:] + amount * noise])))
+        pixels = vae.decode(vae.raw(torch.cat([predicted, exact[half:] + amount * noise])))
         few = slice(0, batch, ENCODED)
         moved = (vae.scaled(vae.encode(target[few]).mean) - exact[few]).abs().mean()
-        decoded = decisive_loss(pixels[:half], target[:half]) + reconstruction_loss(pixels[half:], target[half:])
+        decoded = 2 * decisive_loss(pixels, target) + reconstruction_loss(pixels[half:], target[half:])
         return decoded / 2 + LATENT_WEIGHT * moved
 
     recipe = Recipe(learning_rate=1e-3, warmup_steps=50, decay_fraction=0.5, weight_decay=0.0, autocast="bfloat16")
