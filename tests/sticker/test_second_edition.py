@@ -22,7 +22,7 @@ from minisd.tokenizer import Tokenizer
 from weights_loader.loading import load_network
 
 FOLDER = Path(__file__).parents[1] / "data" / "second_edition"
-TYPED = ["draw a big red disc", "a violet heart, please", "2 tiny blue dots", "A HUGE GREEN BOX", "two little pink stars"]
+TYPED = ["draw a big red disc", "a violet heart, please", "2 tiny blue dots", "A HUGE GREEN BOX", "2 little pink stars"]
 
 
 @pytest.fixture(scope="module")
