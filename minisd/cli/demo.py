@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def _read_settings(entry: Entry, args: argparse.Namespace) -> dict[str, Any]:
     if foreign:
         own = ", ".join(option_of(name) for name in entry.settings) or "--model alone"
         raise InputError(f"the demo {entry.name} has no {', '.join(foreign)}; it has {own}.")
-    checks = {
+    checks: dict[str, Callable[[Any], Any]] = {
         "seed": validation.seed,
         "guidance_scale": validation.guidance,
         "num_inference_steps": lambda steps: validation.whole_number(steps, "num_inference_steps", 1, 1000),

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,14 +60,14 @@ def show(
         ("slot", "token", "token of other", "change of the vector", "change of the state"),
         tuple((k, names[0][k], names[1][k], float(changes[0][k]), float(changes[-1][k])) for k in range(used)),
     )
-    text = (
+    sentences = (
         f"The prompts differ first in slot {first}: {names[0][first]!r} became {names[1][first]!r}.",
         f"The first {same} text states are equal to the last bit, because a token reads only itself and those before "
         f"it; from slot {first} on {_share(layers['states'], first)} states differ.",
     )
     return Demo(
         "Text transformer: one word changes, and every state behind it",
-        text,
+        sentences,
         (
             row_of(
                 "Change of each token's vector, layer by layer, in parts of its length (darker: more)",
@@ -91,8 +92,9 @@ def _states(encoder: CLIPTextTransformer, ids: Tensor) -> tuple[dict[str, Tensor
     ids = ids.to(encoder.token_embedding.weight.device)
     with ExitStack() as undo:
         for layer in encoder.layers:
-            undo.callback(setattr, layer.attention, "on_weights", layer.attention.on_weights)
-            layer.attention.on_weights = weights.append
+            attention: Any = layer.attention
+            undo.callback(setattr, attention, "on_weights", attention.on_weights)
+            attention.on_weights = weights.append
         x = encoder.embed(ids)
         found = {"vectors": x}
         for k, layer in enumerate(encoder.layers):

@@ -137,7 +137,8 @@ def _skip_readers(unet: UNet) -> list[tuple[int, nn.Module]]:
     """The block that reads each skip, and how many of its input channels come from below; skips in their order."""
     readers, below = [], unet.config.channels[-1]
     for level, width in zip(unet.up, reversed(unet.config.channels), strict=True):
-        for block in level.resnets:
+        resnets: Any = level.resnets
+        for block in resnets:
             readers.append((below, block))
             below = width
     return readers[::-1]  # the way up reads the last skip first

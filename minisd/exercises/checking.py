@@ -88,11 +88,15 @@ def problem_in(exercise: Exercise, cases: Sequence[Case], result: Result) -> lis
     return []
 
 
+def _calls(solution: Solution) -> Result:
+    return lambda case: call(solution, case.arguments)
+
+
 def recognise(exercise: Exercise, cases: Sequence[Case], result: Result) -> str | None:
     """The known mistake that gives these results in all cases; an error is a result, too."""
     results = [_or_fails(result, case) for case in cases]
     for mistake in exercise.mistakes:
-        wrong = [_or_fails(lambda case, f=mistake.wrong: call(f, case.arguments), case) for case in cases]
+        wrong = [_or_fails(_calls(mistake.wrong), case) for case in cases]
         if all(agree(a, b, exercise.rtol, exercise.atol) for a, b in zip(results, wrong, strict=True)):
             return mistake.says
     return None

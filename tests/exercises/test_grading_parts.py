@@ -1,5 +1,6 @@
 """The parts of the grader: messages, what is seen in a source, inputs of a run, who handed in what."""
 
+import json
 import math
 import os
 from pathlib import Path
@@ -17,6 +18,7 @@ from minisd.exercises.grading import wire
 from minisd.exercises.grading.grades import refused_names
 from minisd.exercises.grading.source_check import imports_of_answers
 from minisd.exercises.grading.submissions import NotReadable, Submission, submissions_in
+from minisd.exercises.grading.watch import READABLE
 from minisd.exercises.inputs import drawn_for
 from minisd.exercises.learner_code import NotWritten, call, load
 
@@ -203,3 +205,9 @@ def test_graded_tasks_are_complete_but_for_their_answers(task: Exercise, tmp_pat
     row = " | ".join(map(str, (task.number, title, task.notebook, task.level, task.minutes)))
     assert f"| {row} |" in README.read_text(encoding="utf-8")
     assert task.number > max(each.number for each in EXERCISES.values())
+
+
+def test_libraries_are_readable_wherever_they_are_installed() -> None:
+    for module in (torch, json):
+        assert os.path.realpath(module.__file__).startswith(READABLE)
+    assert not str(Path(__file__).resolve()).startswith(READABLE)

@@ -15,11 +15,12 @@ from minisd.exercises.learner_code import Forbidden
 
 PACKAGE = Path(__file__).resolve().parents[1]
 ANSWERS = tuple(str(PACKAGE / name) + os.sep for name in ("tasks", "graded"))
+LIBRARIES = [place for place in sys.path if os.path.basename(place) in ("site-packages", "dist-packages")]
 READABLE = tuple(  # Python's own folders and the system's; not the instructor's, nor those of other learners
-    os.path.join(os.path.realpath(place), "")
+    os.path.join(os.path.realpath(str(place)), "")
     for place in (
-        sys.prefix, sys.base_prefix, PACKAGE.parent, PACKAGE.parents[1] / "weights_loader", "/usr", "/lib", "/etc",
-        "/dev", "/proc", "/sys", "/System", "/Library", os.environ.get("SYSTEMROOT", "/usr"),
+        *LIBRARIES, sys.prefix, sys.base_prefix, PACKAGE.parent, PACKAGE.parents[1] / "weights_loader",
+        "/usr", "/lib", "/etc", "/dev", "/proc", "/sys", "/System", "/Library", os.environ.get("SYSTEMROOT", "/usr"),
     )
 )  # fmt: skip
 PROCESSES = re.compile(r"/proc/(?!self\b)\d+/")

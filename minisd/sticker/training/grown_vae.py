@@ -9,13 +9,14 @@ reward the mean of what is possible.
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from minisd.configs import VAEConfig
 from minisd.models import VAE
-from minisd.models.vae import VAELevel
+from minisd.models.layers import ResBlock
 from minisd.pipeline import StableDiffusion
 from minisd.pipeline.guidance import combine
 from minisd.sticker.training.autoencoder import VAE_CONFIG, object_weights, reconstruction_loss
@@ -56,19 +57,20 @@ def grown_vae(start: VAE) -> VAE:
         level.load_state_dict(known_level.state_dict())
     for level, known_level in zip(vae.decoder.up, start.decoder.up, strict=False):
         level.load_state_dict(level.state_dict() | known_level.state_dict())
-    _silence(vae.encoder.down[0])
-    _silence(vae.decoder.up[-1])
-    _halve(vae.encoder.conv_in, vae.encoder.down[0].resample.conv, start.encoder.conv_in)
-    _interpolate(vae.decoder.up[-2].resample.conv)
+    outer: Any = vae.encoder.down[0]
+    below: Any = vae.decoder.up[-2]
+    for block in (*outer.resnets, *vae.decoder.up[-1].resnets):  # type: ignore[misc]
+        _silence(block)
+    _halve(vae.encoder.conv_in, outer.resample.conv, start.encoder.conv_in)
+    _interpolate(below.resample.conv)
     return vae
 
 
 @torch.no_grad()
-def _silence(level: VAELevel) -> None:
-    """Let residual blocks change nothing."""
-    for block in level.resnets:
-        nn.init.zeros_(block.conv2.weight)
-        nn.init.zeros_(block.conv2.bias)
+def _silence(block: ResBlock) -> None:
+    """Let a residual block change nothing."""
+    for parameter in block.conv2.parameters():
+        nn.init.zeros_(parameter)
 
 
 @torch.no_grad()
@@ -77,6 +79,7 @@ def _interpolate(conv: nn.Conv2d) -> None:
     row = torch.tensor([0.25, 0.5, 0.25])
     nn.init.dirac_(conv.weight)
     conv.weight.copy_(conv.weight[:, :, 1:2, 1:2] * torch.outer(row, row))
+    assert conv.bias is not None
     nn.init.zeros_(conv.bias)
 
 
@@ -90,8 +93,10 @@ def _halve(conv_in: nn.Conv2d, down: nn.Conv2d, known: nn.Conv2d) -> None:
     before, mean = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 0.5, 0.5])
     taps = [(0, before), (0, mean), (2, mean)]  # offset in `down`, and row in `conv_in`, of each row of `known`
     rows = [before, mean]
-    for conv in (conv_in, down):
-        nn.init.zeros_(conv.bias)
+    assert conv_in.bias is not None
+    assert down.bias is not None
+    assert known.bias is not None
+    nn.init.zeros_(conv_in.bias)
     down.weight.zero_()
     for i, vertical in enumerate(rows):
         for j, horizontal in enumerate(rows):
