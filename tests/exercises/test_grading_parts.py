@@ -14,7 +14,7 @@ from minisd.exercises.catalogue import EXERCISES
 from minisd.exercises.checking import first_problem
 from minisd.exercises.exercise import Exercise
 from minisd.exercises.graded.catalogue import GRADED
-from minisd.exercises.grading import wire
+from minisd.exercises.grading import runner, wire
 from minisd.exercises.grading.grades import refused_names
 from minisd.exercises.grading.source_check import imports_of_answers
 from minisd.exercises.grading.submissions import NotReadable, Submission, submissions_in
@@ -211,3 +211,22 @@ def test_libraries_are_readable_wherever_they_are_installed() -> None:
     for module in (torch, json):
         assert os.path.realpath(module.__file__).startswith(READABLE)
     assert not str(Path(__file__).resolve()).startswith(READABLE)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a fork")
+def test_what_a_process_wrote_before_a_bad_end_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends: dict[str, str | None] = {"end": "it ended its process with the exit code 3"}
+
+    def watched(pid: int, reading: int, deadline: float) -> tuple[bytes, str | None]:
+        os.waitpid(pid, 0)
+        return b"data", ends["end"]
+
+    monkeypatch.setattr(runner, "served", lambda request: b"")
+    monkeypatch.setattr(runner, "_watched", watched)
+    request = runner.Request("guide", "guide.py", b"", b"", (), 1.0, 64)
+    with open(os.devnull, "rb") as first, open(os.devnull, "rb") as second:
+        assert (
+            runner.served_by_fork(request, first, second) == runner.ENDED + b"it ended its process with the exit code 3"
+        )
+        ends["end"] = None
+        assert runner.served_by_fork(request, first, second) == runner.ANSWERED + b"data"
