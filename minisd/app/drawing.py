@@ -109,7 +109,8 @@ def _result(drawing: Drawing, prompt: str, notes: list[str]) -> str:
     status = f"Drawn in {done} steps."
     if drawing.stopped:
         status = f"Stopped: the image of step {done} of {drawing.calls}." if done else "Stopped before the first step."
-    parts = [f'<p role="status">{status}</p>', notes_html(notes)]
+    title = f"<h2>The image for {escape(repr(prompt))}</h2>"
+    parts = [title, f'<p role="status">{status}</p>', notes_html(notes)]
     if drawing.frames:
         parts += [_words(drawing, prompt), _film(drawing.frames)]
     return f'<article class="demo">{"".join(parts)}{links_html(SOURCE, LESSON)}</article>'

@@ -14,6 +14,7 @@ from PIL import Image
 from minisd import images
 from minisd._internal.image_files import decode_image
 from minisd.app.outputs import data_address
+from minisd.cli.parser import real, whole
 from minisd.demos.catalogue import Entry
 from minisd.errors import InputError
 
@@ -31,16 +32,15 @@ def _text(label: str, default: Any) -> gr.Component:
     return gr.Textbox(default or "", label=label, max_length=LONGEST_PROMPT)
 
 
-def _whole(label: str, default: Any) -> gr.Component:
-    return gr.Number(default, label=label, precision=0, placeholder="the demo's own")
-
-
-def _real(label: str, step: float, default: Any) -> gr.Component:
-    return gr.Number(default, label=label, step=step, placeholder="the demo's own")
+def _number(label: str, default: Any) -> gr.Component:
+    """A number; where the demo has no default, a text that may stay empty, which gr.Number may not."""
+    if default is None:
+        return gr.Textbox("", label=label, placeholder="the demo's own", max_length=40)
+    return gr.Number(default, label=label, precision=0)
 
 
 def _file(label: str, kinds: list[str], _: Any) -> gr.Component:
-    return gr.File(label=label, type="filepath", file_types=kinds, height=130)
+    return gr.File(label=label, type="filepath", file_types=kinds, height=150)
 
 
 IMAGE, WEIGHTS = ["image"], [".safetensors", ".pt", ".bin"]
@@ -49,10 +49,10 @@ INPUTS: dict[str, Callable[[Any], gr.Component]] = {  # setting: a function from
     "negative_prompt": partial(_text, "Negative prompt"),
     "other": partial(_text, "Other: what to compare with"),
     "word": partial(_text, "Word of the prompt"),
-    "seed": partial(_whole, "Seed"),
-    "num_inference_steps": partial(_whole, "Steps (num_inference_steps)"),
-    "guidance_scale": partial(_real, "Guidance (guidance_scale)", 0.5),
-    "strength": partial(_real, "Strength, 0 to 1", 0.05),
+    "seed": partial(_number, "Seed"),
+    "num_inference_steps": partial(_number, "Steps (num_inference_steps)"),
+    "guidance_scale": partial(_number, "Guidance (guidance_scale)"),
+    "strength": partial(_number, "Strength, 0 to 1"),
     "image": partial(_file, "Image file (empty: a scene)", IMAGE),
     "mask_image": partial(_file, "Mask file (white is drawn again)", IMAGE),
     "depth_map": partial(_file, "Depth map file (near is white; empty: that of a scene)", IMAGE),
@@ -82,9 +82,9 @@ def mask_over(picture: Image.Image) -> gr.HTML:
 
 
 def given(settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The settings that are not empty, images read; of two inputs for one setting the last one counts.
+    """The settings that are not empty, numbers and images read; of two inputs for one setting the last one counts.
 
-    Raises InputError for a file that is no complete image.
+    Raises InputError for a text that is no number, and for a file that is no complete image.
     """
     chosen = {name: value for name, value in settings if value is not None and value != ""}
     return {name: read(value) if (read := READERS.get(name)) else value for name, value in chosen.items()}
@@ -105,4 +105,11 @@ def _drawn_mask(address: str) -> Image.Image:
     return decode_image(io.BytesIO(raw), "the drawn mask")
 
 
-READERS = {"image": images.open_image, "mask_image": _mask, "depth_map": images.open_image}
+READERS: dict[str, Callable[[Any], Any]] = {
+    "num_inference_steps": whole,
+    "guidance_scale": real,
+    "strength": real,
+    "image": images.open_image,
+    "mask_image": _mask,
+    "depth_map": images.open_image,
+}

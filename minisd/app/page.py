@@ -35,9 +35,13 @@ ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "model", "show_progress": "mi
 
 
 def theme() -> gr.themes.Base:
-    """Colours, and the letters of the visitor's system: none are fetched."""
+    """Colours of enough contrast, and the letters of the visitor's system: none are fetched."""
     letters = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    return gr.themes.Default(primary_hue="blue", neutral_hue="gray", **letters)
+    subdued = ("body_text_color_subdued", "block_info_text_color", "block_title_text_color", "block_label_text_color")
+    ink = dict.fromkeys((*subdued, "input_placeholder_color"), "#4b5563")
+    stop = dict.fromkeys(("button_cancel_background_fill", "button_cancel_background_fill_dark"), "#b91c1c")
+    light = {f"{name}_dark": "#d1d5db" for name in ink}
+    return gr.themes.Default(primary_hue="blue", neutral_hue="gray", **letters).set(**ink, **light, **stop)
 
 
 def build(models: Models) -> gr.Blocks:
