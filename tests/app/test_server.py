@@ -1,5 +1,6 @@
 """The server and the command: loopback, ports, errors of one sentence, linked files, a folder to publish."""
 
+import os
 import re
 import socket
 import subprocess
@@ -114,7 +115,9 @@ def test_a_folder_to_publish(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "serve(model='sd15', host=\"0.0.0.0\", port=" in program
     assert not list(folder.rglob("__pycache__"))
     code = "import minisd, minisd.app.server, weights_loader; print(minisd.__file__); weights_loader.load('sticker')"
-    run = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True, env={})
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = subprocess.run([sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, text=True, env=alone)
+    assert run.returncode == 0
     assert Path(run.stdout.strip()) == (folder / "minisd" / "__init__.py").resolve()
 
 
