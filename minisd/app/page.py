@@ -40,8 +40,11 @@ def theme() -> gr.themes.Base:
     subdued = ("body_text_color_subdued", "block_info_text_color", "block_title_text_color", "block_label_text_color")
     ink = dict.fromkeys((*subdued, "input_placeholder_color"), "#4b5563")
     stop = dict.fromkeys(("button_cancel_background_fill", "button_cancel_background_fill_dark"), "#b91c1c")
+    hover = dict.fromkeys(
+        ("button_primary_background_fill_hover", "button_primary_background_fill_hover_dark"), "#1d4ed8"
+    )
     light = {f"{name}_dark": "#d1d5db" for name in ink}
-    return gr.themes.Default(primary_hue="blue", neutral_hue="gray", **letters).set(**ink, **light, **stop)
+    return gr.themes.Default(primary_hue="blue", neutral_hue="gray", **letters).set(**ink, **light, **stop, **hover)
 
 
 def build(models: Models) -> gr.Blocks:

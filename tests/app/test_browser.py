@@ -175,6 +175,7 @@ def test_a_mask_is_drawn_with_the_pointer(visit: Any) -> None:
     visitor = visit()
     visitor.open_tab("Inpainting")
     canvas = visitor.page.locator(".mask canvas")
+    canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     visitor.page.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.8 * box["height"])
     visitor.page.mouse.down()
