@@ -66,13 +66,13 @@ def test_an_enlarged_image_is_read_in_its_own_size(tmp_path: Path) -> None:
         assert run("a red circle", "--steps", "1", "--seed", "5", "--scale", scale, "-o", str(target)) == 0
         assert run("a star", "--image", str(target), *again, "-o", str(tmp_path / f"again-{scale}.png")) == 0
     with Image.open(tmp_path / "again-1.png") as first, Image.open(tmp_path / "again-4.png") as second:
-        assert first.size == second.size == (64, 64)
+        assert first.size == second.size == (128, 128)
         assert first.tobytes() == second.tobytes()
     with Image.open(tmp_path / "4.png") as image:  # of another program, or cut: as it is
         image.crop((0, 0, 250, 256)).save(tmp_path / "cut.png", pnginfo=PngInfo())
     assert run("a star", "--image", str(tmp_path / "cut.png"), *again, "-o", str(tmp_path / "b.png")) == 0
     with Image.open(tmp_path / "b.png") as image:
-        assert image.size != (64, 64)
+        assert image.size != (128, 128)
 
 
 def test_a_drawn_seed_is_reported(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
