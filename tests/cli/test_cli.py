@@ -298,7 +298,7 @@ def test_a_handover_that_leaves_no_step(model: str, tmp_path: Path, capsys: pyte
 
 def test_the_embedded_model_s_variant_for_the_task(tmp_path: Path) -> None:
     big, small = tmp_path / "big.png", tmp_path / "small.png"
-    Image.new("RGB", (64, 64), "white").save(big)
+    Image.new("RGB", (128, 128), "white").save(big)
     Image.new("RGB", (16, 16), "white").save(small)
     given = {
         "sticker": ("--image", str(big)),
@@ -311,7 +311,7 @@ def test_the_embedded_model_s_variant_for_the_task(tmp_path: Path) -> None:
         assert run("a red circle", *options, "--steps", "2", "--seed", "1", "-o", str(target)) == 0
         picture = Image.open(target)
         assert picture.text["model"] == name
-        assert picture.size == (256, 256)  # 64, enlarged for the screen
+        assert picture.size == (256, 256)  # 128, enlarged for the screen
 
 
 def test_two_images_to_begin_with(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
