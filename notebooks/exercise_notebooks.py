@@ -18,12 +18,12 @@ import weights_loader
 from minisd import images
 from minisd.errors import MinisdError
 from minisd.exercises import EXERCISES, Exercise, find
+from minisd.exercises.checking import enlarged
 from minisd.exercises.pipeline_run import PROMPT, run
 from minisd.pipeline import StableDiffusion
 from notebooks.build import sources
 
 FIGURES = "figures"
-WIDTH = 256  # of a figure, in pixels
 
 
 def exercise_notebook(exercise: Exercise, figure: str | None) -> NotebookNode:
@@ -57,9 +57,7 @@ def figure_of(exercise: Exercise, sd: StableDiffusion) -> Image.Image | None:
     """What the pipeline draws with the right function; None where it has no place for it."""
     if exercise.install is None:
         return None
-    image = images.to_pil(sd.decode(run(exercise, exercise.reference, sd).latents[-1]).clamp(-1, 1))[0]
-    scale = max(1, WIDTH // image.width)
-    return image.resize((scale * image.width, scale * image.height), Image.Resampling.NEAREST)
+    return enlarged(images.to_pil(sd.decode(run(exercise, exercise.reference, sd).latents[-1]).clamp(-1, 1))[0])
 
 
 def write_notebooks(folder: Path, chosen: Sequence[Exercise]) -> list[Path]:

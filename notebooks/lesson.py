@@ -90,7 +90,7 @@ def pictures(
             continue
         image = images[k]
         if isinstance(image, Image.Image):
-            panel.imshow(image, interpolation="nearest")
+            panel.imshow(image, interpolation="antialiased")  # smooth where it is made smaller
         else:
             panel.imshow(torch.as_tensor(image).cpu(), cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
         if k < len(labels):

@@ -83,9 +83,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to run examples in: images to begin with, and the embedded model's adapters, as in a clone."""
-    mask, depth, small = Image.new("L", (64, 64)), Image.new("L", (64, 64)), Image.new("RGB", (16, 16), "beige")
-    ImageDraw.Draw(mask).rectangle((4, 4, 40, 40), fill="white")
-    ImageDraw.Draw(depth).ellipse((10, 10, 34, 34), fill="white")
+    mask, depth, small = Image.new("L", (128, 128)), Image.new("L", (128, 128)), Image.new("RGB", (16, 16), "beige")
+    ImageDraw.Draw(mask).rectangle((8, 8, 80, 80), fill="white")
+    ImageDraw.Draw(depth).ellipse((20, 20, 68, 68), fill="white")
     ImageDraw.Draw(small).ellipse((2, 2, 8, 8), fill="red")
     for name, image in (("mask", mask), ("depth", depth), ("small", small)):
         image.save(tmp_path / f"{name}.png")

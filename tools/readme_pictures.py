@@ -15,6 +15,7 @@ import weights_loader
 from minisd import images
 from minisd.interpret.attention_maps import overlay, record_attention
 from minisd.interpret.film import Film
+from minisd.sticker.world.checker.check import check
 from minisd.sticker.world.render import depth, render
 from minisd.sticker.world.scene import Object, Scene
 from weights_loader.sources import EMBEDDED
@@ -29,6 +30,7 @@ STYLE_PROMPTS = [
     "a blue circle behind a pink cross",
     "a red star in front of a purple circle on a black background",
 ]
+TRIES = 5  # for an image that is right
 TASK_SCENE = Scene(
     (Object("circle", "red", "large", 0.32, 0.36, 0.19), Object("square", "blue", "small", 0.76, 0.74, 0.09)), "beige"
 )
@@ -64,9 +66,16 @@ def draw_heat_maps() -> Image.Image:
 
 
 def draw_styles() -> Image.Image:
-    """Outlines, stickers and overlapping objects."""
-    drawn = weights_loader.load(EMBEDDED)(STYLE_PROMPTS, seed=1).images
-    return images.image_grid(drawn, len(drawn), gap=2)
+    """Outlines, stickers and overlapping objects; what the checker finds wrong is drawn again, with other seeds."""
+    sd = weights_loader.load(EMBEDDED)
+    drawn: dict[str, Image.Image] = {}
+    wrong = STYLE_PROMPTS
+    for seed in range(1, 1 + TRIES * len(STYLE_PROMPTS), len(STYLE_PROMPTS)):
+        drawn |= zip(wrong, sd(wrong, seed=seed).images, strict=True)
+        wrong = [prompt for prompt in STYLE_PROMPTS if not check(drawn[prompt], prompt).exact]
+        if not wrong:
+            break
+    return images.image_grid([drawn[prompt] for prompt in STYLE_PROMPTS], len(drawn), gap=2)
 
 
 def draw_tasks() -> Image.Image:

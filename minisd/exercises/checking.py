@@ -6,6 +6,7 @@ compared one by one, and an image is drawn with it.
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,13 +122,13 @@ def _add_comparison(report: Report, compared: Comparison, sd: StableDiffusion) -
             "the latents agree" if report.state == "done" else "the image hides it, which is why numbers are compared"
         )
         report.lines.append(f"in the pipeline: called {compared.calls} times; {agrees}")
-    mine, theirs = (_enlarged(images.to_pil(sd.decode(latents).clamp(-1, 1))[0]) for latents in compared.latents)
+    mine, theirs = (enlarged(images.to_pil(sd.decode(latents).clamp(-1, 1))[0]) for latents in compared.latents)
     report.picture = mine if compared.first is None else side_by_side(mine, theirs)
 
 
-def _enlarged(image: Image.Image) -> Image.Image:
+def enlarged(image: Image.Image) -> Image.Image:
     """A small image, large enough to look at."""
-    times = max(1, LEAST_WIDTH // image.width)
+    times = math.ceil(LEAST_WIDTH / image.width)
     return image.resize((times * image.width, times * image.height), Image.Resampling.NEAREST)
 
 

@@ -24,7 +24,7 @@ import weights_loader
 sd = weights_loader.load("sticker")
 picture = sd("a red circle", seed=1).images[0]
 
-lesson.pictures([picture], alt="A red circle on a white background, 64 pixels wide.", size=1.8)
+lesson.pictures([picture], alt="A red circle on a white background, 128 pixels wide.", size=1.8)
 
 # %% [markdown]
 # The first two lines after the imports were the whole program. It has four parts, each a plain PyTorch module (or,
@@ -153,10 +153,10 @@ lesson.pictures(
 
 # %%
 counts = [1, 2, 3, 5, 10, 20, 50]
-by_count = [sd("a blue star", seed=5, num_inference_steps=n).images[0] for n in counts]
+by_count = [sd("a blue star", seed=4, num_inference_steps=n).images[0] for n in counts]
 lesson.pictures(
     by_count,
-    alt="A pale blur with one step, fragments with 2 and 3, a star with a shadow with 5, one blue star from 10 on.",
+    alt="A pale blur with one step, fragments with 2 and 3, a small blue star with 5, a larger one from 10 on.",
     title="One step gives an average, two and three give fragments, ten give the image",
     labels=[f"{n} step" + "s" * (n > 1) for n in counts],
 )

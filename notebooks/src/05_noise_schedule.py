@@ -98,7 +98,7 @@ from minisd.sticker.world.scene import Object, Scene
 scene = Scene(
     (Object("star", "orange", "large", 0.4, 0.45, 0.19), Object("circle", "blue", "medium", 0.74, 0.72, 0.13))
 )
-pixels = render([scene])
+pixels = render([scene], sd.vae.config.sample_size)
 x0 = sd.encode(pixels, torch.Generator().manual_seed(0))
 noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
 
@@ -191,7 +191,7 @@ guessed_at = [250, 600, 999]
 guesses = [predict(add_noise(x0, noise, t), t)[0] for t in guessed_at]
 lesson.pictures(
     [decoded(add_noise(x0, noise, t)) for t in guessed_at] + [decoded(x) for x in guesses],
-    alt="Above the image under three amounts of noise; below the guesses: clear, clear, and at t = 999 two pale blobs.",
+    alt="Above the image under three amounts of noise; below the guesses: clear, clear, and at t = 999 two blobs.",
     title="A single guess from pure noise is an average",
     columns=3,
     labels=[f"t = {t}" for t in guessed_at],

@@ -287,9 +287,9 @@ circles = [k for k in range(len(seeds)) if check(plain[k], "a circle").exact and
 shown = sorted(circles, key=lambda k: colours(plain[k]) != {"red"})[:6]  # the red ones first
 lesson.pictures(
     [images[k] for images in (plain, without) for k in shown],
-    alt="Six circles, the first ones red; below, the same seeds with the negative prompt, most of them cyan.",
+    alt="Six circles, the first ones red; below, the same seeds with the negative prompt: no red, much cyan.",
     title=lesson.claim(
-        "Away from red: no circle is red, most are cyan, the opposite colour",
+        f"Away from red: of {len(seeds)} circles none is red, {count(without, 'cyan')} are cyan, the opposite colour",
         count(without, "red") == 0 and count(without, "cyan") > count(plain, "cyan") + len(seeds) / 3,
     ),
     columns=len(shown),

@@ -317,21 +317,22 @@ spellings = ["a red star", "a red STAR", "a red starr", "a red disc"]
 show_pieces([*spellings, "an astronaut", "a bluebell above a star"])
 
 # %% [markdown]
-# **Predict, then run**: the third prompt is the first with a slip of the finger, and the fourth names a circle by a
-# word that the model was not taught. What will it draw?
+# **Predict, then run**: the third prompt is the first with a slip of the finger, and the fourth names a circle by
+# another word, which shares no piece with "circle". What will the model draw?
 
 # %%
 from minisd.sticker.world.checker.check import check
 
 warnings.simplefilter("ignore")  # the library warns of words that the model does not know
 drawn = {text: sd(text, seed=1, num_images_per_prompt=5, num_inference_steps=12).images for text in spellings}
-stars = {text: sum(check(image, "a red star").exact for image in images) for text, images in drawn.items()}
+stars = [sum(check(image, "a red star").exact for image in drawn[text]) for text in spellings]
+circles = sum(check(image, "a red circle").exact for image in drawn["a red disc"])
 lesson.pictures(
     [image for images in drawn.values() for image in images],
-    alt="Four rows of five images by prompt: red stars in the first two, in the others red shapes, no star.",
+    alt="Four rows of five images by prompt: red stars in the first two, then other red shapes, then red circles.",
     title=lesson.claim(
-        "A star in other letters is a star; misspelt, it is any red shape",
-        stars == dict(zip(spellings, (5, 5, 0, 0), strict=True)),
+        "In capitals a star is a star; misspelt, it is any red shape; a disc is a circle",
+        stars == [5, 5, 0, 0] and circles == 5,
     ),
     columns=5,
     rows=[f"“{text}”" for text in spellings],
@@ -341,8 +342,9 @@ lesson.pictures(
 # <details><summary>Answer</summary>
 #
 # Capital letters are the same ids, so the same images. The slip changes one piece into two, and their states mean
-# nothing to the UNet: "red" is followed, the shape is left to chance. The unknown word fares no better. Large models
-# have seen most slips and most words, in pieces, in their training; for a rare name they too have only pieces.
+# nothing to the UNet: "red" is followed, the shape is left to chance. "disc" was taught: the text encoder learned that
+# it means the same as "circle", whatever the pieces are. Large models have seen most slips and most words, in pieces,
+# in their training; for a rare name they too have only pieces.
 #
 # </details>
 

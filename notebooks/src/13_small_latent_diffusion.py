@@ -45,7 +45,7 @@ def draw_scene(prompt):
 
 
 captions = torch.randint(len(taught), (2000,), generator=dice)  # each image's caption, as its place in `taught`
-pixels = render([draw_scene(taught[k]) for k in captions.tolist()], size=32)
+pixels = render([draw_scene(taught[k]) for k in captions.tolist()], size=64)
 lesson.pictures(
     to_pil(pixels[:8]),
     alt="Eight small images, each of one coloured circle, square or triangle on white.",
@@ -70,7 +70,7 @@ print(f"its latents: {tuple(x0[0].shape)}, {x0[0].numel()} numbers")
 print(f"deviation of the latents: {float(x0.std()):.2f}")
 error = float((again - pixels[:8]).abs().mean() / 2)
 print(f"mean error of a decoded pixel: {error:.1%} of the range from black to white")
-lesson.claim("a twelfth of the numbers", pixels[0].numel() == 12 * x0[0].numel())
+lesson.claim("48 times fewer numbers", pixels[0].numel() == 48 * x0[0].numel())
 lesson.claim("and the images come back", error < 0.05)
 
 # %% [markdown]

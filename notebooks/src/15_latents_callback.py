@@ -122,7 +122,7 @@ whole = Film(parts)
 for _ in whole.watch(parts.denoise(prompt, seed=3, num_inference_steps=20)):
     pass
 
-frames = [image_grid([decoded(s.latents), decoded(s.x0)], 2, gap=2).resize((260, 128), 0) for s in whole.steps]
+frames = [image_grid([decoded(s.latents), decoded(s.x0)], 2, gap=2).resize((208, 104)) for s in whole.steps]
 lesson.animation(
     frames, alt="At the left noise turns slowly into two objects, at the right the prediction sharpens early."
 )
@@ -241,7 +241,7 @@ lesson.claim("stepping twice changes nothing, with a sampler that remembers", to
 from minisd.sticker.world.render import render
 from minisd.sticker.world.sampling import scene_from_seed
 
-pixels = render([scene_from_seed(s) for s in range(64)])
+pixels = render([scene_from_seed(s) for s in range(64)], parts.vae.config.sample_size)
 latents = parts.encode(pixels, torch.Generator().manual_seed(0))
 small = torch.nn.functional.interpolate(pixels, size=latents.shape[2:], mode="area")
 

@@ -93,9 +93,9 @@ prompts = [
 ]
 
 
-def boxes(scenes, margin=3):
+def boxes(scenes, side, margin=6):
     """1 in a box around the object, with some pixels more on each side: (B, 1, H, W)."""
-    cover = masks(scenes).amax(1, keepdim=True) > 0
+    cover = masks(scenes, side).amax(1, keepdim=True) > 0
     hidden = torch.zeros(cover.shape)
     for hole, thing in zip(hidden[:, 0], cover[:, 0], strict=True):
         rows, columns = thing.nonzero().T
@@ -104,7 +104,8 @@ def boxes(scenes, margin=3):
     return hidden
 
 
-before, hidden = render(scenes), boxes(scenes)
+side = inpainting.vae.config.sample_size
+before, hidden = render(scenes, side), boxes(scenes, side)
 print("images", tuple(before.shape), "masks", tuple(hidden.shape), "white where to paint")
 
 # %% [markdown]
@@ -256,7 +257,7 @@ lesson.claim("the trained model is right more often", tally["trained for it"] > 
 
 # %%
 sizes = []
-for grow in (-5, 0, 10):
+for grow in (-10, 0, 20):
     window = 2 * abs(grow) + 1
     pooled = F.max_pool2d(hidden if grow > 0 else -hidden, window, stride=1, padding=abs(grow))
     hole = pooled if grow > 0 else -pooled
@@ -295,7 +296,7 @@ recoloured = [
     "a blue star left of a red heart",
     "a red ring above a green triangle",
 ]
-near = depth(pairs)
+near = depth(pairs, side)
 
 
 def depth_input(near, seed):
@@ -319,7 +320,7 @@ free = plain(recoloured, seed=0, **run).images
 
 def overlap(images):
     """Intersection over union of what is not white with where the objects should be, one for each image."""
-    found, expected = (images - 1).abs().amax(1) > 0.5, masks(pairs).amax(1) > 0.5
+    found, expected = (images - 1).abs().amax(1) > 0.5, masks(pairs, side).amax(1) > 0.5
     return (found & expected).sum((1, 2)) / (found | expected).sum((1, 2))
 
 
@@ -360,7 +361,7 @@ def upscaling_input(small, level, seed):
     return torch.cat([noise, noised], dim=1)
 
 
-large = render(pairs)
+large = render(pairs, side)
 small = F.interpolate(large, size=(16, 16), mode="area")
 named = [
     "a red circle above a blue square",
@@ -377,7 +378,7 @@ lesson.claim(
 # has points.
 
 # %%
-smooth = F.interpolate(small, size=(64, 64), mode="bicubic").clamp(-1, 1)
+smooth = F.interpolate(small, size=(side, side), mode="bicubic").clamp(-1, 1)
 enlarged = {level: upscaler(named, image=small, noise_level=level, seed=0, **run).images for level in (0, 45)}
 wordless = upscaler([""] * 3, image=small, noise_level=0, seed=0, **run).images
 hiding = (1 - upscaler.low_res.alpha_bar(45)) ** 0.5
@@ -389,7 +390,7 @@ for name, images in (
     ("level 0, no words", wordless),
 ):
     print(f"{name:18} {float(psnr(large, images).mean()):.1f} dB, right {right(images, named)} of {len(named)}")
-tiny = [image.resize((64, 64), 0) for image in to_pil(small)]
+tiny = [image.resize((side, side), 0) for image in to_pil(small)]
 lesson.pictures(
     [*tiny, *to_pil(smooth), *to_pil(enlarged[0]), *to_pil(large)],
     alt="Four rows of three: coarse pixels, blurred by bicubic interpolation, sharp by the model, and the original.",

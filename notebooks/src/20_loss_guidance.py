@@ -313,10 +313,10 @@ for scale in scales:
     print(f"scale {scale:3}: blueness {blue[scale]:+.3f}; {right} of {len(images)} are one circle; {colours}")
 lesson.pictures(
     rows,
-    alt="Two rows of 24 circles, without a guide and with scale 30: more blue, cyan and purple ones in the second.",
+    alt="Two rows of 24 circles, without a guide and with scale 30: some more blue and purple ones in the second.",
     title=lesson.claim(
         f"Blue, cyan or purple: {count[0]} of {len(noise)} circles without a guide, {count[30]} with it",
-        blue[30] > 2 * blue[0] and count[30] > count[0] + 4,
+        blue[30] > 1.5 * blue[0] and count[30] > count[0],
     ),
     columns=len(noise),
     rows=[f"scale {scale}" for scale in scales],
@@ -326,10 +326,10 @@ lesson.pictures(
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# At scale 30 about two thirds; the rest keep their colours. The colours are the model's own, as the loss only picks
-# among what the prompt leaves open. And "bluer" is also a circle that is smaller, if it was yellow, or gone: white
-# paper has more blueness than a yellow circle on it. The loss does not know what a circle is; it is only a formula, and
-# the model finds the nearest image that satisfies it.
+# Half of them, only some more than without. The blueness has grown by more than that: red and orange circles, which
+# have less of it than the white paper, became others, and pink is a little bluer than paper already. The colours are
+# the model's own, as the loss only picks among what the prompt leaves open. The loss does not know what a circle is; it
+# is only a formula, and the model finds a near image that satisfies it better.
 #
 # </details>
 

@@ -162,14 +162,14 @@ prompts = [
     "a large red heart", "an outlined blue star", "a yellow circle", "a small green square",
     "a purple diamond", "a large cyan ring", "a pink star", "a small orange triangle",
 ]  # fmt: skip
-sheet_views = view_grid(prompts, columns=4, rows=2, size=64)
+sheet_views = view_grid(prompts, columns=4, rows=2, size=sd.vae.config.sample_size)
 for prompt, view in zip(prompts[:2], sheet_views, strict=False):
     print(f"{prompt:24} left {view.left}, top {view.top}, {view.width} x {view.height}")
 (sheet,) = sd(views=sheet_views, seed=4).images
 print("the sheet has", sheet.size, "pixels; the model was trained on", sd.vae.config.sample_size)
 lesson.claim("the sheet is larger than the model's images", min(sheet.size) > sd.vae.config.sample_size)
 figure, panel = lesson.axes(width=6, height=3.5)
-panel.imshow(sheet.resize((4 * sheet.width, 4 * sheet.height), Image.Resampling.LANCZOS))
+panel.imshow(sheet.resize((2 * sheet.width, 2 * sheet.height), Image.Resampling.LANCZOS))
 panel.set(xticks=[], yticks=[])
 panel.spines[:].set_visible(True)
 lesson.show(

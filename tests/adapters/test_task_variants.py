@@ -21,6 +21,8 @@ from minisd.sticker.world.sampling import scene_from_seed
 from minisd.sticker.world.scene import Object, Scene
 from weights_loader.sources import EMBEDDED_TASKS
 
+SIDE = 128  # pixels of the embedded model's images
+
 
 @pytest.fixture(scope="module")
 def sd() -> StableDiffusion:
@@ -29,11 +31,11 @@ def sd() -> StableDiffusion:
 
 def task_arguments(task: str, scenes: list) -> dict[str, Any]:
     """The arguments of a call for the task."""
-    pixels = render(scenes)
+    pixels = render(scenes, SIDE)
     if task == "inpainting":
-        return {"image": pixels, "mask_image": inpainting_masks(scenes, 64, torch.Generator().manual_seed(3))}
+        return {"image": pixels, "mask_image": inpainting_masks(scenes, SIDE, torch.Generator().manual_seed(3))}
     if task == "depth":
-        return {"depth_map": depth(scenes)}
+        return {"depth_map": depth(scenes, SIDE)}
     return {"image": torch.nn.functional.interpolate(pixels, size=(16, 16), mode="area"), "noise_level": 0}
 
 
@@ -157,8 +159,9 @@ def test_the_embedded_ones_do_their_task(name: str) -> None:
     scenes = training_scenes(12, 11)
     prompts = [sample_caption(scene, torch.Generator().manual_seed(0)) for scene in scenes]
     pictures = sd(prompts, seed=1, num_inference_steps=8, output_type="pt", **task_arguments(sd.task, scenes)).images
-    error = (pictures - render(scenes)).square().mean().item()
-    others = (pictures.roll(1, 0) - render(scenes)).square().mean().item()
+    expected = render(scenes, SIDE)
+    error = (pictures - expected).square().mean().item()
+    others = (pictures.roll(1, 0) - expected).square().mean().item()
     assert error < 0.5 * others  # what is given is looked at
 
 

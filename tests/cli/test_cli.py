@@ -66,13 +66,13 @@ def test_an_enlarged_image_is_read_in_its_own_size(tmp_path: Path) -> None:
         assert run("a red circle", "--steps", "1", "--seed", "5", "--scale", scale, "-o", str(target)) == 0
         assert run("a star", "--image", str(target), *again, "-o", str(tmp_path / f"again-{scale}.png")) == 0
     with Image.open(tmp_path / "again-1.png") as first, Image.open(tmp_path / "again-4.png") as second:
-        assert first.size == second.size == (64, 64)
+        assert first.size == second.size == (128, 128)
         assert first.tobytes() == second.tobytes()
     with Image.open(tmp_path / "4.png") as image:  # of another program, or cut: as it is
         image.crop((0, 0, 250, 256)).save(tmp_path / "cut.png", pnginfo=PngInfo())
     assert run("a star", "--image", str(tmp_path / "cut.png"), *again, "-o", str(tmp_path / "b.png")) == 0
     with Image.open(tmp_path / "b.png") as image:
-        assert image.size != (64, 64)
+        assert image.size != (128, 128)
 
 
 def test_a_drawn_seed_is_reported(model: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -298,7 +298,7 @@ def test_a_handover_that_leaves_no_step(model: str, tmp_path: Path, capsys: pyte
 
 def test_the_embedded_model_s_variant_for_the_task(tmp_path: Path) -> None:
     big, small = tmp_path / "big.png", tmp_path / "small.png"
-    Image.new("RGB", (64, 64), "white").save(big)
+    Image.new("RGB", (128, 128), "white").save(big)
     Image.new("RGB", (16, 16), "white").save(small)
     given = {
         "sticker": ("--image", str(big)),
@@ -311,7 +311,7 @@ def test_the_embedded_model_s_variant_for_the_task(tmp_path: Path) -> None:
         assert run("a red circle", *options, "--steps", "2", "--seed", "1", "-o", str(target)) == 0
         picture = Image.open(target)
         assert picture.text["model"] == name
-        assert picture.size == (256, 256)  # 64, enlarged for the screen
+        assert picture.size == (256, 256)  # 128, enlarged for the screen
 
 
 def test_two_images_to_begin_with(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -29,14 +29,14 @@ def test_a_grid_has_a_line_of_the_prompt_for_each_window(sd: StableDiffusion, tm
     lines = ["a red circle", "a blue star", "a green heart"]
     (tmp_path / "lines.txt").write_text("\n".join(lines) + "\n")
     assert main([f"@{tmp_path / 'lines.txt'}", "--grid", "3x1", *STEPS, "-o", str(tmp_path / "a.png")]) == 0
-    (expected,) = drawn(sd, views=view_grid(lines, 3, 1, 64), seed=5)
-    assert expected.shape == (64, 160, 3)
+    (expected,) = drawn(sd, views=view_grid(lines, 3, 1, 128), seed=5)
+    assert expected.shape == (128, 320, 3)
     with Image.open(tmp_path / "a.png") as image:
         assert np.array_equal(image, expected)
         assert image.info["grid"] == "3x1"  # type: ignore[attr-defined]
     assert main(["a red circle", "--grid", "1x2", *STEPS, "-o", str(tmp_path / "b.png")]) == 0
     with Image.open(tmp_path / "b.png") as image:
-        assert image.size == (64, 112)
+        assert image.size == (128, 224)
 
 
 def test_turned(sd: StableDiffusion, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_loop_is_one_file(sd: StableDiffusion, tmp_path: Path, monkeypatch: py
     asked = ["a red star", "--loop", "2", "--grid", "2x1", *STEPS[:4], "--scale", "2", "-o", str(tmp_path / "wide.gif")]
     assert main(asked) == 0
     with Image.open(tmp_path / "wide.gif") as animation:
-        assert animation.size == (224, 128)
+        assert animation.size == (448, 256)
 
 
 @pytest.mark.parametrize(

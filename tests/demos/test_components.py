@@ -99,7 +99,7 @@ def test_the_schedule_exchanges_image_for_noise(sticker: StableDiffusion) -> Non
     assert times[0] == 0
     assert times[-1] == len(alpha_bars) - 1
     assert signal == sorted(signal, reverse=True)
-    x0 = sticker.encode(render([SCENE]), torch.Generator().manual_seed(1))
+    x0 = sticker.encode(render([SCENE], sticker.vae.config.sample_size), torch.Generator().manual_seed(1))
     t = times[3]
     x = alpha_bars[t].sqrt().float() * x0 + (1 - alpha_bars[t]).sqrt().float() * noise_of(sticker, 1)
     assert same(demo.rows[0].panels[4].image, decoded(sticker, x)[0])

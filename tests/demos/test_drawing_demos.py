@@ -143,7 +143,7 @@ def test_image_to_image_begins_under_noise(sticker: StableDiffusion, monkeypatch
     assert column(demo, "calls") == [2, 4, 10]
     kept = column(demo, "PSNR to the image (dB)")
     assert kept[0] > kept[-1] + 3
-    pixels, draw = render([SCENE]), torch.Generator().manual_seed(2)
+    pixels, draw = render([SCENE], sticker.vae.config.sample_size), torch.Generator().manual_seed(2)
     x0 = sticker.encode(pixels, draw)
     noise = torch.randn(x0.shape, generator=draw)
     t = int(sticker.scheduler.grid(10, 6).timesteps[0])  # strength 0.4 leaves out six of ten
@@ -169,7 +169,7 @@ def test_inpainting_reads_mask_and_hole(inpainting_model: StableDiffusion, monke
     outside, inside = column(demo, "PSNR outside of the mask (dB)"), column(demo, "PSNR inside (dB)")
     assert min(outside) > 25
     assert max(inside) < 20
-    given = {"image": render([SCENE]), "mask_image": mask, "num_images_per_prompt": 2, "seed": 1}
+    given = {"image": render([SCENE], mask.shape[-1]), "mask_image": mask, "num_images_per_prompt": 2, "seed": 1}
     drawn = sd(inpainting.PROMPT, num_inference_steps=6, output_type="pt", **given).images
     assert all(same(panel, image) for panel, image in zip(demo.rows[2].panels, pictures(drawn), strict=True))
 

@@ -221,7 +221,7 @@ def test_refused_views(make: Any, message: str) -> None:
 
 def test_the_embedded_model_draws_what_each_window_asks_for() -> None:
     sd = weights_loader.load("sticker")
-    views = view_grid(["a red circle", "a blue star", "a green square"], 3, 1, 64, overlap=0)
+    views = view_grid(["a red circle", "a blue star", "a green square"], 3, 1, 128, overlap=0)
     (pixels,) = sd(views=views, seed=4, num_inference_steps=8, output_type="pt").images
     for k, view in enumerate(views):
-        assert check(pixels[..., 64 * k : 64 * k + 64], view.prompt).exact
+        assert check(pixels[..., 128 * k : 128 * k + 128], view.prompt).exact

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import weights_loader
+from minisd._internal.image_quality import psnr
 from minisd.images import from_pil, to_pil
+from minisd.interpret.clip_ranking import resize_and_crop
 from minisd.pipeline import StableDiffusion
-from minisd.sticker.training.dataset import training_scenes
+from minisd.sticker.training.dataset import VOCABULARY, training_scenes
 from minisd.sticker.training.retrieval import hard_negative_accuracy, retrieval_accuracy
 from minisd.sticker.world.captions import WORDS
 from minisd.sticker.world.checker.check import check
@@ -20,6 +23,8 @@ from minisd.sticker.world.render import render
 from minisd.sticker.world.shapes import SHAPES
 from minisd.sticker.world.splits import HELD_OUT_PAIRS
 from weights_loader.sources import resolve
+
+TYPED = ["draw a big red disc", "a violet heart, please", "2 tiny blue dots", "A HUGE GREEN BOX", "2 little pink stars"]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,7 @@ def test_it_is_small_and_its_card_tells_how_to_train_it(sd: StableDiffusion) -> 
     assert "minisd train" in (folder / "README.md").read_text()
     assert sd.tokenizer(["a red circle"]).shape == (1, 77)
     words = sd.defaults.words.split()
-    assert set(words) <= set(WORDS)
+    assert set(words) == set(VOCABULARY.split()) <= set(WORDS)
     assert all(len(sd.tokenizer.tokenize(word)) == 1 for word in words)
     assert sd.unet.conv_in.weight.dtype == torch.float32
     assert str(weights_loader.inspect("sticker")).count("float16") == 3
@@ -61,6 +66,24 @@ def test_it_draws_as_well_as_its_card_states(sd: StableDiffusion) -> None:
     assert exact >= card["single"]["exact"]["rate"] - 0.25
     assert colours > 0.7  # chance is one in six
     assert exact > 0.7  # and one in 24
+
+
+def test_its_autoencoder_has_the_official_factor_and_its_edges_are_crisp(sd: StableDiffusion) -> None:
+    scenes = training_scenes(24, seed=1_000_000)
+    pixels = render(scenes, sd.vae.config.sample_size)
+    with torch.no_grad():
+        latents = sd.vae.encode(pixels).mean
+        again = sd.vae.decode(latents).clamp(-1, 1)
+    assert pixels[0].shape == (3, 128, 128)
+    assert pixels[0].numel() == 48 * latents[0].numel()
+    small = F.interpolate(pixels, size=64, mode="area")
+    enlarged = F.interpolate(small, size=128, mode="bicubic").clamp(-1, 1)  # the most that 64 pixels can hold
+    assert psnr(pixels, again).mean() > max(35, psnr(pixels, enlarged).mean())
+
+
+def test_it_knows_the_words_that_people_type(sd: StableDiffusion) -> None:
+    verdicts = [check(from_pil(image)[0], text) for text, image in zip(TYPED, sd(TYPED, seed=1).images, strict=True)]
+    assert sum(verdict.exact for verdict in verdicts) >= len(TYPED) - 1
 
 
 def test_guidance_and_negative_prompts_matter(sd: StableDiffusion) -> None:
@@ -101,6 +124,7 @@ def test_its_clip_recognises_scenes(sd: StableDiffusion) -> None:
     assert hard_negative_accuracy(clip, tokenizer, 300) >= card["hard negatives"]["rate"] - 0.05
     assert min(found.values()) > 0.8
     pixels = from_pil(sd("a large red star", seed=1).images[0])
+    pixels = resize_and_crop(pixels, clip.image_encoder.config.image_size)
     with torch.no_grad():
         logits = clip(
             pixels, tokenizer(["a large red star", "a large red ring", "a large blue star", "a small red star"])

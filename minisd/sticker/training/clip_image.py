@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from minisd.interpret.clip_ranking import resize_and_crop
 from minisd.models import CLIP
 from minisd.sticker.training.autoencoder import VAE_CONFIG
+from minisd.sticker.training.grown_vae import grown_config
 from minisd.sticker.training.text_encoder import (
     CAPTION_QUESTIONS,
     OBJECT_QUESTIONS,
@@ -63,7 +64,7 @@ def clip_pixels(scenes: list[Scene], size: int, device: torch.device | str = "cp
 
     -> (B, 3, size, size)
     """
-    return resize_and_crop(render(scenes, VAE_CONFIG.sample_size, device), size)
+    return resize_and_crop(render(scenes, grown_config(VAE_CONFIG).sample_size, device), size)
 
 
 def image_probe_batch(scenes: list[Scene], side: int) -> ImageProbeBatch:

@@ -21,7 +21,7 @@ from minisd.sticker.world.scene import Object, Scene
 from minisd.sticker.world.subject import NAMED, subject_images
 
 COUNT = 32
-SIDE = 128  # pixels of an image of the subject
+SIDE = 128  # pixels of an image, as the embedded model draws them
 TOKEN, TOKEN_SHAPE, TOKEN_COLOUR = "<candy>", "star", "pink"
 MOON = Object("circle", "yellow", "small", 0.86, 0.14, 0.085)
 
@@ -55,7 +55,7 @@ def _caption(seed: int, objects: tuple[Object, ...], relation: str | None = None
 
 def write_examples(folder: Path, examples: list[tuple[Scene, str]]) -> None:
     """Write images and captions of scenes; see `write_images`."""
-    write_images(folder, render([scene for scene, _ in examples]), [caption for _, caption in examples])
+    write_images(folder, render([scene for scene, _ in examples], SIDE), [caption for _, caption in examples])
 
 
 def write_images(folder: Path, pixels: Tensor, captions: list[str]) -> None:

@@ -2,11 +2,11 @@
 
 from torch.nn.functional import avg_pool2d
 
-from minisd.sticker.training.clip_image import image_probe_batch
+from minisd.sticker.training.clip_image import clip_pixels, image_probe_batch
 from minisd.sticker.training.dataset import training_scenes
 from minisd.sticker.training.text_encoder import CAPTION_QUESTIONS, OBJECT_QUESTIONS
-from minisd.sticker.world.render import masks
-from minisd.sticker.world.scene import INVERSE_RELATION
+from minisd.sticker.world.render import masks, render
+from minisd.sticker.world.scene import INVERSE_RELATION, Object, Scene
 
 SCENES = training_scenes(400, seed=5)
 
@@ -53,3 +53,14 @@ def test_each_object_is_asked_about_at_a_patch_that_shows_it() -> None:
         assert (shape, colour) == (obj.shape, obj.colour)
         assert size == (None if obj.size == "medium" else obj.size)
         assert style == (None if obj.style == "flat" else obj.style)
+
+
+def test_clip_sees_images_of_the_models_size_resized() -> None:
+    """A gray edge around pale objects, which only images of 128 pixels have, stays visible."""
+    scene = Scene((Object("circle", "yellow", "large", 0.5, 0.5, 0.19),), "white")
+    seen, plain = clip_pixels([scene], 64), render([scene], 64)
+    assert seen.shape == plain.shape
+    assert (seen - plain).abs().mean() < 0.02
+    assert seen[0, 2].min() > plain[0, 2].min() - 0.2  # bicubic resizing overshoots a little
+    edge = (plain[0, 2] > -0.9) & (plain[0, 2] < 0.9)
+    assert seen[0, :2, edge].mean() < plain[0, :2, edge].mean() - 0.05

@@ -1,6 +1,7 @@
 """Detect the objects in an image by palette segmentation, connected components and analysis by synthesis."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minisd.sticker.world.checker.layering import separate_objects
@@ -25,12 +26,16 @@ from minisd.sticker.world.checker.stickers import (
 )
 from minisd.sticker.world.palette import BACKGROUNDS, COLOURS, PALETTE_LAB, delta_e, lab
 
+CHECKED_AT = 64  # pixels along a side: all tolerances hold for this size, larger images are reduced to it
 FOREGROUND = 12.0  # CIEDE2000 to the background, above which a pixel belongs to an object
 
 
 def detect_objects(image: Tensor) -> tuple[list[Detection], str | None]:
     """All objects of an image (3, N, N) in [-1, 1], and the name of its background (None if it has none)."""
-    pixels = image.detach().float().cpu().clamp(-1, 1).permute(1, 2, 0)
+    pixels = image.detach().float().cpu().clamp(-1, 1)
+    if pixels.shape[1] > CHECKED_AT:
+        pixels = F.interpolate(pixels[None], size=(CHECKED_AT, CHECKED_AT), mode="area")[0]
+    pixels = pixels.permute(1, 2, 0)
     rim = max(1, pixels.shape[0] // 32)
     frame = torch.ones(pixels.shape[:2], dtype=torch.bool)
     frame[rim:-rim, rim:-rim] = False
