@@ -38,8 +38,8 @@ def test_every_argument(ours: Any, theirs: Any, model: str) -> None:
         return text_pipe(lib, model)(
             prompt=PROMPT,
             negative_prompt=NEGATIVE,
-            height=48,
-            width=64,
+            height=96,
+            width=128,
             guidance_scale=8,
             num_inference_steps=4,
             generator=seeded(),
@@ -51,7 +51,7 @@ def test_every_argument(ours: Any, theirs: Any, model: str) -> None:
 def test_a_row_of_guidance_scales(ours: Any, theirs: Any, model: str) -> None:
     def cell(lib: Any) -> list[Image.Image]:
         pipe = text_pipe(lib, model)
-        options = {"height": 48, "width": 48, "num_inference_steps": 3}
+        options = {"height": 96, "width": 96, "num_inference_steps": 3}
         return [pipe(PROMPT, guidance_scale=g, generator=seeded(), **options).images[0] for g in (1.1, 8, 12)]
 
     alike(cell(ours), cell(theirs))

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from minisd.errors import MismatchError
 from minisd.models import CLIP, CLIPTextTransformer
 from minisd.sticker.training import contrastive
-from minisd.sticker.training.clip_image import image_probe_batch
+from minisd.sticker.training.clip_image import clip_pixels, image_probe_batch
 from minisd.sticker.training.contrastive import IMAGE_CONFIG, contrastive_loss, new_clip, sample_batch, train_clip
 from minisd.sticker.training.dataset import new_tokenizer, training_scenes
 from minisd.sticker.training.hard_negatives import NEGATIVES_PER_IMAGE
@@ -114,7 +114,7 @@ def test_the_loss_has_contrast_and_probes(tmp_path: Path, monkeypatch: pytest.Mo
     with torch.no_grad():
         got = loss(torch.Generator().manual_seed(2), 0.0).item()
         scenes, ids, also_true = sample_batch(tokenizer(), 6, torch.Generator().manual_seed(2))
-        clip, pixels = probe.clip, render(scenes, IMAGE_CONFIG.image_size)
+        clip, pixels = probe.clip, clip_pixels(scenes, IMAGE_CONFIG.image_size)
         states, right = clip.image_encoder(pixels), image_probe_batch(scenes, 8)
         class_token = clip.image_encoder.post_norm(states[:, 0])
         logits = class_token @ probe.image_layer.weight.T + probe.image_layer.bias
@@ -155,7 +155,7 @@ def test_a_few_steps_lower_the_loss_and_the_text_encoder_stays_frozen(tmp_path: 
     assert not clip.training
     start = new_clip(encoder)
     scenes, ids, also_true = sample_batch(tokenizer(), 24, torch.Generator().manual_seed(9))
-    pixels = render(scenes, IMAGE_CONFIG.image_size)
+    pixels = clip_pixels(scenes, IMAGE_CONFIG.image_size)
     with torch.no_grad():
         first, last = (
             contrastive_loss(each, each.embed_images(pixels), ids, also_true).item() for each in (start, clip)
