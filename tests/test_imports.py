@@ -15,6 +15,7 @@ MAY_IMPORT = {  # a part of minisd: the parts that it may import, at the top of 
     "schedulers": {"schedulers", *HELPERS},
     "editing": {"editing", *BELOW},
     "demos": {"demos", "sticker", "weights_loader", *BELOW},
+    "app": {"app", "cli", "demos", "face", "weights_loader", *BELOW},
 }
 MAY_LOAD = {"cli", "course", "exercises", "parity", "sticker"}  # the parts of minisd that may import weights_loader
 LONGEST = 300  # lines of a file

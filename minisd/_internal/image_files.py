@@ -23,22 +23,27 @@ def open_image(path: str | Path) -> Image.Image:
     Raises InputError for what is no file, for a broken or cut one, and, before decoding, for one that is too large.
     """
     with open_regular(path) as file:
-        try:
-            with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
-                if image.width * image.height > LARGEST_PIXELS:
-                    size = f"{image.width} x {image.height}"
-                    raise InputError(f"{path} is {size} pixels, expected at most {LARGEST_PIXELS:,}; make it smaller.")
-                several = image.format != "MPO" and getattr(image, "is_animated", False)  # MPO: a photo with a preview
-                image.load()
-                picture = ImageOps.exif_transpose(image)
-        except (InputError, MemoryError):
-            raise
-        except Exception as error:  # decoders raise many classes for damaged files
-            raise InputError(
-                f"{path} cannot be read as an image ({error}), expected a complete PNG, JPEG or WebP file."
-            ) from error
+        return decode_image(file, str(path))
+
+
+def decode_image(file: BinaryIO, name: str) -> Image.Image:
+    """Read the image of an open file, as `open_image` does; `name` is that of the file in messages."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
+            if image.width * image.height > LARGEST_PIXELS:
+                size = f"{image.width} x {image.height}"
+                raise InputError(f"{name} is {size} pixels, expected at most {LARGEST_PIXELS:,}; make it smaller.")
+            several = image.format != "MPO" and getattr(image, "is_animated", False)  # MPO: a photo with a preview
+            image.load()
+            picture = ImageOps.exif_transpose(image)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise many classes for damaged files
+        raise InputError(
+            f"{name} cannot be read as an image ({error}), expected a complete PNG, JPEG or WebP file."
+        ) from error
     if several:
-        warnings.warn(f"{path} has several frames; the first one is used.", stacklevel=2)
+        warnings.warn(f"{name} has several frames; the first one is used.", stacklevel=3)
     return picture
 
 

@@ -1,4 +1,4 @@
-"""The options of `minisd demo`; importing them loads no PyTorch.
+"""The options of `minisd demo` and `minisd app`; importing them loads no PyTorch.
 
 The destination of an option is the name of the demo's setting; a demo has some of them.
 """
@@ -36,3 +36,18 @@ def demo(parser: Parser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("-o", "--output", type=Path, metavar="FILE", help="PNG, JPEG or WebP (default: NAME.png)")
     output.add_argument("--overwrite", action="store_true", help="replace existing files")
+
+
+def app(parser: Parser) -> None:
+    """Show the demos as a web page, which this machine serves.
+
+    Needs Gradio: pip install "minisd[app]". Other machines reach the page only with --host.
+    """
+    page = parser.add_argument_group("the page")
+    page.add_argument("--model", help="name, hub id, folder or file, for all demos of its task (default: embedded)")
+    page.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
+    page.add_argument("--port", type=whole, default=7860, metavar="N", help="0 takes any free one")
+    page.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the fastest of this machine)")
+    publish = parser.add_argument_group("a page to publish")
+    publish.add_argument("--export", type=Path, metavar="FOLDER", help="only write what a Hugging Face Space needs")
+    publish.add_argument("--overwrite", action="store_true", help="replace the page in the folder")

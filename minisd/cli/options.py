@@ -7,7 +7,7 @@ names below repeat those of the library; tests/cli/test_options.py compares them
 from argparse import SUPPRESS
 from pathlib import Path
 
-from minisd.cli.demo_options import demo
+from minisd.cli.demo_options import app, demo
 from minisd.cli.exercise_options import exercises
 from minisd.cli.fine_tune_options import FINE_TUNINGS, distillation, fine_tuning
 from minisd.cli.parser import Parser, real, whole
@@ -56,9 +56,7 @@ def generate(parser: Parser) -> None:
     what.add_argument("--negative", default="", metavar="PROMPT", help="negative prompt: what the image must not show")
     what.add_argument("--count", type=whole, default=1, metavar="N", help="number of images")
     what.add_argument("--seed", type=whole, metavar="N", help="seed of the first image (default: random, and printed)")
-    what.add_argument(
-        "--best-of", type=whole, default=1, metavar="N", help="candidates for each image; CLIP keeps the best"
-    )
+    what.add_argument("--best-of", type=whole, default=1, metavar="N", help="candidates an image; CLIP keeps the best")
     what.add_argument("--clip", metavar="MODEL", help="CLIP for --best-of: name or folder (default: the model's)")
     what.add_argument("--height", type=whole, metavar="PIXELS", help="height of the image (default: the model's)")
     what.add_argument("--width", type=whole, metavar="PIXELS", help="width of the image (default: the model's)")
@@ -297,4 +295,5 @@ COMMANDS = {
     "eval": evaluate,
     "exercises": exercises,
     "demo": demo,
+    "app": app,
 }

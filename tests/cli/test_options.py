@@ -18,7 +18,7 @@ from minisd.sticker.evaluation.prompt_suites import SUITES
 from minisd.sticker.training.stages import STAGES
 from weights_loader.devices import DTYPES
 
-COMMANDS = ["inspect", "convert", "verify", "bench", "train", "edit", "eval", "exercises", "demo"]
+COMMANDS = ["inspect", "convert", "verify", "bench", "train", "edit", "eval", "exercises", "demo", "app"]
 HEAVY = ("torch", "numpy", "matplotlib", "PIL", "tqdm", "weights_loader")
 
 
