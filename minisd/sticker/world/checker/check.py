@@ -45,6 +45,7 @@ class Verdict:
 def check(image: Tensor | Image.Image, expected: Scene | Expectation | str) -> Verdict:
     """Compare an image, (3, N, N) in [-1, 1] or PIL, with a scene, an expectation or a caption.
 
+    Images above 64 x 64 pixels are reduced to that size first, see `detect_objects`.
     Raises InputError for an image of another shape or below 32 pixels, for NaN, and for a caption outside the grammar.
     """
     if isinstance(expected, str):

@@ -31,7 +31,10 @@ FOREGROUND = 12.0  # CIEDE2000 to the background, above which a pixel belongs to
 
 
 def detect_objects(image: Tensor) -> tuple[list[Detection], str | None]:
-    """All objects of an image (3, N, N) in [-1, 1], and the name of its background (None if it has none)."""
+    """All objects of an image (3, N, N) in [-1, 1], and the name of its background (None if it has none).
+
+    An image larger than CHECKED_AT is reduced to it first, by the mean over areas.
+    """
     pixels = image.detach().float().cpu().clamp(-1, 1)
     if pixels.shape[1] > CHECKED_AT:
         pixels = F.interpolate(pixels[None], size=(CHECKED_AT, CHECKED_AT), mode="area")[0]
