@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import torch
 
-from minisd.sticker.world.captions import WORDS, Expectation, write_caption
+from minisd.sticker.world.captions import TWO_CLAUSES, WORDS, Expectation, write_caption
 from minisd.sticker.world.sampling import sample_scene
 from minisd.sticker.world.scene import Scene
 from minisd.sticker.world.splits import held_out
@@ -17,6 +17,7 @@ FIRST_TEST_SEED = 1_000_000  # training uses no seed from here on
 VOCABULARY = " ".join(WORDS)
 STYLED_PROBABILITY = 0.3  # probability, see `sample_scene`; a fifth of the scenes then show a style other than flat
 REPHRASED = 0.4  # share of the captions
+CLAUSES = 0.15  # share of the captions with a relation that are two clauses
 CAPTION_TOKENS = 30  # in training: longer than every caption, and padding costs as much as words
 
 
@@ -35,7 +36,8 @@ def sample_training_scene(generator: torch.Generator) -> Scene:
 
 def write_training_caption(content: Expectation, generator: torch.Generator) -> str:
     """Put the content of a caption into words, some of them as people type prompts."""
-    caption = write_caption(content, generator)
+    in_clauses = content.relation is not None and torch.rand((), generator=generator) < CLAUSES
+    caption = write_caption(content, generator, TWO_CLAUSES if in_clauses else None)
     return rephrase(caption, generator) if torch.rand((), generator=generator) < REPHRASED else caption
 
 

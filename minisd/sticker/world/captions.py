@@ -67,6 +67,13 @@ TWO_OBJECTS: dict[str, float] = {
     "{rel} {b} there is {a}": 0,
     "{b} and {a} {rel} it": 0,
 }
+TWO_CLAUSES: dict[str, float] = {  # only training captions are written with these; prompts of the suites never are
+    "a picture of {b} with {a} {rel} it": 1,
+    "there is {b} and {a} is {rel} it": 1,
+    "there is {b} and {rel} it {a}": 1,
+    "{b} and {a} is {rel} it": 1,
+    "{b} and there is {a} {rel} it": 1,
+}
 SEVERAL_OBJECTS: dict[str, float] = {"{many}": 5, "there are {many}": 1, "a picture of {many}": 1}
 LISTING = (",", ";", "&", "+")  # may stand for "and"
 BACKGROUND_PHRASE = "on a {bg} background"
@@ -134,13 +141,14 @@ def select_content(scene: Scene, rng: torch.Generator) -> Expectation:
     return replace(whole, objects=objects, background=scene.background if named else None)
 
 
-def write_caption(content: Expectation, rng: torch.Generator) -> str:
+def write_caption(content: Expectation, rng: torch.Generator, templates: Mapping[str, float] | None = None) -> str:
     """Put the content of a caption into words; some templates leave out positions or the relation.
 
-    A flat style is not mentioned. Raises InputError for a number of objects without a template, for a medium size
-    (captions have no word for it), and for an unknown style or relation.
+    A flat style is not mentioned. templates: to choose from instead of the common ones, with their weights. Raises
+    InputError for a number of objects without a template, for a medium size (captions have no word for it), and for
+    an unknown style or relation.
     """
-    table = _templates(content)
+    table = _templates(content) if templates is None else templates
     for obj in content.objects:
         if obj.style not in (None, *STYLES):
             raise InputError(f"write_caption got the style {obj.style!r}; use one of {', '.join(STYLES)}, or None.")
@@ -271,4 +279,4 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(f"{_REQUEST}{joined}{_BACKGROUND}(?: please)?")
 
 
-_PATTERNS = [_pattern(template) for template in (*ONE_OBJECT, *TWO_OBJECTS, *SEVERAL_OBJECTS)]
+_PATTERNS = [_pattern(template) for template in (*ONE_OBJECT, *TWO_OBJECTS, *TWO_CLAUSES, *SEVERAL_OBJECTS)]

@@ -76,7 +76,8 @@ def rephrase(caption: str, rng: torch.Generator) -> str:
             words[i] = _pick(SYNONYMS[words[i]], 2 * u)
     text = " ".join(words)
     if joined < 0.45:
-        text = re.sub(" and (?=an? |the )", _pick([", ", ", and ", " with "], joined / 0.45), text)
+        others = [", ", ", and "] if " is " in text else [", ", ", and ", " with "]
+        text = re.sub(" and (?=an? |the )", _pick(others, joined / 0.45), text)
     if joined > 0.8:
         text = re.sub(r" on an? (\w+) background$", r" on \1", text)
     is_name = text.split()[0] in ("a", "an", *SYNONYMS, *CAPTION_WORD) and " is " not in text

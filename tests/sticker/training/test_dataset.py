@@ -10,8 +10,17 @@ from minisd.sticker.training.dataset import (
     learn_vocabulary,
     new_tokenizer,
     training_scenes,
+    write_training_caption,
 )
-from minisd.sticker.world.captions import sample_caption
+from minisd.sticker.world.captions import (
+    TWO_CLAUSES,
+    TWO_OBJECTS,
+    noun_indices,
+    parse_caption,
+    sample_caption,
+    select_content,
+    write_caption,
+)
 from minisd.sticker.world.shapes import SHAPES
 from minisd.sticker.world.splits import held_out
 from minisd.sticker.world.styles import STYLES
@@ -35,6 +44,25 @@ def test_training_scenes_show_everything_that_is_not_held_out() -> None:
 def test_training_scenes_depend_on_the_seed_alone() -> None:
     assert training_scenes(20, seed=4) == training_scenes(30, seed=4)[:20]
     assert training_scenes(20, seed=4) != training_scenes(20, seed=5)
+
+
+def test_training_captions_in_two_clauses_are_read_and_are_none_of_the_held_out_ones() -> None:
+    held_out_templates = {template: 1.0 for template, weight in TWO_OBJECTS.items() if weight == 0}
+    assert not TWO_CLAUSES.keys() & TWO_OBJECTS.keys()
+    generator = torch.Generator().manual_seed(5)
+    texts, others = set(), set()
+    for scene in training_scenes(600, seed=5):
+        content = select_content(scene, generator)
+        texts.add(text := write_training_caption(content, generator))
+        if " it" in text:
+            read = parse_caption(text)
+            assert read.relation is not None
+            assert len(noun_indices(text, content)) == 2
+        if content.relation is not None:
+            others.add(write_caption(content, generator, held_out_templates))
+    assert sum(" is " in text and " it" in text for text in texts) > 5
+    assert len(others) > 100
+    assert not texts & others
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -92,6 +92,13 @@ def test_a_rephrased_caption_has_the_content_of_the_caption() -> None:
     assert not WORDS - set(words)
 
 
+def test_a_clause_with_a_verb_is_not_joined_by_with() -> None:
+    generator = torch.Generator().manual_seed(0)
+    texts = {rephrase("there is a red ring and a blue star is below it", generator) for _ in range(100)}
+    assert any(", " in text for text in texts)
+    assert not any(" with " in text for text in texts)
+
+
 def test_every_word_and_mark_is_one_token_so_that_nouns_are_found() -> None:
     rng, tokenizer = torch.Generator().manual_seed(1), new_tokenizer()
     for scene in SCENES[:300]:
