@@ -43,7 +43,7 @@ def _file(label: str, kinds: list[str], _: Any) -> gr.Component:
     return gr.File(label=label, type="filepath", file_types=kinds, height=150)
 
 
-IMAGE, WEIGHTS = ["image"], [".safetensors", ".pt", ".bin"]
+IMAGE, WEIGHTS = ["image"], [".safetensors", ".pt", ".bin", ".ckpt"]
 INPUTS: dict[str, Callable[[Any], gr.Component]] = {  # setting: a function from its default to its input
     "prompt": partial(_text, "Prompt"),
     "negative_prompt": partial(_text, "Negative prompt"),
@@ -55,7 +55,7 @@ INPUTS: dict[str, Callable[[Any], gr.Component]] = {  # setting: a function from
     "strength": partial(_number, "Strength, 0 to 1"),
     "image": partial(_file, "Image file (empty: a scene)", IMAGE),
     "mask_image": partial(_file, "Mask file (white is drawn again)", IMAGE),
-    "depth_map": partial(_file, "Depth map file (near is white; empty: that of a scene)", IMAGE),
+    "depth_map": partial(_file, "Depth map (near is white)", IMAGE),
     "lora": partial(_file, "LoRA file", WEIGHTS),
     "embedding": partial(_file, "File of a learned word", WEIGHTS),
 }
@@ -64,6 +64,11 @@ INPUTS: dict[str, Callable[[Any], gr.Component]] = {  # setting: a function from
 def inputs_of(entry: Entry) -> list[tuple[str, gr.Component]]:
     """The inputs of a demo with the names of their settings; without the prompt, which all demos share."""
     return [(name, INPUTS[name](each.default)) for name, each in entry.settings.items() if name != "prompt"]
+
+
+def weights_file() -> gr.Component:
+    """The file whose weights are described, instead of the model's."""
+    return _file("Weight file (empty: the model)", WEIGHTS, None)
 
 
 def mask_over(picture: Image.Image) -> gr.HTML:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from minisd import images
 from minisd.app.drawing import draw
-from minisd.app.inputs import LONGEST_PROMPT, given, inputs_of, mask_over
+from minisd.app.inputs import LONGEST_PROMPT, given, inputs_of, mask_over, weights_file
 from minisd.app.models import Models
 from minisd.app.outputs import data_address, demo_html, links_html
 from minisd.app.runs import Runs, Stopped
@@ -108,12 +108,15 @@ def _drawing_tab(models: Models, runs: Runs, prompt: gr.Textbox, tabs: gr.Tabs) 
 def _demo_tab(models: Models, runs: Runs, prompt: gr.Textbox, entry: Entry) -> None:
     name = models.name_of(entry)
     links = links_html([entry.show.__module__.replace(".", "/") + ".py"])
-    gr.HTML(f'<div class="demo"><p>{escape(entry.summary.capitalize())}. Model: {escape(name)}.</p>{links}</div>')
+    summary = entry.summary[0].upper() + entry.summary[1:]
+    gr.HTML(f'<div class="demo"><p>{escape(summary)}. Model: {escape(name)}.</p>{links}</div>')
     settings = entry.settings
-    if "prompt" in settings and settings["prompt"].default not in (None, PROMPT):
-        _example_button(f"Example: {settings['prompt'].default}", settings["prompt"].default, prompt)
+    if "prompt" in settings and (example := settings["prompt"].default or "") != PROMPT:
+        _example_button(f"Example: {example or 'prompts that fit, where the prompt is empty'}", example, prompt)
     with gr.Row():
         inputs = inputs_of(entry)
+        if not entry.loads:
+            inputs.append(("source", weights_file()))
     if "mask_image" in settings:
         inputs.append(("mask_image", _mask(models.load(name), dict(inputs)["image"])))
     with gr.Row():
@@ -129,7 +132,7 @@ def _demo_tab(models: Models, runs: Runs, prompt: gr.Textbox, entry: Entry) -> N
         try:
             with runs.alone(sd, request.session_hash, notes):
                 chosen = given((setting, value) for (setting, _), value in zip(inputs, values, strict=True))
-                shown = entry.show(name if sd is None else sd, **chosen)
+                shown = entry.show(chosen.pop("source", name) if sd is None else sd, **chosen)
         except Stopped:
             return STOPPED
         return demo_html(shown, notes)

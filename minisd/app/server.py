@@ -1,6 +1,7 @@
 """Serve the page on one machine: loopback unless asked, no use is reported, nothing is fetched from a network."""
 
 import errno
+import ipaddress
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,8 @@ from minisd.app.page import CSS, build, theme
 from minisd.app.sources import linked_files
 from minisd.errors import InputError
 
-LARGEST_UPLOAD = "50mb"
+LARGEST_UPLOAD = "50mb"  # of a visitor
+LARGEST_UPLOAD_HERE = "8gb"  # from the machine itself: official weights
 TYPES = {".py": "text/plain; charset=utf-8", ".ipynb": "application/x-ipynb+json"}
 
 
@@ -33,7 +35,8 @@ def serve(
     load.
     """
     with listen(host, port) as listener:
-        app = application(Models(model, device))
+        here = ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
+        app = application(Models(model, device), LARGEST_UPLOAD_HERE if here else LARGEST_UPLOAD)
         ready(_address(listener))
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
 
@@ -51,7 +54,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise InputError(f"host {host!r}, port {port} cannot be listened on ({reason}); choose others.") from None
 
 
-def application(models: Models) -> fastapi.FastAPI:
+def application(models: Models, largest_upload: str = LARGEST_UPLOAD) -> fastapi.FastAPI:
     """The page, and the files that it links to."""
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -71,7 +74,7 @@ def application(models: Models) -> fastapi.FastAPI:
         ssr_mode=False,
         mcp_server=False,
         show_error=False,
-        max_file_size=LARGEST_UPLOAD,
+        max_file_size=largest_upload,
         theme=theme(),
         css_paths=[CSS],
     )

@@ -54,7 +54,7 @@ _ENTRIES = (
     Entry("vae", "the autoencoder's channels, how small they are, what is lost", vae.show),
     Entry("unet", "what skips, time and cross-attention contribute: switch one off", unet.show),
     Entry("guidance", "the two predictions, their difference, and several scales", guidance.show),
-    Entry("callback", "x_t beside x0, step by step, while an image is drawn", callback.show),
+    Entry("callback", "the latents x_t beside x0, step by step, while an image is drawn", callback.show),
     Entry("heat-maps", "where the image looks at a word, at each step and level", heat_maps.show),
     Entry("image-to-image", "begin with an image under noise of several strengths", image_to_image.show),
     Entry("inpainting", "draw a part of an image again", inpainting.show, "sticker-inpainting"),

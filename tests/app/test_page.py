@@ -12,6 +12,7 @@ import gradio as gr
 import pytest
 from PIL import Image
 
+import weights_loader
 from minisd.app import page as app_page
 from minisd.app.inputs import INPUTS, given
 from minisd.app.models import Models
@@ -84,6 +85,24 @@ def test_each_tab_returns_what_its_demo_returns(models: Models, monkeypatch: pyt
         defaults = {key: each.default for key, each in entry.settings.items() if each.default not in (None, "")}
         prompt = {"prompt": "a green star"} if "prompt" in entry.settings else {}
         assert settings == defaults | prompt
+
+
+def test_a_weight_file_is_described(page: gr.Blocks, tmp_path: Path) -> None:
+    tab = tab_of(page, "weights")
+    assert [each.label for each in tab.inputs] == ["Weight file (empty: the model)"]
+    file = weights_loader.resolve("sticker") / "adapters" / "night.safetensors"
+    assert tab.fn(VISITOR, str(file)) == demo_html(DEMOS["weights"].show(file))
+    assert "night.safetensors" in tab.fn(VISITOR, str(file))
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"no weights")
+    with pytest.raises(gr.Error, match=r"bad\.safetensors"):
+        tab.fn(VISITOR, str(bad))
+
+
+def test_names_keep_their_capitals(page: gr.Blocks) -> None:
+    text = " ".join(str(block.value) for block in page.blocks.values() if isinstance(block, gr.HTML))
+    assert "Without and with a LoRA and a learned word. Model: sticker." in text
+    assert "The latents x_t beside x0" in text
 
 
 def test_a_tab_shows_the_real_demo(page: gr.Blocks, sticker: StableDiffusion) -> None:

@@ -57,14 +57,22 @@ def test_the_page_is_for_this_machine_unless_asked(monkeypatch: pytest.MonkeyPat
     options.app(parser)
     assert parser.parse([]).host == "127.0.0.1"
     heard: list[Any] = []
-    monkeypatch.setattr(app_server, "listen", lambda host, port: heard.append((host, port)) or socket.socket())
-    monkeypatch.setattr(app_server, "application", lambda models: None)
+
+    def listen(host: str, port: int) -> socket.socket:
+        heard.append((host, port))
+        return socket.create_server(("127.0.0.1" if host == "127.0.0.1" else "0.0.0.0", 0))
+
+    monkeypatch.setattr(app_server, "listen", listen)
+    monkeypatch.setattr(app_server, "application", lambda models, largest_upload: heard.append(largest_upload))
     monkeypatch.setattr(app_server, "_address", lambda listener: "address")
     server = SimpleNamespace(run=lambda sockets: heard.append(len(sockets)))
     monkeypatch.setattr(app_server.uvicorn, "Server", lambda config: server)
     monkeypatch.setattr(app_server.uvicorn, "Config", lambda app, log_level: None)
     app_server.serve(device="cpu", ready=heard.append)
-    assert heard == [("127.0.0.1", 7860), "address", 1]
+    assert heard == [("127.0.0.1", 7860), "8gb", "address", 1]
+    heard.clear()
+    app_server.serve(host="0.0.0.0", device="cpu", ready=heard.append)
+    assert heard == [("0.0.0.0", 7860), "50mb", "address", 1]
 
 
 def test_without_gradio_the_error_names_the_command(
