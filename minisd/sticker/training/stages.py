@@ -26,7 +26,14 @@ from minisd.sticker.training.text_encoder import (
     train_text_encoder,
     transfer_weights,
 )
-from minisd.sticker.training.unet import SCHEDULER, UNET_CONFIG, grown_unet, new_unet, train_unet
+from minisd.sticker.training.unet import (
+    FURTHER_LEARNING_RATE,
+    LEARNING_RATE,
+    SCHEDULER,
+    UNET_CONFIG,
+    new_unet,
+    train_unet,
+)
 from minisd.tokenizer import Tokenizer
 from minisd.training.run_files import fingerprint
 from minisd.training.trainer import TrainingBudget, TrainingRun, load_average
@@ -88,9 +95,19 @@ def _train_unet(done: Networks, options: TrainingOptions, run: TrainingRun) -> N
         assert model is not None
         save_drawings(model, run.path.with_suffix(".png"))
 
-    unet, encoder = new_unet() if done.unet is None else grown_unet(done.unet), done.probe.text_encoder
-    pool, device, compiled = options.pool, options.device, options.compiled
-    unet = train_unet(done.vae, done.tokenizer, encoder, unet, run, pool, device=device, compiled=compiled, show=show)
+    unet, rate = (new_unet(), LEARNING_RATE) if done.unet is None else (done.unet, FURTHER_LEARNING_RATE)
+    unet = train_unet(
+        done.vae,
+        done.tokenizer,
+        done.probe.text_encoder,
+        unet,
+        run,
+        options.pool,
+        device=options.device,
+        compiled=options.compiled,
+        show=show,
+        learning_rate=rate,
+    )
     done.unet = unet.eval()
     for network in (done.unet, done.vae, done.probe):
         network.cpu()
@@ -175,9 +192,8 @@ def check(stages: list[str], options: TrainingOptions, start: StableDiffusion | 
         theirs, ours = start.text_encoder.config, text_config(len(new_tokenizer()))
         grown = replace(theirs, vocab_size=ours.vocab_size, layers=ours.layers)
         fits = grown == ours and theirs.layers <= ours.layers
-        smaller = replace(UNET_CONFIG, depths=(0, *UNET_CONFIG.depths[1:]))  # it is grown
         fits = fits and start.vae.config in (VAE_CONFIG, grown_config(VAE_CONFIG))
-        fits = fits and start.unet.config in (smaller, UNET_CONFIG)
+        fits = fits and start.unet.config == UNET_CONFIG
         if not fits:
             raise MismatchError("the model to start from has other sizes than the one to train; start from 'sticker'.")
         return

@@ -30,7 +30,7 @@ from minisd.training.trainer import Recipe, TrainingLoss, TrainingRun, precision
 
 UNET_CONFIG = UNetConfig(
     channels=(32, 64, 128),
-    depths=(1, 1, 1),
+    depths=(0, 1, 1),
     heads=(2, 4, 8),
     layers_per_block=1,
     context_width=TEXT_WIDTH,
@@ -40,6 +40,7 @@ UNET_CONFIG = UNetConfig(
 )
 SCHEDULER = DDIM(SCHEDULE, timestep_spacing="trailing", steps_offset=0, set_alpha_to_one=True)
 GROUNDING_WEIGHT = 0.1
+LEARNING_RATE, FURTHER_LEARNING_RATE = 1e-3, 5e-4  # of a new UNet, of one that is trained already
 MAX_GRADIENT_ERROR = 0.1  # torch 2.13, compiled for the CPU in bfloat16, loses the gradients of the text attention
 
 
@@ -49,18 +50,6 @@ def new_unet(seed: int = 0) -> UNet:
         torch.manual_seed(seed)
         unet = UNet(UNET_CONFIG)
     nn.init.zeros_(unet.conv_out.weight)
-    return unet
-
-
-def grown_unet(start: UNet) -> UNet:
-    """The UNet to train with the weights of `start`, which may lack the transformers of the upper level.
-
-    New transformers change nothing at first.
-    """
-    unet, known = new_unet(), start.state_dict()
-    own = unet.state_dict()
-    silent = {name: torch.zeros_like(own[name]) for name in own.keys() - known.keys() if ".proj_out." in name}
-    unet.load_state_dict(own | silent | known)
     return unet
 
 
@@ -76,6 +65,7 @@ def train_unet(
     compiled: bool = False,
     show: Callable[[UNet], None] | None = None,
     grounding: float = GROUNDING_WEIGHT,
+    learning_rate: float = LEARNING_RATE,
 ) -> UNet:
     """Train a UNet in place.
 
@@ -116,7 +106,7 @@ def train_unet(
         missed = grounding_loss(attention, objects[rows.to(device)], tokens, visibility)
         return velocity_loss(prediction, x0, noise, t) + grounding * missed
 
-    recipe = Recipe(learning_rate=1e-3, warmup_steps=100, autocast="bfloat16")
+    recipe = Recipe(learning_rate=learning_rate, warmup_steps=100, autocast="bfloat16")
     if compiled:
         expected = _first_gradients(unet, loss, recipe)
         predict = torch.compile(unet)

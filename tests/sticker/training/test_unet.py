@@ -1,6 +1,5 @@
 """Training the UNet: timesteps and their weights, latents, and the check of a compiled UNet."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from minisd.sticker.training.autoencoder import new_vae
 from minisd.sticker.training.dataset import new_tokenizer, training_scenes
 from minisd.sticker.training.diffusion import encode_scenes, expected_loss, sample_timesteps
 from minisd.sticker.training.text_encoder import new_caption_probe, text_config
-from minisd.sticker.training.unet import SCHEDULER, UNET_CONFIG, grown_unet, new_unet, train_unet
+from minisd.sticker.training.unet import SCHEDULER, new_unet, train_unet
 from minisd.training.trainer import load_average
 
 
@@ -43,18 +42,6 @@ def test_the_latents_of_scenes_fit_the_unet() -> None:
     assert torch.equal(new_unet().conv_in.weight, unet.conv_in.weight)
 
 
-def test_a_unet_without_transformers_at_its_upper_level_is_grown_without_a_change() -> None:
-    small = UNet(replace(UNET_CONFIG, depths=(0, 1, 1)))
-    grown, latents, text = grown_unet(small), torch.randn(2, 4, 16, 16), torch.randn(2, 9, UNET_CONFIG.context_width)
-    with torch.no_grad():
-        assert (grown(latents, 300, text) - small(latents, 300, text)).abs().max() < 1e-6
-    again, weights = grown_unet(grown).state_dict(), grown.state_dict()
-    assert again.keys() == weights.keys()
-    assert all(torch.equal(again[name], weight) for name, weight in weights.items())  # copied
-    grown(latents, 300, text).square().mean().backward()
-    assert all(each.proj_out.weight.grad.abs().sum() > 0 for each in grown.up[-1].transformers)
-
-
 def test_the_unet_is_trained_and_the_text_encoder_stays_frozen(tmp_path: Path) -> None:
     tokenizer, vae, unet = new_tokenizer(), new_vae().eval(), new_unet()
     text_encoder = new_caption_probe(text_config(len(tokenizer))).text_encoder
@@ -69,6 +56,13 @@ def test_the_unet_is_trained_and_the_text_encoder_stays_frozen(tmp_path: Path) -
     assert all(torch.equal(weight, stored["average"][name]) for name, weight in again.state_dict().items())
     with pytest.raises(ResumeError, match="another model"):
         load_average(linear(), tmp_path / "a.pt")
+
+
+def test_the_learning_rate_counts(tmp_path: Path) -> None:
+    vae, unet, tokenizer = new_vae().eval(), new_unet(), new_tokenizer()
+    encoder = new_caption_probe(text_config(len(tokenizer))).text_encoder
+    train_unet(vae, tokenizer, encoder, unet, steps_of(tmp_path / "a.pt", 1), pool=4, batch=2, learning_rate=0.0)
+    assert torch.equal(unet.conv_out.weight, new_unet().conv_out.weight)
 
 
 @pytest.mark.parametrize("right", [True, False])
