@@ -1,7 +1,7 @@
 """A notebook for each exercise, without outputs: python -m notebooks.exercise_notebooks FOLDER [NAME ...]
 
 It opens with the image that the pipeline draws once the exercise is solved, then has the empty function, its check and
-the folded hints.
+the folded hints. --repository ADDRESS adds a cell that installs minisd from there, for Colab.
 """
 
 import argparse
@@ -21,7 +21,8 @@ from minisd.exercises import EXERCISES, Exercise, find
 from minisd.exercises.checking import enlarged
 from minisd.exercises.pipeline_run import PROMPT, run
 from minisd.pipeline import StableDiffusion
-from notebooks.build import sources
+from notebooks.build import BuildError, sources
+from notebooks.install_cell import add_install_cell
 
 FIGURES = "figures"
 
@@ -60,8 +61,11 @@ def figure_of(exercise: Exercise, sd: StableDiffusion) -> Image.Image | None:
     return enlarged(images.to_pil(sd.decode(run(exercise, exercise.reference, sd).latents[-1]).clamp(-1, 1))[0])
 
 
-def write_notebooks(folder: Path, chosen: Sequence[Exercise]) -> list[Path]:
-    """Write the notebooks and their figures; gives the paths of the notebooks. Existing files are replaced."""
+def write_notebooks(folder: Path, chosen: Sequence[Exercise], repository: str | None = None) -> list[Path]:
+    """Write the notebooks and their figures; gives the paths of the notebooks. Existing files are replaced.
+
+    repository: an address to install minisd from. Raises BuildError for one that is none.
+    """
     sd = weights_loader.load("sticker")
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
     written = []
@@ -71,7 +75,10 @@ def write_notebooks(folder: Path, chosen: Sequence[Exercise]) -> list[Path]:
         if image is not None:
             images.save(image, folder / name, overwrite=True)
         path = folder / f"{exercise.number:02d}_{exercise.name}.ipynb"
-        nbformat.write(exercise_notebook(exercise, None if image is None else name), path)
+        notebook = exercise_notebook(exercise, None if image is None else name)
+        if repository is not None:
+            add_install_cell(notebook, repository)
+        nbformat.write(notebook, path)
         written.append(path)
     return written
 
@@ -81,11 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m notebooks.exercise_notebooks", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("name", nargs="*")
+    parser.add_argument("--repository", metavar="ADDRESS", help="adds a cell that installs minisd from this address")
     args = parser.parse_args(arguments)
     try:
         chosen = [find(name) for name in args.name] or list(EXERCISES.values())
-        print("\n".join(map(str, write_notebooks(args.folder, chosen))))
-    except (MinisdError, OSError) as error:
+        print("\n".join(map(str, write_notebooks(args.folder, chosen, args.repository))))
+    except (MinisdError, BuildError, OSError) as error:
         print(f"notebooks.exercise_notebooks: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,7 +1,8 @@
 """Notebooks for students, from the sources of the lessons: python -m notebooks.student FOLDER [NUMBER ...]
 
 They have no outputs, and figures without titles, which would give the answers away. The functions of WRITTEN are empty:
-the student writes them, and the claims of the lesson are the test.
+the student writes them, and the claims of the lesson are the test. With --complete they are whole. --repository ADDRESS
+adds a cell that installs minisd from there, for Colab.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from notebooks.build import FOLDER, BuildError, convert, sources
+from notebooks.install_cell import add_install_cell
 
 WRITTEN = {  # functions that the student writes, by the lesson's number
     "01": ("rows", "broadcasting", "linear"),
@@ -33,9 +35,20 @@ INTRODUCTION = (
 )
 
 
-def student_notebook(source: Path) -> NotebookNode:
-    """The notebook of a lesson for students. Raises BuildError if a function of WRITTEN is missing."""
+def student_notebook(source: Path, complete: bool = False, repository: str | None = None) -> NotebookNode:
+    """The notebook of a lesson for students. Raises BuildError if a function of WRITTEN is missing.
+
+    complete: with all functions and titles. repository: an address to install minisd from.
+    """
     notebook = convert(source)
+    if not complete:
+        _leave_out_answers(notebook, source)
+    if repository is not None:
+        add_install_cell(notebook, repository)
+    return notebook
+
+
+def _leave_out_answers(notebook: NotebookNode, source: Path) -> None:
     missing = set(WRITTEN.get(source.name[:2], ()))
     first = True
     for cell in notebook.cells:
@@ -49,7 +62,6 @@ def student_notebook(source: Path) -> NotebookNode:
     if missing:
         raise BuildError(f"{source.name} has no function {', '.join(sorted(missing))}, which WRITTEN names.")
     notebook.cells.insert(1, nbformat.v4.new_markdown_cell(INTRODUCTION, id=f"{source.name[:2]}-student"))
-    return notebook
 
 
 def emptied(code: str, names: Sequence[str] | set[str]) -> tuple[str, set[str]]:
@@ -73,15 +85,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m notebooks.student", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("number", nargs="*")
+    parser.add_argument("--complete", action="store_true", help="with all functions and titles")
+    parser.add_argument("--repository", metavar="ADDRESS", help="adds a cell that installs minisd from this address")
     args = parser.parse_args(arguments)
     try:
-        chosen = sources(args.number)
+        notebooks = {path.stem: student_notebook(path, args.complete, args.repository) for path in sources(args.number)}
         args.folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(FOLDER / "lesson.py", args.folder)  # the notebooks import it
         shutil.copytree(FOLDER / "diagrams", args.folder / "diagrams", dirs_exist_ok=True)  # they show them
-        for source in chosen:
-            path = args.folder / f"{source.stem}.ipynb"
-            nbformat.write(student_notebook(source), path)
+        for name, notebook in notebooks.items():
+            path = args.folder / f"{name}.ipynb"
+            nbformat.write(notebook, path)
             print(path)
     except (BuildError, OSError) as error:
         print(f"notebooks.student: {error}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """The notebooks for students: no outputs, empty functions, and the claims that test them."""
 
 import ast
+import sys
 from pathlib import Path
 
 import nbformat
@@ -52,3 +53,32 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (tmp_path / "out" / "diagrams" / "guidance.png").exists()
     assert main([str(tmp_path / "out"), "99"]) == 1
     assert "unknown notebook '99'" in capsys.readouterr().err
+
+
+def test_a_cell_installs_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    address = "https://example.org/minisd.git"
+    assert main([str(tmp_path), "05", "--complete", "--repository", address]) == 0
+    notebook = nbformat.read(tmp_path / "05_noise_schedule.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    install = notebook.cells[1].source
+    assert f'"{address}"' in install
+    exec(compile(install, "install", "exec"), {})  # nothing to do here
+    text = "\n".join(cell.source for cell in notebook.cells)
+    assert "raise NotImplementedError" not in text
+    assert "show_titles = False" not in text
+    for bad in ("--upload-pack=x", 'a"b', "", "a b"):
+        assert main([str(tmp_path), "05", f"--repository={bad}"]) == 1
+        assert "--repository is" in capsys.readouterr().err
+
+
+def test_the_cell_runs_git_and_pip_where_minisd_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("subprocess.run", lambda command, check: commands.append(command))
+    monkeypatch.setattr("sys.path", ["a"])
+    notebook = student_notebook(SOURCES["05"], repository="https://example.org/minisd.git")
+    exec(compile(notebook.cells[1].source, "install", "exec"), {})
+    assert commands[0][:2] == ["git", "clone"]
+    assert commands[0][-2:] == ["https://example.org/minisd.git", "minisd-repository"]
+    assert commands[1][1:4] == ["-m", "pip", "install"]
+    assert sys.path == ["a", "minisd-repository/notebooks"]
