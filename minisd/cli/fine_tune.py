@@ -75,7 +75,9 @@ def fine_tune(
     if args.stage == "embedding":
         weights_loader.save_embedding(args.token, vectors, target, overwrite=True)
     elif args.stage == "lora":
-        weights_loader.save_lora(changes.parts, sd.unet, target, overwrite=True)
+        pairs = zip(sd.text_parts, changes.of_encoders, strict=False)
+        encoders = [(part.encoder, each.parts) for part, each in pairs]
+        weights_loader.save_lora(changes.parts, sd.unet, target, overwrite=True, encoders=encoders)
     else:
         weights_loader.save(sd, target, dtype=torch.float16, overwrite=True)
     use = f"--model {target}" if is_whole else f"--model {args.start_from} --{args.stage} {target}"

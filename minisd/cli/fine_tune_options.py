@@ -28,7 +28,7 @@ STAGES_OF = {  # an option: the stages that read it
          "ema_decay", "autocast", "seed", "gradient_checkpointing"),
         WITH_SETTINGS,
     ),
-    "text_encoder": WHOLE_MODEL,
+    "text_encoder": (*WHOLE_MODEL, "lora"),
     **dict.fromkeys(("method", "first", "last", "guidance", "scales"), ("distill",)),
 }  # fmt: skip
 
@@ -68,7 +68,7 @@ def fine_tuning(parser: Parser) -> None:
     how.add_argument("--autocast", choices=AUTOCAST, metavar="DTYPE", help="bfloat16 or float16, where it is fast")
     how.add_argument("--seed", type=whole, metavar="N", help="of noise and order (default: 0)")
     how.add_argument("--sample", metavar="PROMPT", help="drawn at each save as FOLDER/samples.png")
-    how.add_argument("--text-encoder", action="store_true", default=None, help="not lora: train it, too")
+    how.add_argument("--text-encoder", action="store_true", default=None, help="train it, too")
     how.add_argument("--gradient-checkpointing", action="store_true", default=None, help="less memory, more time")
 
 

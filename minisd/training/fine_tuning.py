@@ -7,6 +7,7 @@ they are: prior preservation (Ruiz et al. 2022).
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -95,13 +96,16 @@ def fine_tune(
     prior: CaptionedImages | None,
     weight_decay: float = 0.01,
     show: Callable[[Network], None] | None = None,
+    encode: Callable[[Sequence[str], tuple[int, int]], Condition] | None = None,
 ) -> Network:
     """Train the network `trained`, on which `predict` depends; returns the moving average of its weights.
 
-    prior: images of the class of the subject. show: gets the average whenever the run is saved. Raises what `check` and
-    `train` raise.
+    prior: images of the class of the subject. show: gets the average whenever the run is saved. encode: gives the
+    condition for captions and the size of the images where the text encoders are trained; None: the encoders of `sd`.
+    Raises what `check` and `train` raise.
     """
-    sets = [_EncodedSet(sd, each, settings) for each in ([pictures] if prior is None else [pictures, prior])]
+    encode = partial(encode_captions, sd) if encode is None else encode
+    sets = [_EncodedSet(sd, each, settings, encode) for each in ([pictures] if prior is None else [pictures, prior])]
     weights = torch.tensor([1.0, settings.prior_weight][: len(sets)])
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
@@ -160,8 +164,14 @@ def check_class_captions(pictures: CaptionedImages, captions: Sequence[str]) -> 
 class _EncodedSet:
     """Images and captions, encoded once; the captions at each step if the text encoders are trained."""
 
-    def __init__(self, sd: StableDiffusion, pictures: CaptionedImages, settings: Settings) -> None:
-        self.sd, self.settings = sd, settings
+    def __init__(
+        self,
+        sd: StableDiffusion,
+        pictures: CaptionedImages,
+        settings: Settings,
+        encode: Callable[[Sequence[str], tuple[int, int]], Condition],
+    ) -> None:
+        self.sd, self.settings, self.encode = sd, settings, encode
         self.captions = list(dict.fromkeys(["", *pictures.captions]))
         place_of = {text: place for place, text in enumerate(self.captions)}
         self.caption_of = torch.tensor([place_of[text] for text in pictures.captions])
@@ -179,4 +189,4 @@ class _EncodedSet:
         latents = self.latents[rows].to(self.sd.device)
         if self.known is not None:
             return latents, self.known.rows(texts).to(self.sd.device)
-        return latents, encode_captions(self.sd, [self.captions[i] for i in texts.tolist()], self.size)
+        return latents, self.encode([self.captions[i] for i in texts.tolist()], self.size)

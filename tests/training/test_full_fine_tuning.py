@@ -280,7 +280,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["dreambooth", *subject], "dreambooth needs --class-prompt, such as 'a photo of a dog'"),
         (["embedding", *subject, "--token", "sks", "--like", "cat"], "--batch is for full, dreambooth, lora"),
         (["vae", *subject], "--pictures is for full, dreambooth, lora, embedding, distill, not for vae; remove it"),
-        (["lora", *subject, "--text-encoder"], "--text-encoder is for full, dreambooth, not for lora"),
+        (["embedding", *subject[:-2], "--text-encoder"], "--text-encoder is for full, dreambooth, lora, not for emb"),
         (["full", *subject, "--rank", "3"], "--rank is for lora, not for full"),
         (["full", *subject, "--prior-weight", "3"], "--prior-weight is for images of a class; give --class-prompt"),
         (["full", *subject, *of_class, "--class-images", "3", "--class-pictures", "x"], "were both given"),
