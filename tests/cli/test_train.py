@@ -130,6 +130,42 @@ def test_two_processes(tmp_path: Path) -> None:
     weights_loader.load(tmp_path / "run" / "model")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["dreambooth", "lora", "distill"])
+def test_two_processes_fine_tune(stage: str, tmp_path: Path) -> None:
+    """The first process draws the images of the class and saves the result; the other one waits, and trains along."""
+    weights_loader.save(small_pipeline(), tmp_path / "model")
+    (tmp_path / "pictures").mkdir()
+    for colour in ("red", "blue"):
+        Image.new("RGB", (40, 40), colour).save(tmp_path / "pictures" / f"{colour}.png")
+    options = [
+        "--pictures",
+        str(tmp_path / "pictures"),
+        "--prompt",
+        "a sks cat",
+        "--start-from",
+        str(tmp_path / "model"),
+    ]
+    options += ["--steps", "2"]
+    if stage == "distill":
+        options += ["--from", "4", "--to", "2"]
+    else:
+        options += ["--class-prompt", "a cat", "--class-images", "3", "--text-encoder"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "minisd"]
+    done = subprocess.run(
+        [*command, "train", stage, str(tmp_path / "run"), *options], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("try: minisd") == 1
+    if stage != "distill":
+        assert done.stderr.count("class images: 3 of 3 drawn") + done.stdout.count("class images: 3 of 3 drawn") == 1
+        assert len(list((tmp_path / "run").glob("class-*/*.png"))) == 3
+    if stage == "dreambooth":
+        weights_loader.load(tmp_path / "run" / "dreambooth")
+    if stage == "lora":
+        weights_loader.load_lora(small_pipeline(), tmp_path / "run" / "lora.safetensors")
+
+
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run").write_text("mine")
     assert train("all", tmp_path / "run") == 2
