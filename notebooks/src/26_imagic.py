@@ -218,7 +218,7 @@ stage_1 = draw(optimised.expand(3, -1, -1), seeds)
 after_1 = show_line("states optimised", stage_1)
 lesson.pictures(
     [*to_pil(given), *stage_1],
-    alt="The given image, and three of a large star at the left of a blue circle, most of them red, at other heights.",
+    alt="The given image, and three of a red star at the left of a blue circle, at other heights.",
     title="After stage 1: what the image shows, but not this image",
     labels=["given", *(f"seed {seed}" for seed in seeds)],
 )
