@@ -333,9 +333,10 @@ lesson.claim("with the class beside, more is kept than alone", kept["with the cl
 # %% [markdown]
 # <details><summary>Answer</summary>
 #
-# Blank images, green shapes and parts of crescents: five images were all that counted, and every word of a prompt is
-# drawn as if it named them. With the class beside, more of "a shape" and of the known words is kept.
-# Some words are damaged, because no image of the class has protected them.
+# Green crescents for "a shape", too: five images were all that counted, and the rare word makes hardly a difference.
+# With the class beside, "a shape" gives the shapes of before, and the crescent needs its word. But prior preservation
+# protects what its images show, and not more: other words, such as "a red circle" and "a blue square", are damaged in
+# both UNets.
 #
 # </details>
 #
@@ -361,9 +362,10 @@ lesson.pictures(
 )
 
 # %% [markdown]
-# In its images the crescent was always alone, on white. So other objects are left out or become green, and prompts of
-# two objects are rarely right. The hackathon takes smaller steps, 400 at a rate of 2e-6, and its model has seen far
-# more of the world. Images of the class that show more than one object could help to keep it: see "Your turn".
+# In its images the crescent was always alone, on white. So other objects become green or like a crescent, and prompts
+# of two objects are rarely right. **A minute does not teach more than this.** The hackathon takes smaller steps, 400 at
+# a rate of 2e-6, and its model has seen far more of the world. Images of the class that show more than one object could
+# help to keep it: see "Your turn".
 #
 # ## LoRA: a small change
 #
@@ -507,8 +509,9 @@ lesson.pictures(
 # <details><summary>Answer</summary>
 #
 # At strength 0 the image is that of the model without the LoRA. Then the ground becomes black. Above 1 our LoRA spoils
-# the objects: the change is larger than any that was trained. In forty steps it has learnt the dark, but not the moon.
-# In the last row the moon is there as well, from a strength of 0.75 on.
+# the objects: the change is larger than any that was trained. In forty steps it has learnt the dark, but not the moon;
+# most of its nights have a second circle or square in place of it. In the last row there is a moon, from a strength of
+# 0.75 on.
 #
 # </details>
 #
@@ -623,8 +626,8 @@ for name, value in literature.items():
 # ## Summary
 #
 # - DreamBooth trains the UNet on a few images of a subject with a rare word. It can teach what no word vector can.
-# - Trained on these images alone, the model forgets other shapes and words.
-# - Prior preservation trains images of the class beside them, drawn by the frozen model.
+# - Trained on these images alone, the model forgets what else the class is.
+# - Prior preservation trains images of the class beside them, drawn by the frozen model. It protects what they show.
 # - LoRA trains a change of low rank: few numbers, a small file, a strength, and it can be removed.
 # - The autoencoder stays as it is. Check first whether it can show your images.
 #
