@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from minisd.sticker.world.captions import parse_caption
-from minisd.sticker.world.palette import PALETTE_LAB, delta_e, lab
+from minisd.sticker.world.palette import COLOURS, PALETTE_LAB, delta_e, lab
 from minisd.sticker.world.render import render
 from minisd.sticker.world.scene import Object, Scene
 from minisd.sticker.world.subject import (
@@ -44,6 +44,15 @@ def test_the_training_images_show_it(size: int) -> None:
     pixels = subject_images(size)
     assert pixels.shape == (5, 3, size, size)
     assert all(shows_context(image, Context("")) for image in pixels)
+
+
+@SIDES
+@pytest.mark.parametrize("name", COLOURS)
+def test_a_crescent_of_a_known_colour_is_found_by_that_colour(name: str, size: int) -> None:
+    pixels = subject_images(size, COLOURS[name])
+    assert all(shows_context(image, Context(""), COLOURS[name]) for image in pixels)
+    assert not any(find_subject(image) for image in pixels)
+    assert not any(find_subject(image, COLOURS[other]) for image in pixels for other in COLOURS if other != name)
 
 
 @SIDES
