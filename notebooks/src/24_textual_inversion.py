@@ -277,7 +277,7 @@ right.set(xlabel="step", ylabel="loss, fixed noise", title="Fixed noise: it fall
 right.legend()
 lesson.show(
     figure,
-    alt="Left, the losses of the batches jump. Right, the loss for fixed noise falls towards a dashed line.",
+    alt="Left, the losses of the batches jump. Right, the loss for fixed noise falls to a dashed line and below it.",
 )
 print(f"loss for fixed noise: {marks[0]:.4f} as 'star', {marks[-1]:.4f} trained, {marks_of_words:.4f} with 'pink star'")
 lesson.claim(
