@@ -1,7 +1,7 @@
 """Images to fine-tune the embedded model with: python -m minisd.sticker.training.examples FOLDER
 
 FOLDER/candy shows an object that is not in the training data, a pink star, and calls it <candy>. FOLDER/night shows
-single objects at night, under a moon that the captions do not mention. FOLDER/subject shows a brown crescent, which the
+single objects at night, under a moon that the captions do not mention. FOLDER/subject shows a green crescent, which the
 captions call a sks shape.
 """
 

@@ -1,8 +1,9 @@
-"""A subject that Sticker World does not have, for DreamBooth: a brown crescent, called "a sks shape".
+"""A subject that Sticker World does not have, for DreamBooth: a green crescent, called "a sks shape".
 
-No caption has the word sks, no shape is a crescent, and no colour is brown. Whether an image shows the subject is
-decided without a network: by its colour, and by how well a crescent covers what has this colour. The functions take
-another colour as well, (red, green, blue) of 0 to 255, for crescents of a colour that a model knows.
+No caption has the word sks, and no shape is a crescent. Its colour is one of the world, because the autoencoder of the
+embedded model makes red and purple of brown. Whether an image shows the subject is decided without a network: by its
+colour, and by how well a crescent covers what has this colour. The functions take another colour as well, (red, green,
+blue) of 0 to 255.
 """
 
 import math
@@ -14,19 +15,20 @@ from torch import Tensor
 
 from minisd.sticker.world.captions import RELATION_PHRASES
 from minisd.sticker.world.checker.check import check
-from minisd.sticker.world.palette import BACKGROUNDS, PALETTE_LAB, delta_e, lab, pixel_differences
+from minisd.sticker.world.palette import BACKGROUNDS, COLOURS, PALETTE_LAB, delta_e, lab, pixel_differences
 from minisd.sticker.world.render import render
 from minisd.sticker.world.scene import Scene, relation_between
 
 NAMED, CLASS_PROMPT = "a sks shape", "a shape"
 Colour = tuple[int, int, int]
-BROWN: Colour = (120, 70, 30)
+SUBJECT_COLOUR: Colour = COLOURS["green"]
+BROWN: Colour = (120, 70, 30)  # far from all colours of the world
 MAX_DIFFERENCE = 25.0  # CIEDE2000, from the colour of the subject
 MIN_AREA = 0.004  # of the image
 MIN_OVERLAP = 0.7  # intersection over union of what has this colour and a crescent of its area at its place
 PLACES = ((0.3, 0.35, 0.19), (0.62, 0.4, 0.14), (0.4, 0.68, 0.14), (0.7, 0.7, 0.09), (0.5, 0.5, 0.19))  # x, y, radius
 NEIGHBOURS = (
-    "a blue square", "a red circle", "a green star", "a yellow heart", "a purple ring", "a cyan triangle",
+    "a blue square", "a red circle", "a blue star", "a yellow heart", "a purple ring", "a cyan triangle",
     "an orange cross", "a pink diamond",
 )  # fmt: skip
 
@@ -70,12 +72,12 @@ def contexts() -> list[Context]:
     return [*found, Context(f"there is {NAMED}")]
 
 
-def subject_images(size: int, colour: Colour = BROWN) -> Tensor:
+def subject_images(size: int, colour: Colour = SUBJECT_COLOUR) -> Tensor:
     """The subject alone on white, at five places and in three sizes: (5, 3, size, size) in [-1, 1]."""
     return torch.stack([draw_subject(Scene(()), Subject(*place), size, colour) for place in PLACES])
 
 
-def draw_subject(scene: Scene, subject: Subject, size: int, colour: Colour = BROWN) -> Tensor:
+def draw_subject(scene: Scene, subject: Subject, size: int, colour: Colour = SUBJECT_COLOUR) -> Tensor:
     """A scene with the subject in front of it: (3, size, size) in [-1, 1]."""
     paint = torch.tensor(colour).view(3, 1, 1) / 127.5 - 1
     return torch.lerp(render([scene], size)[0], paint.expand(3, size, size), coverage(subject, size))
@@ -90,7 +92,7 @@ def coverage(subject: Subject, size: int) -> Tensor:
     return (0.5 - distance * size).clamp(0, 1)
 
 
-def find_subject(image: Tensor, colour: Colour = BROWN) -> Subject | None:
+def find_subject(image: Tensor, colour: Colour = SUBJECT_COLOUR) -> Subject | None:
     """The subject in an image (3, N, N) in [-1, 1]; None if it does not show one crescent in its colour."""
     size, paint = image.shape[-1], lab(torch.tensor([colour]) / 127.5 - 1)
     others = PALETTE_LAB[delta_e(PALETTE_LAB, paint) > 1]
@@ -107,7 +109,7 @@ def find_subject(image: Tensor, colour: Colour = BROWN) -> Subject | None:
     return found if overlap >= MIN_OVERLAP else None
 
 
-def shows_context(image: Tensor, context: Context, colour: Colour = BROWN) -> bool:
+def shows_context(image: Tensor, context: Context, colour: Colour = SUBJECT_COLOUR) -> bool:
     """Whether an image shows the subject once and, beside it, exactly what the context says.
 
     The subject is painted over with the colour of the image's corner before the checker reads the rest.
