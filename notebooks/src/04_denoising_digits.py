@@ -501,7 +501,7 @@ for (a, b), row in zip(pairs, read(between).view(4, 8), strict=True):
 # | the label counts as much as training made it count | guidance amplifies it | notebook 08 |
 # | pixels | latents of an autoencoder | notebook 09 |
 # | a table of ten labels | a text encoder; each position looks at each word | notebooks 10 and 11 |
-# | a judge of digits | measures such as FID | planned |
+# | a judge of digits | measures such as FID | notebook 29 |
 
 # %% [markdown]
 # ## What you can now explain

@@ -254,8 +254,8 @@ lesson.claim("guidance 4 follows the prompt more often than guidance 0", measure
 lesson.claim("and its images differ less", measured[4][2] < measured[0][2])
 
 # %% [markdown]
-# The cost is also in time: every guided step asks the UNet twice. (Guided *distillation* removes this cost; a lesson on
-# it is planned.)
+# The cost is also in time: every guided step asks the UNet twice. (Guided *distillation* removes this cost: notebook
+# 28.)
 #
 # ## The negative prompt is the other row
 #

@@ -263,8 +263,8 @@ lesson.claim("the same ids", torch.equal(one, other))
 # %% [markdown]
 # ## A word of your own
 #
-# Textual inversion teaches a model a new word: a new id, whose vector is trained on a few images (a lesson on it is
-# planned). For the tokenizer that is one more row. Added words are found **before** anything is cut into pieces:
+# Textual inversion teaches a model a new word: a new id, whose vector is trained on a few images (notebook 24). For
+# the tokenizer that is one more row. Added words are found **before** anything is cut into pieces:
 
 # %%
 import copy

@@ -97,7 +97,7 @@ lesson.claim("and so is the library's `replace_word`", torch.allclose(swapped, t
 # <details><summary>Answer</summary>
 #
 # Equal. After the table nothing knows what the word was; only its vector is left. This is what makes textual inversion
-# possible (a lesson on it is planned): a vector that belongs to no word works like a word.
+# possible (notebook 24): a vector that belongs to no word works like a word.
 #
 # </details>
 #

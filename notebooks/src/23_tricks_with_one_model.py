@@ -290,5 +290,5 @@ lesson.animation(
 #
 # **Code**: [views.py](../minisd/pipeline/views.py), its two lines in `_predict` of
 # [denoising.py](../minisd/pipeline/denoising.py), `noise_circle` in [noise.py](../minisd/pipeline/noise.py). On the
-# command line: `--turned`, `--grid`, `--loop`. **Next**: this is the last lesson so far;
-# [14 · Inside the pipeline](14_inside_the_pipeline.ipynb) takes any model.
+# command line: `--turned`, `--grid`, `--loop`. **Next**:
+# [24 · Textual inversion](24_textual_inversion.ipynb).

@@ -600,4 +600,5 @@ print("README of a port (ShivamShrirao/diffusers): 11 GB, 18 to 20 minutes on a 
 # - Each image needs a training of its own. A new colour is easy; with a new shape or place, what should stay moves.
 #
 # **Code**: `train_edit` and `draw_edit` in [imagic.py](../minisd/editing/imagic.py), measured by
-# [edits.py](../minisd/sticker/evaluation/edits.py). **Next**: 27 · Progressive distillation.
+# [edits.py](../minisd/sticker/evaluation/edits.py). **Next**:
+# [27 · Progressive distillation](27_progressive_distillation.ipynb).
