@@ -19,7 +19,7 @@ from minisd.cli.options import DTYPES, ROWS
 from minisd.errors import InputError, NumericalError, OutputError
 from minisd.parity.benchmark import implementations, measure
 from minisd.parity.benchmark.measure import Row
-from minisd.parity.benchmark.workloads import FAMILIES, WORKLOADS, tiny
+from minisd.parity.benchmark.workloads import FAMILIES, NETWORKS, WORKLOADS, count_flops, tiny
 
 USUAL_DTYPES = {"cpu": "float32,bfloat16", "cuda": "bfloat16,float16"}
 TINY_SIZE = 64
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     versions = implementations.require_oracle()
     configs = tiny(FAMILIES[args.family]) if args.tiny else FAMILIES[args.family]
     used = {WORKLOADS[row].component for row in rows if row != "load"}
-    components = [each for each in implementations.NETWORKS if each in used or "load" in rows]
+    components = [each for each in NETWORKS if each in used or "load" in rows]
 
     results: list[Row] = []
     with _threads(threads), _weights_folder(args.keep, args.family + "-tiny" * args.tiny) as folder:
@@ -56,17 +56,20 @@ def run(args: argparse.Namespace) -> int:
             print("peak on {device} in {dtype}: matmul {matmul:.0f}, conv {conv:.0f} GFLOP/s".format_map(peak))
         for component in components:
             implementations.make_weights(component, configs, folder)
-        print(f"medians of {repeats} (min to max); ratio = diffusers / minisd; accuracy: {measure.GATE}\n")
+        print(f"medians of {repeats} (min to max); ratio = diffusers / minisd; accuracy: {measure.GATE}")
+        print("of peak: the share of the convolution's rate that minisd reaches\n")
         oracle = "diffusers, channels_last" if args.channels_last else "diffusers"
-        print(_line("what", "dtype", oracle, "minisd", "ratio", "accuracy"))
-        print(_line(*("---",) * 6), flush=True)
+        print(_line("what", "dtype", oracle, "minisd", "ratio", "of peak", "accuracy"))
+        print(_line(*("---",) * 7), flush=True)
+        rates = {(peak["device"], peak["dtype"]): peak["conv"] for peak in peaks}
         for name in rows:
             if name == "load":
                 measured = measure.measure_loading(components, folder, targets, repeats)
             else:
-                inputs = WORKLOADS[name].inputs(configs, size)
+                workload = WORKLOADS[name]
+                inputs, gflop = workload.inputs(configs, size), count_flops(workload, configs, size) / 1e9
                 measured = measure.measure_workload(
-                    WORKLOADS[name], inputs, folder, targets, repeats, args.channels_last
+                    workload, inputs, folder, targets, repeats, args.channels_last, gflop, rates
                 )
             for row in measured:
                 print(_line(*row.cells()), flush=True)
@@ -137,5 +140,5 @@ def _machine(versions: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _line(what: str, dtype: str, oracle: str, ours: str, ratio: str, accuracy: str) -> str:
-    return f"| {what:<41} | {dtype:<8} | {oracle:<29} | {ours:<29} | {ratio:>5} | {accuracy} |"
+def _line(what: str, dtype: str, oracle: str, ours: str, ratio: str, share: str, accuracy: str) -> str:
+    return f"| {what:<41} | {dtype:<8} | {oracle:<29} | {ours:<29} | {ratio:>5} | {share:>7} | {accuracy} |"

@@ -12,13 +12,11 @@ import torch
 from torch import nn
 
 from minisd.errors import InputError, OutputError
-from minisd.models import VAE, CLIPTextTransformer, UNet
-from minisd.parity.benchmark.workloads import FamilyConfigs
+from minisd.parity.benchmark.workloads import NETWORKS, FamilyConfigs
 from weights_loader.loading import load_network
 from weights_loader.official_configs import text_json, unet_json, vae_json
 
 IMPLEMENTATIONS = ("diffusers", "minisd")
-NETWORKS: dict[str, type[nn.Module]] = {"text_encoder": CLIPTextTransformer, "unet": UNet, "vae": VAE}
 NORM_SPREAD = 0.1  # new norms have weights 1 and biases 0, which would hide a mix-up
 
 Loader = Callable[[Path, torch.device, torch.dtype], nn.Module]

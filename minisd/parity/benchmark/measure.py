@@ -4,7 +4,7 @@ import gc
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -32,6 +32,7 @@ class Row:
 
     error: the largest difference from diffusers in float32 on the CPU, relative to its largest value; for loading, the
     share of tensors that are not bit-equal. oracle_error: the error of diffusers itself. gate: the allowed error.
+    gflop: the work of minisd's call, 10^9 operations. peak: GFLOP/s of a convolution on this device in this dtype.
     """
 
     what: str
@@ -43,6 +44,13 @@ class Row:
     error: float
     oracle_error: float | None = None
     gate: float = 0.0
+    gflop: float | None = None
+    peak: float | None = None
+
+    @property
+    def share_of_peak(self) -> float | None:
+        """The share of the convolution's rate that minisd reaches, if both are known."""
+        return None if self.gflop is None or self.peak is None else self.gflop / median(self.minisd) / self.peak
 
     @property
     def passes(self) -> bool:
@@ -55,7 +63,7 @@ class Row:
         return median(self.diffusers) / median(self.minisd)
 
     def cells(self) -> tuple[str, ...]:
-        """What, dtype, diffusers, minisd, ratio, accuracy."""
+        """What, dtype, diffusers, minisd, ratio, share of the peak, accuracy."""
         accuracy = "exact" if self.error == 0 else f"{self.error:.1e}"
         if self.oracle_error:
             accuracy += f" (diffusers {self.oracle_error:.1e})"
@@ -63,12 +71,14 @@ class Row:
             accuracy = f"**MISS** {accuracy}, allowed {self.gate:.1e}"
         what = self.what if self.device == "cpu" else f"{self.what}, {self.device}"
         numbers = _cell(self.diffusers, self.unit), _cell(self.minisd, self.unit), f"{self.ratio:.2f}"
-        return (what, self.dtype, *numbers, accuracy)
+        share = "" if self.share_of_peak is None else f"{self.share_of_peak:.0%}"
+        return (what, self.dtype, *numbers, share, accuracy)
 
     def as_json(self) -> dict[str, Any]:
         """All measurements, for JSON; NaN and infinity become None."""
         medians = {f"{library}_median": median(getattr(self, library)) for library in IMPLEMENTATIONS}
-        values = asdict(self) | medians | {"ratio": self.ratio, "passes": self.passes}
+        derived = {"ratio": self.ratio, "share_of_peak": self.share_of_peak, "passes": self.passes}
+        values = asdict(self) | medians | derived
         bad = {k: None for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)}
         return values | bad
 
@@ -125,8 +135,13 @@ def measure_workload(
     targets: list[DeviceAndDtype],
     repeats: int,
     channels_last: bool = False,
+    gflop: float | None = None,
+    peaks: Mapping[tuple[str, str], float] | None = None,
 ) -> Iterator[Row]:
-    """Rows of a workload, one for each target; channels_last: convert diffusers to this memory format, too."""
+    """Rows of a workload, one for each target; channels_last: convert diffusers to this memory format, too.
+
+    gflop: the work of minisd's call. peaks: GFLOP/s of a convolution, by type of device and name of dtype.
+    """
     calls = {"diffusers": workload.diffusers, "minisd": workload.minisd}
     reference = workload.diffusers(loader("diffusers", workload.component)(folder, CPU, torch.float32), *inputs)
     for device, dtype in targets:
@@ -147,7 +162,9 @@ def measure_workload(
         del networks
         name, gate = _name(dtype), allowed_error(errors["diffusers"])
         seconds_of_both = times["diffusers"], times["minisd"]
-        yield Row(workload.what, device.type, name, "s", *seconds_of_both, errors["minisd"], errors["diffusers"], gate)
+        ours, theirs = errors["minisd"], errors["diffusers"]
+        peak = None if peaks is None else peaks.get((device.type, name))
+        yield Row(workload.what, device.type, name, "s", *seconds_of_both, ours, theirs, gate, gflop, peak)
         if device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from minisd.configs import (
     SD1_TEXT,
@@ -19,9 +20,12 @@ from minisd.configs import (
     UNetConfig,
     VAEConfig,
 )
+from minisd.models import VAE, CLIPTextTransformer, UNet
 from minisd.pipeline.sdxl_sizes import append_sizes
+from weights_loader.build import NoInitialisation
 
 PIXELS_PER_LATENT = 8
+NETWORKS: dict[str, type[nn.Module]] = {"text_encoder": CLIPTextTransformer, "unet": UNet, "vae": VAE}
 
 
 @dataclass(frozen=True)
@@ -133,3 +137,15 @@ WORKLOADS = {
         minisd=lambda model, pixels: model.encode(pixels).mean,
     ),
 }
+
+
+def count_flops(workload: Workload, configs: FamilyConfigs, size: int) -> float:
+    """The operations of minisd's call: two for each multiplication in convolutions, matrix products and attention."""
+    with torch.device("meta"), NoInitialisation():
+        network = NETWORKS[workload.component](getattr(configs, workload.component))
+    inputs = [x.to("meta") for x in workload.inputs(configs, size)]
+    if workload.component == "unet" and configs.unet.pooled_width is not None:
+        inputs[-1] = workload.inputs(configs, size)[-1]  # the sizes of SDXL are read as numbers
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        workload.minisd(network, *inputs)
+    return float(counter.get_total_flops())
