@@ -2,7 +2,6 @@
 
 import argparse
 import functools
-import inspect
 import io
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from minisd.errors import InputError
 from minisd.exercises.catalogue import EXERCISES, find
 from minisd.exercises.exercise import Exercise
 from minisd.exercises.learner_folder import all_installed, check_file, hints_read, path_of, progress, record, start
+from minisd.exercises.solutions import solution_file
 from minisd.pipeline import StableDiffusion
 
 LEVELS = "*****"
@@ -49,6 +49,9 @@ def _list(args: argparse.Namespace) -> int:
             f"{each.number:02d}    {each.name:22} {LEVELS[: each.level]:5}  {each.minutes:7}  {each.notebook:>6}  "
             f"{state:8} {each.title}"
         )
+    if all(known.get(name, {}).get("state") == "done" for name in EXERCISES):
+        say("all done; draw with your functions: minisd exercises run PROMPT")
+        return 0
     first = _first_open(known)
     begun = path_of(first, args.folder).is_file()
     say(f"go on with `minisd exercises {'check' if begun else 'start'} {first.name}`")
@@ -58,7 +61,7 @@ def _list(args: argparse.Namespace) -> int:
 def _first_open(known: dict[str, dict[str, object]]) -> Exercise:
     """The easiest exercise that is not done."""
     open_ones = [each for each in EXERCISES.values() if known.get(each.name, {}).get("state") != "done"]
-    return min(open_ones or EXERCISES.values(), key=lambda each: (each.level, each.number))
+    return min(open_ones, key=lambda each: (each.level, each.number))
 
 
 def _start(args: argparse.Namespace) -> int:
@@ -73,7 +76,8 @@ def _start(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     """Check one file, or all; with --watch, check a file again whenever it is saved, until Ctrl-C."""
     if args.name is None or args.name == "all":
-        chosen = [each for each in EXERCISES.values() if path_of(each, args.folder).is_file()]
+        begun = (each for each in EXERCISES.values() if path_of(each, args.folder).is_file())
+        chosen = sorted(begun, key=lambda each: each.number)
         if not chosen:
             raise InputError(f"{args.folder} has no exercises yet; begin with `minisd exercises start add_noise`.")
     else:
@@ -81,6 +85,8 @@ def _check(args: argparse.Namespace) -> int:
     load = functools.cache(lambda: weights_loader.load(args.model))
     seen = _saved(chosen, args.folder)
     failing = sum(_check_one(exercise, args.folder, load) for exercise in chosen)
+    if len(chosen) > 1:
+        say(f"{len(chosen) - failing} of {len(chosen)} done")
     while args.watch:
         time.sleep(WATCH_SECONDS)
         known, seen = seen, _saved(chosen, args.folder)
@@ -96,7 +102,8 @@ def _check_one(exercise: Exercise, folder: Path, load: Callable[[], StableDiffus
     report = check_file(exercise, folder, load)
     say(f"{report}\n  checked in {time.perf_counter() - begin:.1f} s")
     if report.picture is not None:
-        say(f"  {images.save(report.picture, folder / f'{exercise.name}.png', overwrite=True)}")
+        shown = "drawn with it" if report.state == "done" else "drawn with it, as expected, and the difference"
+        say(f"  {images.save(report.picture, folder / f'{exercise.name}.png', overwrite=True)}  {shown}")
     record(folder, exercise, state=report.state)
     return report.state != "done"
 
@@ -121,10 +128,8 @@ def _hint(args: argparse.Namespace) -> int:
 def _solution(args: argparse.Namespace) -> int:
     exercise = find(args.name)
     if not args.yes:
-        raise InputError(
-            f"this shows the library's code for {exercise.name}; add --yes when you have tried it yourself."
-        )
-    say(f"{inspect.getsourcefile(exercise.answer)}\n{inspect.getsource(exercise.answer).rstrip()}")
+        raise InputError(f"this shows a right function for {exercise.name}; add --yes when you have tried it yourself.")
+    say(solution_file(exercise).rstrip())
     return 0
 
 
@@ -133,9 +138,12 @@ def _draw(args: argparse.Namespace) -> int:
     images.check_target(target, overwrite=args.output is not None)
     sd, seed = weights_loader.load(args.model), args.seed or 0
     expected = sd(args.name, seed=seed, output_type="pt").images
-    with all_installed(args.folder) as names, redirect_stdout(io.StringIO()):
+    with all_installed(args.folder) as installed, redirect_stdout(io.StringIO()):
         drawn = sd(args.name, seed=seed, output_type="pt").images
-    say(f"yours: {', '.join(names) or 'nothing yet'}; the library's: the rest")
+    called = [name for name, each in installed.items() if each.calls]
+    say(f"yours: {', '.join(called) or 'nothing yet'}; the library's: the rest")
+    if others := [name for name in installed if name not in called]:
+        say(f"right, but not needed to draw this: {', '.join(others)}")
     say(f"{images.save(images.to_pil(drawn)[0], target, overwrite=args.output is not None)}")
     say(f"largest difference of a pixel from the library's image: {float((drawn - expected).abs().max()) / 2:.1e} of 1")
     return 0

@@ -121,7 +121,8 @@ def _add_comparison(report: Report, compared: Comparison, sd: StableDiffusion) -
         agrees = (
             "the latents agree" if report.state == "done" else "the image hides it, which is why numbers are compared"
         )
-        report.lines.append(f"in the pipeline: called {compared.calls} times; {agrees}")
+        times = "once" if compared.calls == 1 else f"{compared.calls} times"
+        report.lines.append(f"in the pipeline: called {times}; {agrees}")
     mine, theirs = (enlarged(images.to_pil(sd.decode(latents).clamp(-1, 1))[0]) for latents in compared.latents)
     report.picture = mine if compared.first is None else side_by_side(mine, theirs)
 

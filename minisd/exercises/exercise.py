@@ -31,8 +31,9 @@ class Exercise:
     task: what to write, with shapes and units; the docstring of the starter file. answer: the library's function or
     class that does the same; None for a graded task, whose reference the instructor has. level: 1 (one line) to 5.
     notebook: the number of the lesson. needs: names of exercises to do before. variants: other right solutions, for the
-    tests. forbidden: functions that do the whole work, as dotted names. install: replaces what the library does by a
-    solution; None where the pipeline has no such place. run: options of the pipeline's run that reaches it.
+    tests. solution: what `minisd exercises solution` shows, where the reference calls the library. forbidden: functions
+    that do the whole work, as dotted names. install: replaces what the library does by a solution; None where the
+    pipeline has no such place. run: options of the pipeline's run that reaches it.
     """
 
     number: int
@@ -51,6 +52,7 @@ class Exercise:
     run: Callable[[Any], Mapping[str, Any]] = field(default=lambda sd: {})
     needs: tuple[str, ...] = ()
     variants: tuple[Solution, ...] = ()
+    solution: Solution | None = None
     forbidden: tuple[str, ...] = ()
     rtol: float = 1e-4
     atol: float = 1e-5

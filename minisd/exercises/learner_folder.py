@@ -77,10 +77,10 @@ def hints_read(exercise: Exercise, folder: Path) -> int:
 
 
 @contextmanager
-def all_installed(folder: Path) -> Iterator[list[str]]:
-    """Within the block, every right solution in the folder takes the library's place; gives their names."""
+def all_installed(folder: Path) -> Iterator[dict[str, Counted]]:
+    """Within the block, every right solution in the folder takes the library's place; gives them by name."""
     with ExitStack() as stack:
-        names = []
+        installed: dict[str, Counted] = {}
         for exercise in EXERCISES.values():
             if exercise.install is None or not path_of(exercise, folder).is_file():
                 continue
@@ -89,6 +89,6 @@ def all_installed(folder: Path) -> Iterator[list[str]]:
             except Complaint:
                 continue
             if check_solution(exercise, solution).state == "done":
-                stack.enter_context(exercise.install(Counted(solution)))
-                names.append(exercise.name)
-        yield names
+                installed[exercise.name] = Counted(solution)
+                stack.enter_context(exercise.install(installed[exercise.name]))
+        yield installed

@@ -8,6 +8,9 @@ import pytest
 from PIL import Image
 
 from minisd.cli import main
+from minisd.exercises.catalogue import EXERCISES
+from minisd.exercises.learner_folder import record
+from minisd.exercises.solutions import solution_file
 
 RIGHT = "def guide(both, scale):\n    u, c = both.chunk(2)\n    return u + scale * (c - u)\n"
 
@@ -78,7 +81,9 @@ def test_mistakes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["exercises", *arguments]) == 2
         assert message in capsys.readouterr().err
     assert main(["exercises", "solution", "guide", "--yes"]) == 0
-    assert "def combine" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "def guide(both: Tensor, scale: float)" in shown
+    assert "# In the library: minisd/pipeline/guidance.py, line" in shown
     assert main(["exercises", "start", "guide"]) == 0
     assert main(["exercises", "start", "guide"]) == 2
     assert "exists, and is yours" in capsys.readouterr().err
@@ -108,3 +113,20 @@ def test_a_file_is_checked_again_when_it_is_saved(
     printed = capsys.readouterr().out
     assert printed.count("checked in") == 2
     assert printed.index("guide: failing") < printed.index("guide: done")
+
+
+def test_what_was_called_and_what_is_done(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A right function of another task is not said to have drawn the image; the list ends with what to do next."""
+    for name in ("guide", "lora_weight"):
+        (here / "mine").mkdir(exist_ok=True)
+        (here / "mine" / f"{name}.py").write_text(solution_file(EXERCISES[name]))
+    assert main(["exercises", "check"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2 of 2 done"
+    assert main(["exercises", "run", "a red circle"]) == 0
+    printed = capsys.readouterr().out
+    assert "yours: guide; the library's: the rest\n" in printed
+    assert "right, but not needed to draw this: lora_weight\n" in printed
+    for exercise in EXERCISES.values():
+        record(here / "mine", exercise, state="done")
+    assert main(["exercises"]) == 0
+    assert "all done; draw with your functions" in capsys.readouterr().out.splitlines()[-1]

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+import minisd
 from minisd.errors import InputError
 from minisd.exercises.catalogue import EXERCISES, find
 from minisd.exercises.checking import check_solution, first_problem, recognise
 from minisd.exercises.exercise import Exercise
 from minisd.exercises.learner_code import Complaint, NotWritten, call, load
 from minisd.exercises.pipeline_run import SAME, compare_runs
+from minisd.exercises.solutions import solution_file
 from minisd.pipeline import StableDiffusion
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
@@ -137,3 +139,20 @@ def test_the_readme_lists_them_all() -> None:
         )
         row = f"| {' | '.join(map(str, facts))} |"
         assert row in text, row
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_the_shown_solution_is_a_file_that_passes(name: str, tmp_path: Path) -> None:
+    exercise = EXERCISES[name]
+    text = solution_file(exercise)
+    path = tmp_path / f"{name}.py"
+    path.write_text(text, encoding="utf-8")
+    assert first_problem(exercise, load(str(path), name)) == []
+    assert "import minisd.exercises" not in text
+    assert "from minisd.exercises" not in text
+    found = re.search(r"# In the library: (\S+?\.py)(?:, line (\d+), (\S+))?$", text)
+    assert found is not None
+    source = (Path(minisd.__file__).parents[1] / found[1]).read_text(encoding="utf-8").splitlines()
+    if found[2]:
+        last = found[3].rpartition(".")[2]
+        assert any(re.search(rf"(?:def|class) {last}\b", line) for line in source[int(found[2]) - 1 :][:4])

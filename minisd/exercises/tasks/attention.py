@@ -120,5 +120,6 @@ EXERCISE = Exercise(
     install=install,
     needs=("split_heads",),
     variants=(_by_einsum, _row_by_row),
+    solution=_by_einsum,
     forbidden=("torch.nn.functional.scaled_dot_product_attention",),
 )

@@ -110,5 +110,6 @@ EXERCISE = Exercise(
     ),
     install=install,
     variants=(_by_hand,),
+    solution=_by_hand,
     forbidden=("torch.nn.functional.group_norm", "torch.group_norm", "torch.native_group_norm"),
 )

@@ -16,7 +16,7 @@ TASK = """
 Draw latents from the encoder's normal distribution, and scale them to about unit variance for the UNet.
 
 moments (B, 2C, h, w): the means, then the logarithms of the variances. noise (B, C, h, w), unit noise. factor:
-0.18215 for Stable Diffusion 1; the UNet's latents are that many times the raw ones -> (B, C, h, w).
+0.18215 for Stable Diffusion 1; multiply the drawn latents by it -> (B, C, h, w).
 """
 
 

@@ -16,7 +16,7 @@ Waves = Callable[[Tensor, int], Tensor]
 TASK = """
 What SDXL's UNet reads beside the text (Podell et al. 2023): the pooled text states, and six numbers about the
 image as waves: height and width of the original, top and left of the crop, height and width of the target, in
-this order. Each number becomes `width` waves by the function `waves`, numbers (N,) -> (N, width).
+this order. Each number becomes `width` waves: `waves(numbers, width)`, numbers (N,) -> (N, width).
 
 pooled (B, P); original, crop and target: pairs of numbers, the same for all rows -> (B, P + 6 width).
 """

@@ -94,5 +94,6 @@ EXERCISE = Exercise(
     ),
     install=install,
     variants=(_by_power,),
+    solution=_by_power,
     atol=1e-4,  # angles of up to 1000 lose digits in float32
 )
