@@ -8,7 +8,7 @@ import torch
 
 from minisd.pipeline import StableDiffusion
 from minisd.sticker.evaluation.judging import judge_prompts
-from minisd.sticker.training.dataset import FIRST_TEST_SEED
+from minisd.sticker.training.dataset import FIRST_TEST_SEED, STYLED_PROBABILITY
 from minisd.sticker.world.captions import ObjectExpectation, parse_caption, select_content
 from minisd.sticker.world.checker.check import Verdict
 from minisd.sticker.world.checker.recognise import Detection
@@ -20,7 +20,6 @@ from minisd.sticker.world.splits import HELD_OUT_PAIRS, held_out
 
 OPEN_PROMPTS = ("a shape", "a circle", "a red shape")
 _REFERENCE_COUNT = 2000  # scenes whose positions are the reference
-_STYLED = 0.3  # probability, see `sample_scene`, in the training of the embedded UNet
 
 
 def measure_diversity(
@@ -98,7 +97,7 @@ def _reference_objects(expected: ObjectExpectation, seed: int) -> list[Object]:
     rng = torch.Generator().manual_seed(seed)
     objects: list[Object] = []
     while len(objects) < _REFERENCE_COUNT:
-        scene = sample_scene(rng, two=0, several=0, styled=_STYLED)
+        scene = sample_scene(rng, two=0, several=0, styled=STYLED_PROBABILITY)
         obj = scene.objects[0]
         without_style = select_content(scene, rng).objects[0].style is None
         if without_style and _fits(expected, obj.shape, obj.colour) and not held_out(scene):

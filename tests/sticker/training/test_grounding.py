@@ -57,7 +57,7 @@ def test_the_weights_of_all_layers_are_collected() -> None:
     unet, weights = new_unet(), []
     with attention_weights(unet, lambda level, part, each: weights.append(each)):
         unet(torch.zeros(2, 4, 16, 16), 5, torch.zeros(2, 7, 128))
-    assert weights[0].shape == (2, 2, 256, 7)
-    assert len(weights) == 10
+    assert weights[0].shape == (2, 4, 64, 7)
+    assert len(weights) == 7
     unet(torch.zeros(2, 4, 16, 16), 5, torch.zeros(2, 7, 128))
-    assert len(weights) == 10
+    assert len(weights) == 7
