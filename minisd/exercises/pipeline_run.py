@@ -12,6 +12,7 @@ from minisd.adapters import Lora
 from minisd.exercises.exercise import Exercise, Solution
 from minisd.exercises.learner_code import Complaint, file_of, guarded
 from minisd.pipeline import StableDiffusion
+from minisd.training.fine_tuning import is_small
 
 PROMPT, STEPS, SEED = "a red circle", 6, 1
 KEPT = 64  # numbers of each module's output
@@ -85,7 +86,7 @@ def run(exercise: Exercise, solution: Solution | None, sd: StableDiffusion) -> R
     installed = nullcontext() if counted is None else exercise.install(counted)
     merged = None
     try:
-        with silent, installed, recorded(sd) as outputs, torch.no_grad():
+        with silent, installed, _threads(sd), recorded(sd) as outputs, torch.no_grad():
             merged = None if lora is None else Lora(lora)
             latents = [step.latents for step in _steps(sd, options)]
     except Complaint as error:
@@ -98,6 +99,17 @@ def run(exercise: Exercise, solution: Solution | None, sd: StableDiffusion) -> R
         if merged is not None:
             merged.remove()
     return Run(outputs, latents, 0 if counted is None else counted.calls)
+
+
+@contextmanager
+def _threads(sd: StableDiffusion) -> Iterator[None]:
+    """One thread for a small model: more gain little, and on a busy machine they wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if is_small(sd) else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _steps(sd: StableDiffusion, options: Mapping[str, Any]) -> Iterator[Any]:

@@ -156,3 +156,21 @@ def test_the_shown_solution_is_a_file_that_passes(name: str, tmp_path: Path) -> 
     if found[2]:
         last = found[3].rpartition(".")[2]
         assert any(re.search(rf"(?:def|class) {last}\b", line) for line in source[int(found[2]) - 1 :][:4])
+
+
+def test_the_run_takes_one_thread_and_gives_the_others_back(sticker: StableDiffusion) -> None:
+    """On a busy machine, threads that wait for each other made a check of a second take thirty."""
+    before, seen = torch.get_num_threads(), set()
+    torch.set_num_threads(2)
+    try:
+
+        def combine(both: Tensor, scale: float) -> Tensor:
+            seen.add(torch.get_num_threads())
+            uncond, cond = both.chunk(2)
+            return uncond + scale * (cond - uncond)
+
+        assert compare_runs(EXERCISES["guide"], combine, sticker).first is None
+        assert seen == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
