@@ -102,8 +102,8 @@ def _check_one(exercise: Exercise, folder: Path, load: Callable[[], StableDiffus
     report = check_file(exercise, folder, load)
     say(f"{report}\n  checked in {time.perf_counter() - begin:.1f} s")
     if report.picture is not None:
-        shown = "drawn with it" if report.state == "done" else "drawn with it, as expected, and the difference"
-        say(f"  {images.save(report.picture, folder / f'{exercise.name}.png', overwrite=True)}  {shown}")
+        path = images.save(report.picture, folder / f"{exercise.name}.png", overwrite=True)
+        say(f"  {path}  what the pipeline draws with it")
     record(folder, exercise, state=report.state)
     return report.state != "done"
 

@@ -121,7 +121,9 @@ def test_what_was_called_and_what_is_done(here: Path, capsys: pytest.CaptureFixt
         (here / "mine").mkdir(exist_ok=True)
         (here / "mine" / f"{name}.py").write_text(solution_file(EXERCISES[name]))
     assert main(["exercises", "check"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "2 of 2 done"
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1] == "2 of 2 done"
+    assert f"{Path('mine', 'guide.png')}  what the pipeline draws with it\n" in printed
     assert main(["exercises", "run", "a red circle"]) == 0
     printed = capsys.readouterr().out
     assert "yours: guide; the library's: the rest\n" in printed
