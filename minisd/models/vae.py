@@ -3,11 +3,11 @@
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minisd.configs import VAEConfig
-from minisd.models.layers import AttentionBlock, Conv2d, Downsample, GroupNorm, ResBlock, Upsample
+from minisd.models.layers import AttentionBlock, Conv2d, Downsample, GroupNorm, Upsample
+from minisd.models.stripes import StripedResBlock, normed_convolution
 
 NORM_EPS = 1e-6  # of every norm in the autoencoder; the UNet's residual blocks use 1e-5
 
@@ -43,7 +43,7 @@ class VAEMiddle(nn.Module):
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(ResBlock(width, width, groups, NORM_EPS) for _ in range(2))
+        self.resnets = nn.ModuleList(StripedResBlock(width, width, groups, NORM_EPS) for _ in range(2))
         self.attention = AttentionBlock(width, groups, NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class VAELevel(nn.Module):
     def __init__(self, width_in: int, width_out: int, blocks: int, groups: int, resample: nn.Module | None) -> None:
         super().__init__()
         widths = [width_in] + [width_out] * blocks
-        self.resnets = nn.ModuleList(ResBlock(a, b, groups, NORM_EPS) for a, b in pairwise(widths))
+        self.resnets = nn.ModuleList(StripedResBlock(a, b, groups, NORM_EPS) for a, b in pairwise(widths))
         self.resample = resample
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class Encoder(nn.Module):
         for level in self.down:
             h = level(h)
         h = self.middle(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return normed_convolution(self.norm_out, self.conv_out, h)
 
 
 class Decoder(nn.Module):
@@ -125,7 +125,7 @@ class Decoder(nn.Module):
         h = self.middle(self.conv_in(latents))
         for level in self.up:
             h = level(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return normed_convolution(self.norm_out, self.conv_out, h)
 
 
 class VAE(nn.Module):

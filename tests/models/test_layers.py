@@ -95,6 +95,27 @@ def test_upsample(size: tuple[int, int] | None) -> None:
     assert tuple(got.shape[2:]) == (size or (16, 12))
 
 
+@pytest.mark.parametrize(("size", "at_once"), [((32, 32), True), ((25, 48), True), ((31, 33), False)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_upsample_of_large_maps(
+    size: tuple[int, int], at_once: bool, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large map is doubled and convolved at once, where nothing is trained; the result and its gradient are equal."""
+    calls: list[object] = []
+    transposed = F.conv_transpose2d
+    monkeypatch.setattr(F, "conv_transpose2d", lambda *given, **how: calls.append(0) or transposed(*given, **how))
+    oracle = randomise(Upsample2D(8, use_conv=True), 4)
+    ours = copy_weights(lambda: Upsample(8), {"conv": "conv"}, oracle)
+    x = noise(batch, 8, *size).requires_grad_()
+    (trained,) = torch.autograd.grad(ours(x).square().sum(), x)
+    assert not calls
+    ours.requires_grad_(False)
+    (fast,) = torch.autograd.grad((got := ours(x)).square().sum(), x)
+    assert bool(calls) == (at_once and torch.backends.mkldnn.is_available())
+    torch.testing.assert_close(got, oracle(x), **BLOCK)
+    torch.testing.assert_close(fast, trained, rtol=1e-5, atol=1e-5 * float(trained.abs().max()))
+
+
 def test_padding_right_below_is_not_symmetric() -> None:
     """A dot in the first row and column stays there: symmetric padding would shift it by a pixel."""
     down = Downsample(1, pad_right_below=True)

@@ -5,6 +5,7 @@ import torch
 from support.small import VAES, copy_weights, oracle_vae, randomise, vae_like
 from torch import nn
 
+import minisd.models.stripes as stripes
 from minisd.configs import SD1_VAE, VAEConfig
 from minisd.models.vae import VAE, Gaussian, VAEMiddle
 from weights_loader.names import diffusers as names
@@ -27,6 +28,14 @@ def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float((got - expected).abs().max() / scale)
 
 
+@pytest.fixture(params=[False, True], ids=["whole", "striped"], autouse=True)
+def _stripes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test also with the maps in stripes of four rows."""
+    if request.param:
+        monkeypatch.setattr(stripes, "ROWS", 4)
+        monkeypatch.setattr(stripes, "LARGE", 0)
+
+
 @pytest.mark.parametrize("gain", [1.0, 0.03])
 @pytest.mark.parametrize(("size", "scale"), [((48, 24), 1.0), ((48, 24), 1e-3), ((33, 21), 1.0)])
 @pytest.mark.parametrize("shape", VAES)
@@ -40,7 +49,7 @@ def test_encode(shape: str, size: tuple[int, int], scale: float, gain: float) ->
 
 
 @pytest.mark.parametrize("gain", [1.0, 0.03])
-@pytest.mark.parametrize(("size", "scale"), [((6, 3), 1.0), ((6, 3), 1e-3), ((5, 7), 1.0)])
+@pytest.mark.parametrize(("size", "scale"), [((6, 3), 1.0), ((6, 3), 1e-3), ((5, 7), 1.0), ((33, 32), 1.0)])
 @pytest.mark.parametrize("shape", VAES)
 @torch.no_grad()
 def test_decode(shape: str, size: tuple[int, int], scale: float, gain: float) -> None:
