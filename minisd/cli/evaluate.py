@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
     seed = validation.whole_number(args.seed, "--seed", 0, LARGEST_SEED)
     if args.tasks is not None:
         return _measure_tasks(args.tasks, count, seed, args.steps, args.overwrite)
+    args.reuse_features = validation.whole_number(args.reuse_features, "--reuse-features", 1, 1000)
     suites = _selected_suites(args.suites)
     if args.edits is not None:
         args.edits = validation.whole_number(args.edits, "--edits", 1, 10_000)
@@ -37,10 +38,12 @@ def run(args: argparse.Namespace) -> int:
     sd = weights_loader.load(args.model)
     clip = weights_loader.load_clip(args.model) if args.clip else None
 
-    setup = measurements.Setup(sd, count, seed, args.steps)
+    setup = measurements.Setup(sd, count, seed, args.steps, args.reuse_features)
     table, judged = measurements.judge_suites(setup, suites)
     steps = sd.defaults.num_inference_steps if args.steps is None else args.steps
     content = {"prompts a suite": count, "seed": seed, "steps": steps, **table}
+    if args.reuse_features > 1:
+        content["reuse_features"] = args.reuse_features
     content["autoencoder"] = measurements.measure_autoencoder(setup)
     content["free attributes"] = measurements.measure_free_attributes(setup)
     if args.pointing:

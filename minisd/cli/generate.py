@@ -100,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
         settings = {
             "prompt": inputs.prompt, "negative_prompt": args.negative, "seed": seeds[kept[k]], "steps": total,
             "guidance_scale": guidance, "model": inputs.model, "sampler": type(sd.scheduler).__name__,
-            "software": "minisd", **({"loras": args.lora} if args.lora else {}),
+            "software": "minisd", **({"reuse_features": args.reuse_features} if args.reuse_features > 1 else {}),
+            **({"loras": args.lora} if args.lora else {}),
             **({"refiner": args.refiner, "handover": args.handover} if refiner else {}),
             **({"embeddings": args.embedding} if args.embedding else {}),
             **({"best_of": inputs.candidates} if inputs.candidates > 1 else {}),
@@ -222,7 +223,8 @@ def _denoise(
     sd, refiner, _ = models
     views = views_for(args, inputs.prompt, inputs.grid, sd)
     common = {"num_inference_steps": total, "guidance_scale": args.guidance, "num_images_per_prompt": len(seeds)}
-    common |= {"negative_prompt": args.negative, **({"prompt": inputs.prompt} if views is None else {"views": views})}
+    common |= {"negative_prompt": args.negative, "reuse_features": args.reuse_features}
+    common |= {"prompt": inputs.prompt} if views is None else {"views": views}
     begin: dict[str, Any] = {"height": args.height, "width": args.width, "seed": seeds[0]}
     if inputs.frames > 1:  # a sampler that adds noise adds the same to each frame
         begin = {"latents": loop_noise(args, inputs.frames, sd, views, seeds[0])}

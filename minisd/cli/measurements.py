@@ -31,12 +31,13 @@ DISTANCE_FACTOR = 5  # distances between sets need more images: the count times 
 
 
 class Setup(NamedTuple):
-    """The model, and the number, seed and steps of the images of each measurement."""
+    """The model, and the number, seed and steps of the images of each measurement; reuse_features of the suites."""
 
     sd: StableDiffusion
     number: int
     seed: int
     steps: int | None
+    reuse_features: int = 1
 
     def prompts(self, suite: str, count: int | None = None) -> list[str]:
         """Prompts of a suite, in the words that the model was trained on; none where it lacks them."""
@@ -53,7 +54,8 @@ def judge_suites(setup: Setup, suites: list[str]) -> tuple[dict[str, Any], dict[
         if not prompts:
             print(f"{suite:17} skipped: the model was not trained on the words")
             continue
-        judged[suite] = judge_prompts(setup.sd, prompts, setup.seed, setup.steps, label=suite)
+        more = {"label": suite, "reuse_features": setup.reuse_features}
+        judged[suite] = judge_prompts(setup.sd, prompts, setup.seed, setup.steps, **more)
         table[suite] = {skill: rate.as_json() for skill, rate in skill_rates(prompts, judged[suite].verdicts).items()}
         for skill, rate in table[suite].items():
             print(f"{suite:17} {skill:10} {_format_rate(rate)}", flush=True)
@@ -75,7 +77,7 @@ def measure_autoencoder(setup: Setup) -> dict[str, Any]:
 
 def measure_free_attributes(setup: Setup) -> dict[str, Any]:
     """How evenly the model draws the attributes that a prompt leaves open, printed."""
-    sd, count, seed, steps = setup
+    sd, count, seed, steps, _ = setup
     measured = measure_diversity(sd, count, seed, steps, label="free attributes")
     for prompt, attributes in measured.items():
         parts = [f"{k} {each['distance']:.3f} ({each['chance']:.3f} by chance)" for k, each in attributes.items()]
@@ -96,7 +98,7 @@ def measure_pointing(setup: Setup, suite: str) -> dict[str, float]:
 
 def measure_clip(setup: Setup, clip: CLIP, tokenizer: Tokenizer) -> dict[str, Any]:
     """What CLIP recognises, distances between sets of images in its features, and its choices; printed."""
-    sd, count, seed, steps = setup
+    sd, count, seed, steps, _ = setup
     shares = retrieval_accuracy(clip, tokenizer, RETRIEVAL_SCENES, FIRST_TEST_SEED + seed)
     shares["hard negatives"] = hard_negative_accuracy(clip, tokenizer, RETRIEVAL_SCENES, FIRST_TEST_SEED + seed)
     recognised = {
@@ -143,7 +145,7 @@ def measure_inversions(setup: Setup) -> dict[str, Any]:
 
 def measure_views(setup: Setup) -> dict[str, Any]:
     """Turned images, large images and a loop, printed."""
-    sd, count, seed, steps = setup
+    sd, count, seed, steps, _ = setup
     found: dict[str, Any] = {}
     for prompt, turn, turned in ANAGRAMS:
         name = f"{prompt}, {turn}: {turned}"

@@ -8,6 +8,7 @@ from argparse import SUPPRESS
 from pathlib import Path
 
 from minisd.cli.demo_options import app, demo
+from minisd.cli.eval_options import evaluate
 from minisd.cli.exercise_options import exercises
 from minisd.cli.fine_tune_options import FINE_TUNINGS, distillation, fine_tuning
 from minisd.cli.parser import Parser, real, whole
@@ -33,10 +34,6 @@ ROWS = ("load", "text", "unet", "vae", "encode")
 VERIFIED = ("v1-1", "v1-2", "v1-3", "v1-4", "v1-5", "v2-base", "v2", "v2-1-base", "v2-1")
 STAGES = ("vae", "text", "unet", "vae128", "clip")
 TASKS = ("inpainting", "depth", "upscaling")
-SUITES = (
-    "single", "two", "binding", "position", "size", "background", "count", "partial", "full", "held-out pairs",
-    "held-out triples", "held-out counts", "held-out template", "style", "in front", "rephrased",
-)  # fmt: skip
 
 DEVICE = "cpu, cuda or mps (default: the fastest of this machine)"
 TOKENIZER = "folder of the vocabulary, for a single file that has none beside it"
@@ -78,6 +75,9 @@ def generate(parser: Parser) -> None:
     )
     how.add_argument("--karras", action="store_true", help="noise levels of Karras et al. 2022 for the sampler")
     how.add_argument("--eta", type=real, default=0.0, metavar="X", help="noise that DDIM adds at each step, 0..1")
+    how.add_argument(
+        "--reuse-features", type=whole, default=1, metavar="N", help="faster: of N UNet calls one is whole; approximate"
+    )
     how.add_argument("--device", metavar="NAME", help=DEVICE)
     how.add_argument("--dtype", choices=DTYPES, default="float32", metavar="NAME", help=", ".join(DTYPES))
 
@@ -249,32 +249,6 @@ def edit(parser: Parser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("-o", "--output", type=Path, metavar="FILE", help="(default: IMAGE-edited.png)")
     output.add_argument("--folder", type=Path, help="keeps what was trained (default: IMAGE-PROMPT)")
-    output.add_argument("--overwrite", action="store_true", help="replace existing files")
-
-
-def evaluate(parser: Parser) -> None:
-    """Measure how often the embedded model draws what prompts describe.
-
-    An exact checker reads the images of several suites of prompts. The autoencoder is measured, too.
-    """
-    what = parser.add_argument_group("what to measure")
-    what.add_argument("--model", default="sticker", help="name, folder or file")
-    what.add_argument("--suites", metavar="A,B", help=f"some of {', '.join(SUITES)} (default: all)")
-    what.add_argument("--count", type=whole, default=96, metavar="N", help="prompts of each suite")
-    what.add_argument("--seed", type=whole, default=0, metavar="N", help="seed of the first image and of the prompts")
-    what.add_argument("--steps", type=whole, metavar="N", help="denoising steps (default: the model's)")
-    more = parser.add_argument_group("also measure")
-    more.add_argument("--pointing", action="store_true", help="whether the heat map of a noun is hottest on its object")
-    more.add_argument("--clip", action="store_true", help="the model's CLIP, and distances between sets of images")
-    more.add_argument("--inversion", action="store_true", help="DDIM inversion, there and back")
-    more.add_argument("--views", action="store_true", help="turned images, large images and a loop of one model")
-    more.add_argument("--subject", action="store_true", help="a sks shape in 50 contexts, after DreamBooth")
-    more.add_argument("--edits", type=whole, metavar="N", help="Imagic on N images, about a minute each")
-    instead = parser.add_argument_group("do this instead, with the model sticker")
-    instead.add_argument("--tasks", type=Path, metavar="JSON", help="measure its variants and adapters")
-    output = parser.add_argument_group("output")
-    output.add_argument("--json", type=Path, metavar="FILE", help="also write the rates")
-    output.add_argument("--sheet", type=Path, metavar="PNG", help="also save images of the held-out suites")
     output.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 

@@ -74,6 +74,7 @@ class Arguments:
     negative_pooled_prompt_embeds: Tensor | None = None
     guide: Guide | Loss | None = None
     views: Sequence[View] | None = None
+    reuse_features: int = 1
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -12,6 +12,7 @@ from minisd.errors import NumericalError
 from minisd.models import VAE, UNet
 from minisd.pipeline import guidance
 from minisd.pipeline.conditioning import Condition
+from minisd.pipeline.feature_reuse import FeatureReuse
 from minisd.pipeline.initial_latents import InitialLatents, prepare_latents
 from minisd.pipeline.noise import draw_noise
 from minisd.pipeline.request import Request
@@ -40,7 +41,8 @@ def denoising_loop(
         return draw_noise(shape, request.generators).to(device)
 
     initial = prepare_latents(request, vae, low_res, device, randn)
-    predict = partial(_predict, unet, request, initial, condition)
+    called = unet if request.reuse_features == 1 else FeatureReuse(unet, request.reuse_features)
+    predict = partial(_predict, called, request, initial, condition)
     x, memory = initial.x, None
     for i, t in enumerate(grid.timesteps[: request.stop]):
         if guide is None or i % guide.every:
@@ -66,12 +68,14 @@ def mask_blend(x: Tensor, image_x: Tensor, mask: Tensor) -> Tensor:
     return torch.lerp(image_x, x, mask)
 
 
-def _predict(unet: UNet, request: Request, initial: InitialLatents, condition: Condition, i: int, x: Tensor) -> Tensor:
+def _predict(
+    unet: UNet | FeatureReuse, request: Request, initial: InitialLatents, condition: Condition, i: int, x: Tensor
+) -> Tensor:
     """The model output at call i for x (B, C, h, w), guided unless the guidance scale of this call is 1."""
     scale = request.guidance_scales[i]
     learned = None if request.learned_scales is None else request.learned_scales[i]
     scaled = request.scheduler.scale_input(request.grid, i, x)
-    latents = request.views.look(torch.cat([scaled, *initial.extra_channels], dim=1)).to(unet.conv_in.weight.dtype)
+    latents = request.views.look(torch.cat([scaled, *initial.extra_channels], dim=1)).to(condition.text.dtype)
     if scale == 1:
         condition = condition.last(len(latents))  # without the negative prompts
     # with guidance the condition has twice the rows of the latents: the UNet repeats the latents

@@ -25,6 +25,7 @@ class Request:
     W), 1 where to repaint; depth: (n, 1, H, W), any units, larger is nearer; each as given: n is 1, the number of
     prompts, or B. noise_level: of an upscaler's small image, 0 for other models. guidance_scales: one for each call.
     learned_scales: the same for a UNet that has learned guidance and reads its scale; then guidance_scales are 1.
+    reuse_features: of how many calls one runs the whole UNet.
     notices: what the caller should be warned of.
     """
 
@@ -37,6 +38,7 @@ class Request:
     learned_scales: tuple[float, ...] | None
     guidance_rescale: float
     guide: Guide | None
+    reuse_features: int
     scheduler: Scheduler
     grid: Grid
     start: int

@@ -16,6 +16,7 @@ from minisd.errors import InputError
 from minisd.images import Picture
 from minisd.pipeline import guidance
 from minisd.pipeline.arguments import Arguments, Defaults
+from minisd.pipeline.feature_reuse import check_reuse
 from minisd.pipeline.initial_latents import steps_to_skip
 from minisd.pipeline.loss_guidance import Guide
 from minisd.pipeline.memory_estimate import run_bytes
@@ -105,6 +106,7 @@ class RequestBuilder:
             learned_scales=learned,
             guidance_rescale=rescale,
             guide=given.guide if given.guide is None or isinstance(given.guide, Guide) else Guide(given.guide),
+            reuse_features=check_reuse(given.reuse_features, given.guide),
             scheduler=scheduler,
             grid=grid,
             start=start,

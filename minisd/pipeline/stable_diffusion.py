@@ -160,6 +160,7 @@ class StableDiffusion:
         negative_pooled_prompt_embeds: Tensor | None = None,
         guide: Guide | Loss | None = None,
         views: Sequence[View] | None = None,
+        reuse_features: int = 1,
         callback: Callback | None = None,
         callback_steps: int | None = 1,
         output_type: OutputType = "pil",
@@ -168,22 +169,22 @@ class StableDiffusion:
         """Prompts -> images.
 
         height, width: pixels; by default those of the training, of image or of views. num_inference_steps,
-        guidance_scale: by default the model's own. A guidance_scale of 1 needs one UNet pass a step, any other two
-        (Ho & Salimans 2022); a sequence, or a function of i, gives each call its own. guidance_rescale, 0 to 1: see
+        guidance_scale: by default the model's own. A guidance_scale of 1 needs one UNet pass a step, any other two (Ho
+        & Salimans 2022); a sequence, or a function of i, gives each call its own. guidance_rescale, 0 to 1: see
         guidance.combine. prompt_2, negative_prompt_2: texts for SDXL's second text encoder, where they differ.
         prompt_embeds, negative_prompt_embeds: text states (B, L, context_width) in place of the texts, as
         `encode_prompt` or interpret.text_vectors make them; SDXL needs pooled_prompt_embeds and
         negative_pooled_prompt_embeds as well, as `encode_pooled` makes them. guide: a function (x0, i) -> loss, or a
-        Guide with its settings. views: parts or turned copies of the image with a prompt each, see pipeline.views.
-        image: the image to start from (PIL, array in [0, 1], tensor in [-1, 1]; one, or one for each prompt).
-        strength, 0 to 1: how much of it changes, by default 0.8, with a mask 1. mask_image: white where to repaint.
-        depth_map: for depth models, larger is nearer. noise_level: for upscalers, how much noise hides the artefacts
-        of the small image, by default 20. denoising_end: the share of the noise levels, 0 to 1, after which another
-        model takes over; denoising_start: the share after which this model continues another one's latents (SDXL base
-        and refiner). micro: SDXL's size conditioning, by default the size of the image.
-        seed: image k is drawn from seed + k, so it does not depend on how many are drawn; without a seed, one is
-        chosen and returned. generator: one for all images, or a list, instead of a seed. latents: (B, 4, h, w) unit
-        noise to start from, instead of either. eta: DDIM only.
+        Guide with its settings. views: parts or turned copies of the image with a prompt each. reuse_features: of so
+        many UNet calls one is whole: faster, approximate. See pipeline.views and pipeline.feature_reuse. image: the
+        image to start from (PIL, array in [0, 1], tensor in [-1, 1]; one, or one for each prompt). strength, 0 to 1:
+        how much of it changes, by default 0.8, with a mask 1. mask_image: white where to repaint. depth_map: for depth
+        models, larger is nearer. noise_level: for upscalers, how much noise hides the artefacts of the small image, by
+        default 20. denoising_end: the share of the noise levels, 0 to 1, after which another model takes over;
+        denoising_start: the share after which this model continues another one's latents (SDXL base and refiner).
+        micro: SDXL's size conditioning, by default the size of the image. seed: image k is drawn from seed + k,
+        whatever their number; without a seed, one is chosen and returned. generator: one for all images, or a list,
+        instead of a seed. latents: (B, 4, h, w) unit noise to start from, instead of either. eta: DDIM only.
         callback(i, t, latents) runs at every `callback_steps`-th call with its index, its timestep and a copy of the
         latents. output_type: "pil", "np" (B, H, W, 3) in [0, 1], "pt" (B, 3, H, W) in [-1, 1], "latent".
 
@@ -202,8 +203,8 @@ class StableDiffusion:
             denoising_start=denoising_start, denoising_end=denoising_end, micro=micro,
             guidance_rescale=guidance_rescale, prompt_2=prompt_2, negative_prompt_2=negative_prompt_2,
             prompt_embeds=prompt_embeds, negative_prompt_embeds=negative_prompt_embeds,
-            pooled_prompt_embeds=pooled_prompt_embeds,
-            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds, guide=guide, views=views,
+            pooled_prompt_embeds=pooled_prompt_embeds, negative_pooled_prompt_embeds=negative_pooled_prompt_embeds,
+            guide=guide, views=views, reuse_features=reuse_features,
         ))  # fmt: skip
         for notice in request.notices:
             warnings.warn(notice, stacklevel=4)
@@ -215,9 +216,8 @@ class StableDiffusion:
                     raise CallbackError(f"the callback failed at step {step.i}: {error!r}") from error
         if output_type == "latent":
             return Output(step.latents, request.seeds)
-        pixels = self.decode(step.latents)
         convert = {"pil": images.to_pil, "np": images.to_numpy, "pt": lambda x: x}[output_type]
-        return Output(convert(pixels), request.seeds)
+        return Output(convert(self.decode(step.latents)), request.seeds)
 
     def denoise(
         self, prompt: Texts | None = None, negative_prompt: Texts | None = "", **arguments: Any

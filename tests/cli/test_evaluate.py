@@ -116,6 +116,16 @@ def test_a_painter_gets_rates_of_one(
     assert "exact 100.0 %" in capsys.readouterr().out
 
 
+def test_features_are_reused_in_the_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    painter = Painter()
+    monkeypatch.setattr(weights_loader, "load", lambda name: painter)
+    files = ("--json", str(tmp_path / "rates.json"))
+    assert main(["eval", "--count", "1", "--suites", "single", "--reuse-features", "3", *files]) == 0
+    assert painter.reused == {1, 3}  # 1: what prompts leave free
+    assert json.loads((tmp_path / "rates.json").read_text())["reuse_features"] == 3
+    assert main(["eval", "--reuse-features", "0"]) == 2
+
+
 def test_existing_files_are_kept_and_found_before_any_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

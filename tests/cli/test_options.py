@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from minisd.adapters.task_variants import EXTRA_CHANNELS
-from minisd.cli import bench, main, options, verify
+from minisd.cli import bench, eval_options, main, options, verify
 from minisd.cli.option_names import with_options
 from minisd.parity.benchmark.workloads import FAMILIES, WORKLOADS
 from minisd.pipeline.views import TURNS
@@ -31,7 +31,7 @@ def test_the_names_are_those_of_the_library() -> None:
     assert tuple(verify.NAMES) == options.VERIFIED
     assert tuple(STAGES) == options.STAGES
     assert tuple(EXTRA_CHANNELS) == options.TASKS
-    assert tuple(SUITES) == options.SUITES
+    assert tuple(SUITES) == eval_options.SUITES
     assert ("none", *options.TURNS) == tuple(TURNS)
 
 
@@ -131,6 +131,7 @@ def test_a_word_that_resembles_a_command_is_a_prompt(tmp_path: Path, capsys: pyt
         (["--height", "63"], "--height is 63, expected"),
         (["--width", "0"], "--width is 0, expected"),
         (["--eta", "2"], "--eta is 2.0, expected"),
+        (["--reuse-features", "0"], "--reuse-features is 0, expected"),
         (["--strength", "0.5"], "--strength "),
         (["--noise-level", "5"], "--noise-level needs an upscaler"),
         (["--negative", "\udc80"], "--negative holds half of a surrogate pair"),

@@ -77,13 +77,15 @@ class Lossless(nn.Module):
 
 
 class Painter:
-    """The attributes of a pipeline that the evaluation uses; `calls` are the prompts and the seed of each call."""
+    """The attributes of a pipeline that the evaluation uses; `calls` are the prompts and the seed of each call,
+    `reused` the values of reuse_features."""
 
     def __init__(self, draw: Callable[[Request], Scene] = as_requested) -> None:
         self.draw, self.vae, self.defaults = draw, Lossless(), Defaults()
         schedule = NoiseSchedule(prediction_type="v_prediction", rescale_betas_zero_snr=True)
         self.scheduler: Scheduler = DDIM(schedule, "trailing", steps_offset=0, set_alpha_to_one=True)
         self.calls: list[tuple[list[str], int]] = []
+        self.reused: set[int] = set()
 
     def __call__(
         self,
@@ -92,8 +94,10 @@ class Painter:
         seed: int = 0,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        reuse_features: int = 1,
     ) -> Output:
         self.calls.append((list(prompt), seed))
+        self.reused.add(reuse_features)
         how = {"negative": negative_prompt, "steps": num_inference_steps, "scale": guidance_scale}
         requests = [Request(prompt=p, seed=seed + k, scheduler=self.scheduler, **how) for k, p in enumerate(prompt)]
         return Output(images.to_pil(render([self.draw(each) for each in requests])), None)

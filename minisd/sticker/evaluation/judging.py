@@ -61,6 +61,7 @@ def judge_prompts(
     steps: int | None = None,
     guidance_scale: float | None = None,
     negative_prompt: str = "",
+    reuse_features: int = 1,
     label: str | None = None,
     meant: Sequence[Expectation | str] | None = None,
 ) -> Judged:
@@ -77,6 +78,7 @@ def judge_prompts(
             seed=seed + k,
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
+            reuse_features=reuse_features,
         ).images
         pairs = zip(drawn, meant[k : k + BATCH], strict=True)
         judged.verdicts.extend(check(images.from_pil(image)[0], expected) for image, expected in pairs)
