@@ -54,8 +54,9 @@ def judge_suites(setup: Setup, suites: list[str]) -> tuple[dict[str, Any], dict[
         if not prompts:
             print(f"{suite:17} skipped: the model was not trained on the words")
             continue
-        more = {"label": suite, "reuse_features": setup.reuse_features}
-        judged[suite] = judge_prompts(setup.sd, prompts, setup.seed, setup.steps, **more)
+        judged[suite] = judge_prompts(
+            setup.sd, prompts, setup.seed, setup.steps, reuse_features=setup.reuse_features, label=suite
+        )
         table[suite] = {skill: rate.as_json() for skill, rate in skill_rates(prompts, judged[suite].verdicts).items()}
         for skill, rate in table[suite].items():
             print(f"{suite:17} {skill:10} {_format_rate(rate)}", flush=True)

@@ -17,12 +17,12 @@ LARGE = 2**24  # numbers in a map (C, H, W): below it, the memory is not worth t
 
 
 class StripedResBlock(ResBlock):
-    """A residual block without time, which computes a large map in stripes where no gradients are needed."""
+    """A residual block which, without time, computes a large map in stripes where no gradients are needed."""
 
-    def forward(self, x: Tensor, time: None = None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         """(B, width_in, H, W) -> (B, width_out, H, W)."""
-        if not _is_large(x):
-            return super().forward(x)
+        if time is not None or not _is_large(x):
+            return super().forward(x, time)
         h = _convolve(self.norm1, self.conv1, x)
         return _convolve(self.norm2, self.conv2, h, out=h, residual=lambda rows: self.skip(x[:, :, rows]))
 

@@ -78,7 +78,8 @@ class Lossless(nn.Module):
 
 class Painter:
     """The attributes of a pipeline that the evaluation uses; `calls` are the prompts and the seed of each call,
-    `reused` the values of reuse_features."""
+    `reused` the values of reuse_features.
+    """
 
     def __init__(self, draw: Callable[[Request], Scene] = as_requested) -> None:
         self.draw, self.vae, self.defaults = draw, Lossless(), Defaults()
