@@ -6,11 +6,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from minisd._internal.devices import check_device
+from minisd._internal.devices import check_device, computes_in
 from minisd._internal.messages import listed
 from minisd.errors import InputError, NumericalError
 
-__all__ = ["DTYPES", "best_device", "check_device", "check_dtype", "converted", "stored_dtype"]
+__all__ = ["DTYPES", "best_device", "best_dtype", "check_device", "check_dtype", "converted", "stored_dtype"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -20,6 +20,18 @@ def best_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def best_dtype(device: torch.device) -> torch.dtype:
+    """The fastest dtype of a device for models of the official sizes, without a visible loss.
+
+    Half precision where the device has instructions for it: bfloat16, whose numbers cannot overflow, before float16.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "mps":
+        return torch.float16
+    return torch.bfloat16 if computes_in("bfloat16", device.type) else torch.float32
 
 
 def stored_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -1,5 +1,7 @@
 """The devices and dtypes that networks can be moved to: check a choice before anything moves."""
 
+from typing import Any
+
 import torch
 
 from minisd._internal.messages import shown
@@ -31,3 +33,12 @@ def check_move(
     if dtype is not None and dtype not in COMPUTING:
         raise InputError(f"dtype is {shown(dtype)}, expected one of {', '.join(map(str, COMPUTING))}.")
     return None if device is None else check_device(device), dtype  # type: ignore[arg-type]
+
+
+def computes_in(dtype: str, device: str) -> bool:
+    """Whether a device has instructions for a dtype, "bfloat16" or "float16", as far as PyTorch tells."""
+    if device != "cpu":
+        return True
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    names = {"bfloat16": ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"), "float16": ("amx_fp16", "avx512_fp16")}
+    return any(capabilities.get(name, False) for name in names[dtype])

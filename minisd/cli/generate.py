@@ -187,12 +187,22 @@ def _note_what_surprises(args: argparse.Namespace, prompt: str, device: torch.de
         warnings.warn("float16 is slow on a CPU; float32 is faster", stacklevel=2)
 
 
+def _dtype(name: str, inputs: Inputs) -> torch.dtype:
+    """The dtype of that name; "auto" is the fastest of the device, and float32 for the small embedded model."""
+    if name != "auto":
+        return getattr(torch, name)  # type: ignore[no-any-return]
+    small = inputs.model in (EMBEDDED, *EMBEDDED_TASKS)
+    dtype = torch.float32 if small else weights_loader.best_dtype(inputs.device)
+    say(f"computes in {str(dtype).removeprefix('torch.')}")
+    return dtype
+
+
 def _load_models(args: argparse.Namespace, inputs: Inputs) -> Models:
     """Load the pipeline with its adapters and its sampler, the refiner, and the CLIP for --best-of."""
     load = partial(
         weights_loader.load,
         device=inputs.device,
-        dtype=getattr(torch, args.dtype),
+        dtype=_dtype(args.dtype, inputs),
         variant=args.variant,
         offline=args.offline,
         progress=not args.quiet,

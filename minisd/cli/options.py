@@ -79,7 +79,13 @@ def generate(parser: Parser) -> None:
         "--reuse-features", type=whole, default=1, metavar="N", help="faster: of N UNet calls one is whole; approximate"
     )
     how.add_argument("--device", metavar="NAME", help=DEVICE)
-    how.add_argument("--dtype", choices=DTYPES, default="float32", metavar="NAME", help=", ".join(DTYPES))
+    how.add_argument(
+        "--dtype",
+        choices=(*DTYPES, "auto"),
+        default="float32",
+        metavar="NAME",
+        help=f"{', '.join(DTYPES)}; auto: the fastest",
+    )
 
     begin = parser.add_argument_group("begin with an image")
     begin.add_argument("--image", type=Path, metavar="FILE", help="image to change")

@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minisd._internal.atomic_files import check_target
 from minisd._internal.atomic_folders import make_folder
+from minisd._internal.devices import computes_in
 from minisd._internal.file_lock import only_writer
 from minisd.errors import NumericalError, ResumeError
 from minisd.training.run_files import Part, read_run, write_run
@@ -124,7 +125,7 @@ def _train(
         model.parameters(), recipe.learning_rate, recipe.betas, weight_decay=recipe.weight_decay, fused=True
     )
     generator, process, device = torch.Generator(), _process(), next(model.parameters()).device.type
-    scaler = torch.amp.GradScaler(device, enabled=recipe.autocast == "float16" and _computes_in("float16", device))
+    scaler = torch.amp.GradScaler(device, enabled=recipe.autocast == "float16" and computes_in("float16", device))
     parts: dict[str, Part] = {"model": model, "average": average, "optimizer": optimizer}
     if scaler.is_enabled():
         parts["scaler"] = scaler
@@ -235,21 +236,12 @@ def precision(device: str, autocast: str | None) -> Iterator[None]:
 
     A processor without instructions for it computes in float32, for imitated ones take several times as long.
     """
-    if autocast is None or not _computes_in(autocast, device):
+    if autocast is None or not computes_in(autocast, device):
         yield
         return
     attention = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
     with attention, torch.autocast(device, AUTOCAST[autocast]):
         yield
-
-
-def _computes_in(dtype: str, device: str) -> bool:
-    """Whether a device has instructions for one of AUTOCAST, as far as PyTorch tells."""
-    if device != "cpu":
-        return True
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    names = {"bfloat16": ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"), "float16": ("amx_fp16", "avx512_fp16")}
-    return any(capabilities.get(name, False) for name in names[dtype])
 
 
 def _combined_seed(*numbers: int) -> int:

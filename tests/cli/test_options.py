@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+import weights_loader
 from minisd.adapters.task_variants import EXTRA_CHANNELS
 from minisd.cli import bench, eval_options, main, options, verify
 from minisd.cli.option_names import with_options
@@ -185,3 +187,30 @@ def test_the_fastest_device(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("torch.cuda.is_available", lambda cuda=cuda: cuda)
         monkeypatch.setattr("torch.backends.mps.is_available", lambda mps=mps: mps)
         assert str(best_device()) == expected
+
+
+def test_the_fastest_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half precision only where the device has instructions for it."""
+    from weights_loader.devices import best_dtype
+
+    for capabilities, expected in (({"amx_bf16": True}, torch.bfloat16), ({"avx2": True}, torch.float32)):
+        monkeypatch.setattr("torch.cpu.get_capabilities", lambda found=capabilities: found, raising=False)
+        assert best_dtype(torch.device("cpu")) == expected
+    for supported, expected in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation, yes=supported: yes)
+        assert best_dtype(torch.device("cuda")) == expected
+
+
+@pytest.mark.parametrize(("model", "expected"), [("sticker", "float32"), ("copy", "bfloat16")])
+def test_dtype_auto_says_what_it_takes(
+    model: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The embedded model is too small to gain; a model of another name takes the fastest dtype."""
+    monkeypatch.setattr("weights_loader.best_dtype", lambda device: torch.bfloat16)
+    source = model
+    if model == "copy":
+        source = str(weights_loader.save(weights_loader.load("sticker"), tmp_path / "copy"))
+    target = tmp_path / "a.png"
+    assert main(["a red circle", "--model", source, "--dtype", "auto", "--steps", "1", "-o", str(target)]) == 0
+    assert f"computes in {expected}\n" in capsys.readouterr().out
+    assert target.exists()

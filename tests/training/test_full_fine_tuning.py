@@ -328,7 +328,7 @@ def test_bfloat16_keeps_the_loss_in_float32(
     checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under autocast, as on a CPU with instructions for it; the second computation has the same attention."""
-    monkeypatch.setattr(trainer, "_computes_in", lambda dtype, device: True)
+    monkeypatch.setattr(trainer, "computes_in", lambda dtype, device: True)
     sd, losses = small_pipeline(), []
     monkeypatch.setattr(fine_tuning, "denoising_losses", _noting(losses))
     settings = Settings(batch=2, autocast="bfloat16", gradient_checkpointing=checkpointing, accumulation=2)

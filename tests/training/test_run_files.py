@@ -256,7 +256,7 @@ def test_a_run_of_an_older_version_is_continued_with_a_notice(path: Path) -> Non
 
 @pytest.mark.parametrize("scale", [None, {"scale": 0.0, "_growth_tracker": 0}, {"scale": 8.0, "_growth_tracker": "x"}])
 def test_a_wrong_scale_of_the_loss(scale: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minisd.training.trainer._computes_in", lambda dtype, device: True)
+    monkeypatch.setattr("minisd.training.trainer.computes_in", lambda dtype, device: True)
     model, recipe, path = linear(), Recipe(autocast="float16"), tmp_path / "run.pt"
     train(model, adding(model), recipe, steps_of(path, 2))
     state = torch.load(path, weights_only=True)

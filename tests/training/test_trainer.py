@@ -166,7 +166,7 @@ def test_autocast_only_where_the_processor_has_it(
 
 def test_float16_scales_the_loss_and_continues_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first scale overflows some steps, which are left out; the scale that is found is a part of the run."""
-    monkeypatch.setattr("minisd.training.trainer._computes_in", lambda dtype, device: True)
+    monkeypatch.setattr("minisd.training.trainer.computes_in", lambda dtype, device: True)
     recipe = Recipe(learning_rate=0.05, warmup_steps=0, decay_fraction=0.0, autocast="float16")
     seen: list[float] = []
 
