@@ -17,6 +17,7 @@ from weights_loader.names import TensorSource
 
 MAX_NAMES_SHOWN = 10  # in an error message
 CHARACTERS_OF_NAMES = 300
+FORGET_AFTER = 2**26  # bytes that were converted or moved
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -31,6 +32,9 @@ class Tensors(Protocol):
     def tensor(self, name: str) -> Tensor:
         """The tensor of that name."""
 
+    def forget(self) -> None:
+        """Free the memory of what was read."""
+
 
 class Prefixed:
     """The tensors whose names begin with a prefix, by their names without it."""
@@ -43,6 +47,10 @@ class Prefixed:
         """The tensor of that name."""
         return self._tensors.tensor(self._prefix + name)
 
+    def forget(self) -> None:
+        """Free the memory of what was read."""
+        self._tensors.forget()
+
 
 class Merged:
     """The tensors of several files as one."""
@@ -54,6 +62,11 @@ class Merged:
     def tensor(self, name: str) -> Tensor:
         """The tensor of that name."""
         return self._file_of[name].tensor(name)
+
+    def forget(self) -> None:
+        """Free the memory of what was read."""
+        for file in set(self._file_of.values()):
+            file.forget()
 
 
 class NoInitialisation(TorchFunctionMode):
@@ -101,12 +114,16 @@ def build(
     shapes = {name: parameter.shape for name, parameter in network.state_dict().items()}
     sources = tensor_sources(list(shapes))
     _check(sources, shapes, tensors.shapes, ignorable, what)
-    state = {}
+    state, copied = {}, 0
     for name, source in sources.items():
         tensor = source.read(tensors.tensor(source.name))
         if not tensor.is_floating_point():
             raise MismatchError(f"{what}: {source.name} holds {tensor.dtype}, expected floating-point weights.")
         state[name] = tensor.to(device=device, dtype=stored_dtype(tensor.dtype) if dtype is None else dtype)
+        copied += 0 if state[name] is tensor else tensor.nbytes
+        if copied > FORGET_AFTER:  # the file's pages are not needed beside the copies
+            tensors.forget()
+            copied = 0
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval()
 

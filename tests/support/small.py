@@ -231,6 +231,9 @@ class InMemory:
     def tensor(self, name: str) -> Tensor:
         return self.state[name]
 
+    def forget(self) -> None:
+        """Nothing is mapped."""
+
 
 def copy_weights(blank: Any, table: Mapping[str, str], theirs: nn.Module) -> Any:
     """Our network, from a function that makes it blank, with the oracle's weights; {our module: theirs}."""

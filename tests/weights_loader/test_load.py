@@ -1,5 +1,6 @@
 """Model folders that the reference saved and minisd loads, and in reverse: the same image."""
 
+import mmap
 import subprocess
 import sys
 import warnings
@@ -37,6 +38,7 @@ from minisd.errors import (
 )
 from minisd.pipeline import Defaults
 from minisd.schedulers import DDIM, PNDM
+from weights_loader.formats.weight_file import WeightFile
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -190,6 +192,40 @@ def test_tensors_are_views_of_the_file(sd1: Saved) -> None:
         sd.unet.conv_in.weight.zero_()
     assert (sd1.folder / UNET_FILE).read_bytes() == before
     assert weights_loader.load(sd1.folder).unet.conv_in.weight.abs().max() > 0
+
+
+def _resident_bytes(path: Path) -> int:
+    """The memory of this process that holds pages of a mapped file."""
+    lines, total, inside = Path("/proc/self/smaps").read_text().splitlines(), 0, False
+    for line in lines:
+        if not line.split()[0].endswith(":"):
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            total += 1024 * int(line.split()[1])
+    return total
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems free the pages of files when memory is short")
+def test_what_was_converted_is_not_kept_beside_the_copies(sd1: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pages of the file are freed after each piece, and the weights are those of the file."""
+    path, kept = sd1.folder / UNET_FILE, []
+    forget = WeightFile.forget
+
+    def watched(file: WeightFile) -> None:
+        before = _resident_bytes(file.path)
+        forget(file)
+        kept.append((before, _resident_bytes(file.path)))
+
+    monkeypatch.setattr(WeightFile, "forget", watched)
+    monkeypatch.setattr("weights_loader.build.FORGET_AFTER", path.stat().st_size // 4)
+    half = weights_loader.load(sd1.folder, dtype=torch.bfloat16)
+    pieces = len(kept)
+    assert pieces >= 3
+    assert all(before > after and after <= mmap.PAGESIZE for before, after in kept)  # one page tells the file's size
+    exact = weights_loader.load(sd1.folder)  # views of the file
+    assert len(kept) == pieces
+    pairs = zip(exact.unet.parameters(), half.unet.parameters(), strict=True)
+    assert all(torch.equal(ours.bfloat16(), theirs) for ours, theirs in pairs)
 
 
 # Folders that we wrote.

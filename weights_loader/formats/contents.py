@@ -1,5 +1,6 @@
 """What the reader of a file format returns."""
 
+import mmap
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +16,15 @@ ONLY_TENSOR = "(a tensor without a name)"  # its name here, for a checkpoint tha
 
 @dataclass
 class Contents:
-    """The tensors of a file, mapped but not read, its metadata, and one sentence for each entry that is not loaded."""
+    """The tensors of a file, mapped but not read, its metadata, and one sentence for each entry that is not loaded.
+
+    mapped: the map of the file, where the reader made it.
+    """
 
     tensors: dict[str, torch.Tensor]
     metadata: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
+    mapped: mmap.mmap | None = None
 
 
 def check_name(name: str, path: Path) -> None:

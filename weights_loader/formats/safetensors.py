@@ -64,7 +64,8 @@ def read_safetensors(path: Path) -> Contents:
         raise FileFormatError(
             f"{path} has {len(entries):,} tensors, expected at most {MOST_TENSORS:,}; no model has so many."
         )
-    return Contents({name: _view(mapped, start, name, entry, path) for name, entry in entries.items()}, metadata)
+    tensors = {name: _view(mapped, start, name, entry, path) for name, entry in entries.items()}
+    return Contents(tensors, metadata, mapped=mapped)
 
 
 def _view(mapped: mmap.mmap, start: int, name: str, entry: dict[str, Any], path: Path) -> torch.Tensor:

@@ -5,6 +5,7 @@ Nothing in a file is executed, and no file is ever changed.
 
 import mmap
 import stat
+import sys
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -60,6 +61,7 @@ class WeightFile:
         self.format = format
         self.metadata = contents.metadata
         self.notices = contents.notices
+        self._mapped = contents.mapped
         self.prefix = _common_prefix(list(contents.tensors))
         self._tensors = {name.removeprefix(self.prefix): tensor for name, tensor in contents.tensors.items()}
         self._size = file.seek(0, 2)
@@ -90,6 +92,11 @@ class WeightFile:
             )
         tensor = self._tensors[name].detach()
         return tensor if tensor.data_ptr() % tensor.dtype.itemsize == 0 else tensor.clone()
+
+    def forget(self) -> None:
+        """Free the memory of what was read; it is read again when it is used. Not for tensors that were written to."""
+        if self._mapped is not None and sys.platform == "linux":
+            self._mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def computable(tensor: torch.Tensor) -> torch.Tensor:
