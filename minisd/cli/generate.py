@@ -190,7 +190,7 @@ def _note_what_surprises(args: argparse.Namespace, prompt: str, device: torch.de
 def _dtype(name: str, inputs: Inputs) -> torch.dtype:
     """The dtype of that name; "auto" is the fastest of the device, and float32 for the small embedded model."""
     if name != "auto":
-        return getattr(torch, name)  # type: ignore[no-any-return]
+        return getattr(torch, name)
     small = inputs.model in (EMBEDDED, *EMBEDDED_TASKS)
     dtype = torch.float32 if small else weights_loader.best_dtype(inputs.device)
     say(f"computes in {str(dtype).removeprefix('torch.')}")
