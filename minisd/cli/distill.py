@@ -23,8 +23,10 @@ from minisd.sticker.world.captions import select_content
 from minisd.training import distillation, guidance_distillation
 from minisd.training.captioned_images import read_captioned_images
 from minisd.training.denoising import check_model, encode_captions_once, encode_images, training_side
+from minisd.training.distillation import RECIPE as PROGRESSIVE_RECIPE
 from minisd.training.distillation import Batch, halvings
 from minisd.training.fine_tuning import is_small
+from minisd.training.guidance_distillation import RECIPE as GUIDED_RECIPE
 from minisd.training.run_files import fingerprint
 from minisd.training.trainer import TrainingBudget, TrainingRun
 from weights_loader.sources import resolve
@@ -42,6 +44,11 @@ def distill(
     if args.start_from is None:
         raise InputError("distill needs --start-from MODEL, the teacher.")
     pool = validation.whole_number(args.pool, "--pool", 64, 10**7)
+    batch = BATCH if args.batch is None else validation.whole_number(args.batch, "--batch", 1, 2**20)
+    recipe = GUIDED_RECIPE if args.method == "guided" else PROGRESSIVE_RECIPE
+    if args.ema_decay is not None:
+        recipe = replace(recipe, ema_decay=validation.real_number(args.ema_decay, "--ema-decay", 0, 0.99999))
+    checkpointing = bool(args.gradient_checkpointing)
     method, scales = args.method or METHODS[0], _read_scales(args.scales or "1,8")
     students = _students(args) if method == "progressive" else []
     if method == "guided" and (args.first is not None or args.last is not None):
@@ -69,21 +76,23 @@ def distill(
         check_folder(args.folder / name, overwrite=True)
         TrainingRun(args.folder / f"{name}.pt", budget).check()
     scale = sd.defaults.guidance_scale if args.guidance is None else validation.guidance(args.guidance)
-    draw, about = _data(args, sd, pool)
+    draw, about = _data(args, sd, pool, batch)
     empty = _states(sd, [""])
 
     for name, steps in zip(names, students or [0], strict=True):
         run = TrainingRun(args.folder / f"{name}.pt", budget, partial(_report, report, name), about=about)
         if students:
             guidance = scales if reads_scale else scale
-            sd.unet = distillation.train_student(sd.unet, scheduler, steps, draw, run, guidance, empty)
+            sd.unet = distillation.train_student(
+                sd.unet, scheduler, steps, draw, run, guidance, empty, recipe, checkpointing
+            )
             drawn_with = sd.defaults.guidance_scale if reads_scale else 1.0
             sd.defaults = replace(sd.defaults, num_inference_steps=steps, guidance_scale=drawn_with)
             scale = 1.0  # what the first student has learned of guidance, its students learn from it
         else:
             width = SMALL_WIDTH if is_small(sd) else guidance_distillation.WIDTH
             sd.unet = guidance_distillation.train_guided(
-                sd.unet, scheduler.schedule, draw, empty, run, scales, width=width
+                sd.unet, scheduler.schedule, draw, empty, run, scales, recipe, width, checkpointing
             )
         if process == 0:
             weights_loader.save(sd, args.folder / name, dtype=torch.float16, overwrite=True)
@@ -110,7 +119,7 @@ def _read_scales(text: str) -> tuple[float, float]:
     return low, high
 
 
-def _data(args: argparse.Namespace, sd: StableDiffusion, pool: int) -> tuple[Draw, dict[str, object]]:
+def _data(args: argparse.Namespace, sd: StableDiffusion, pool: int, batch: int) -> tuple[Draw, dict[str, object]]:
     """What gives a batch, and the facts about it for the run.
 
     The images are those of --pictures, or scenes of Sticker World with new captions each time.
@@ -118,23 +127,23 @@ def _data(args: argparse.Namespace, sd: StableDiffusion, pool: int) -> tuple[Dra
     if args.pictures is not None:
         pictures = read_captioned_images(args.pictures, training_side(sd), args.prompt or "")
         latents, states = encode_images(sd, pictures.pixels), _states(sd, pictures.captions)
-        facts = {"pictures and captions": fingerprint(pictures.pixels, *pictures.captions), "batch": BATCH}
-        return lambda generator: _rows(generator, latents, states, sd.device), facts
+        facts = {"pictures and captions": fingerprint(pictures.pixels, *pictures.captions), "batch": batch}
+        return lambda generator: _rows(generator, batch, latents, states, sd.device), facts
     scenes = training_scenes(pool, seed=1)
     encoded = encode_scenes(sd.vae, scenes)
 
     def draw(generator: torch.Generator) -> Batch:
-        rows = torch.randint(pool, (BATCH,), generator=generator)
+        rows = torch.randint(pool, (batch,), generator=generator)
         captions = [write_training_caption(select_content(scenes[row], generator), generator) for row in rows.tolist()]
-        ids = prompt_ids(sd.tokenizer, captions, torch.zeros(BATCH), progress=1.0)
+        ids = prompt_ids(sd.tokenizer, captions, torch.zeros(batch), progress=1.0)
         with torch.no_grad():
             return encoded[rows.to(encoded.device)], sd.text_encoder(ids.to(encoded.device))
 
-    return draw, {"pool": pool, "scenes": scenes_fingerprint(), "batch": BATCH}
+    return draw, {"pool": pool, "scenes": scenes_fingerprint(), "batch": batch}
 
 
-def _rows(generator: torch.Generator, latents: Tensor, states: Tensor, device: torch.device) -> Batch:
-    rows = torch.randint(len(latents), (BATCH,), generator=generator)
+def _rows(generator: torch.Generator, batch: int, latents: Tensor, states: Tensor, device: torch.device) -> Batch:
+    rows = torch.randint(len(latents), (batch,), generator=generator)
     return latents[rows].to(device), states[rows].to(device)
 
 

@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from PIL import ImageOps
@@ -12,7 +13,7 @@ from minisd import images
 from minisd._internal import validation
 from minisd.cli.inputs import file_stem, read_image, read_prompt
 from minisd.cli.output import say, until_interrupted
-from minisd.cli.parser import real
+from minisd.cli.parser import real, whole
 from minisd.editing.imagic import default_settings, draw_edit, train_edit
 from minisd.errors import InputError
 from minisd.schedulers import validate_steps
@@ -35,6 +36,7 @@ def _run(args: argparse.Namespace) -> int:
     images.check_target(target, args.overwrite)
     picture = read_image(args.image)
     seed = validation.seed(args.seed)
+    training = None if args.training_steps is None else _read_steps(args.training_steps)
     device = weights_loader.check_device(args.device or weights_loader.best_device())
     if args.threads is not None:
         torch.set_num_threads(validation.whole_number(args.threads, "--threads", 1, 1024))
@@ -44,13 +46,25 @@ def _run(args: argparse.Namespace) -> int:
     side = training_side(sd)
     pixels = images.from_pil(ImageOps.fit(picture, (side, side)))
     folder = args.folder or args.image.with_name(f"{args.image.stem}-{file_stem(prompt)}")
-    edit = train_edit(sd, pixels, prompt, folder, default_settings(sd), _reporter())
+    settings = replace(default_settings(sd), gradient_checkpointing=args.gradient_checkpointing)
+    if training is not None:
+        settings = replace(settings, state_steps=training[0], unet_steps=training[1])
+    edit = train_edit(sd, pixels, prompt, folder, settings, _reporter())
     drawn = draw_edit(sd, edit, etas, seed, num_inference_steps=args.steps).images
     shown = [images.captioned(each, f"eta {eta:g}") for each, eta in zip(drawn, etas, strict=True)]
     whole = drawn[0] if len(drawn) == 1 else images.image_grid(shown, len(shown), gap=4)
     say(f"{images.save(whole, target, overwrite=args.overwrite)}  eta {', '.join(f'{eta:g}' for eta in etas)}")
     say(f"{folder}  keeps the training: the same command with another --eta only draws")
     return 0
+
+
+def _read_steps(text: str) -> tuple[int, int]:
+    """Two numbers of steps from "500,1000". Raises InputError."""
+    parts = text.split(",")
+    if len(parts) != 2:
+        raise InputError(f"--training-steps is {text!r}, expected those of both stages, as 500,1000.")
+    first, second = (validation.whole_number(whole(part), "--training-steps", 1, 10**6) for part in parts)
+    return first, second
 
 
 def _reporter() -> Callable[[str], None]:

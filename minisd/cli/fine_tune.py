@@ -20,12 +20,11 @@ from minisd.cli.fine_tune_options import WHOLE_MODEL
 from minisd.cli.option_names import option_of
 from minisd.errors import InputError
 from minisd.pipeline import StableDiffusion
-from minisd.training import full_fine_tuning, lora
+from minisd.training import full_fine_tuning, lora, textual_inversion
 from minisd.training.captioned_images import read_captioned_images
 from minisd.training.class_images import class_images
 from minisd.training.denoising import training_side
 from minisd.training.fine_tuning import Settings, check, check_class_captions
-from minisd.training.textual_inversion import train_embedding
 from minisd.training.trainer import TrainingBudget, TrainingRun
 from weights_loader.sources import resolve
 
@@ -34,6 +33,7 @@ DEFAULTS = {
     "full": full_fine_tuning.SETTINGS,
     "dreambooth": full_fine_tuning.DREAMBOOTH,
     "lora": lora.SETTINGS,
+    "embedding": Settings(batch=textual_inversion.BATCH),
 }
 
 
@@ -55,7 +55,7 @@ def fine_tune(
     check_folder(target, overwrite=True) if is_whole else check_target(target, overwrite=True)
     run = TrainingRun(args.folder / f"{args.stage}.pt", budget, report)
     prior = None
-    if args.stage in DEFAULTS:
+    if args.stage != "embedding":
         check(sd, pictures, run if is_whole else run.of(rank=rank), settings, None)  # before images are drawn
     if args.class_pictures is not None:
         prior = read_captioned_images(args.class_pictures, side, args.class_prompt or "")
@@ -65,7 +65,10 @@ def fine_tune(
             prior = class_images(sd, args.class_prompt, count, args.folder, report)
     sample = None if args.sample is None else partial(_draw_samples, args.sample, args.folder / "samples.png")
     if args.stage == "embedding":
-        vectors = train_embedding(sd, pictures, args.token, args.like, run)
+        vectors = textual_inversion.train_embedding(
+            sd, pictures, args.token, args.like, run,
+            batch=settings.batch, checkpointing=settings.gradient_checkpointing,
+        )  # fmt: skip
     elif args.stage == "lora":
         changes = lora.train_lora(sd, pictures, run, rank, settings, prior, sample)
     else:
@@ -120,4 +123,4 @@ def _check(args: argparse.Namespace) -> Settings:
         for name in ("class_images", "prior_weight"):
             if getattr(args, name) is not None:
                 raise InputError(f"{option_of(name)} is for images of a class; give --class-prompt, or remove it.")
-    return replace(DEFAULTS.get(args.stage, Settings()), **given)
+    return replace(DEFAULTS[args.stage], **given)

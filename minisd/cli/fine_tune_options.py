@@ -24,10 +24,12 @@ STAGES_OF = {  # an option: the stages that read it
     "sample": WITH_SETTINGS,
     **dict.fromkeys(("class_prompt", "class_images", "class_pictures", "prior_weight"), WITH_SETTINGS),
     **dict.fromkeys(
-        ("learning_rate", "warmup_steps", "decay_fraction", "batch", "accumulation", "empty_prompts", "min_snr",
-         "ema_decay", "autocast", "seed", "gradient_checkpointing"),
+        ("learning_rate", "warmup_steps", "decay_fraction", "accumulation", "empty_prompts", "min_snr", "autocast",
+         "seed"),
         WITH_SETTINGS,
     ),
+    **dict.fromkeys(("batch", "gradient_checkpointing"), (*FINE_TUNINGS, "distill")),
+    "ema_decay": (*WITH_SETTINGS, "distill"),
     "text_encoder": (*WHOLE_MODEL, "lora"),
     **dict.fromkeys(("method", "first", "last", "guidance", "scales"), ("distill",)),
 }  # fmt: skip
@@ -56,20 +58,27 @@ def fine_tuning(parser: Parser) -> None:
     prior.add_argument("--class-pictures", type=Path, metavar="FOLDER", help="images of the class, not drawn")
     prior.add_argument("--prior-weight", type=real, metavar="X", help="of the loss on the class (default: 1)")
 
-    how = parser.add_argument_group("settings of full, dreambooth and lora")
+    how = parser.add_argument_group("settings of full, dreambooth and lora; where it says so, of others")
     how.add_argument("--learning-rate", type=real, metavar="X", help="5e-6, lora 1e-4; small models 2e-4, lora 2e-3")
     how.add_argument("--warmup-steps", type=whole, metavar="N", help="until that rate is reached (default: 20)")
     how.add_argument("--decay-fraction", type=real, metavar="X", help="last part, of falling rate (lora: 0.35)")
-    how.add_argument("--batch", type=whole, metavar="N", help="images, and as many of the class (default: 4, lora 8)")
+    how.add_argument(
+        "--batch", type=whole, metavar="N", help="images, and as many of the class (4; lora, embedding 8; distill 16)"
+    )
     how.add_argument("--accumulation", type=whole, metavar="N", help="batches of a step (default: 1)")
     how.add_argument("--empty-prompts", type=real, metavar="X", help="share of captions left out (0.1; dreambooth 0)")
     how.add_argument("--min-snr", type=real, metavar="X", help="limit of the loss weight; published: 5")
-    how.add_argument("--ema-decay", type=real, metavar="X", help="of an average of the weights (lora: 0.98)")
+    how.add_argument(
+        "--ema-decay", type=real, metavar="X", help="of an average of the weights (lora 0.98; distill 0.999)"
+    )
     how.add_argument("--autocast", choices=AUTOCAST, metavar="DTYPE", help="bfloat16 or float16, where it is fast")
     how.add_argument("--seed", type=whole, metavar="N", help="of noise and order (default: 0)")
     how.add_argument("--sample", metavar="PROMPT", help="drawn at each save as FOLDER/samples.png")
     how.add_argument("--text-encoder", action="store_true", default=None, help="train it, too")
-    how.add_argument("--gradient-checkpointing", action="store_true", default=None, help="less memory, more time")
+    how.add_argument(
+        "--gradient-checkpointing", action="store_true", default=None,
+        help="less memory, more time; for embedding and distill as well",
+    )  # fmt: skip
 
 
 def distillation(parser: Parser) -> None:

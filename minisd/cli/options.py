@@ -243,10 +243,11 @@ def edit(parser: Parser) -> None:
     what = parser.add_argument_group("what to change")
     what.add_argument("prompt", help="what the image should show, such as 'a blue square'; @FILE or - reads it")
     what.add_argument("--image", type=Path, metavar="FILE", help="image to change; its middle, in the model's size")
-    what.add_argument(
-        "--eta", default="0,0.25,0.5,0.75,1", metavar="A,B", help="how far to go: 0 the image, 1 the prompt"
-    )
+    what.add_argument("--eta", default="0,0.25,0.5,0.75,1", metavar="A,B", help="how far: 0 the image, 1 the prompt")
     what.add_argument("--model", default="sticker", help="name, hub id, folder or file: SD 1.x or 2.x")
+    training = parser.add_argument_group("how to train")
+    training.add_argument("--training-steps", metavar="A,B", help="of both stages (500,1000; small models 100,150)")
+    training.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     how = parser.add_argument_group("how to draw it")
     how.add_argument("--seed", type=whole, default=0, metavar="N", help="seed of the noise, the same for each eta")
     how.add_argument("--steps", type=whole, metavar="N", help="denoising steps (default: the model's)")

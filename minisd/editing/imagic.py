@@ -20,6 +20,7 @@ from minisd.adapters.lora import by_layer
 from minisd.errors import InputError
 from minisd.pipeline import Output, StableDiffusion
 from minisd.pipeline.conditioning import Condition
+from minisd.training.checkpointing import gradient_checkpointing
 from minisd.training.denoising import check_model, denoising_losses, encode_images, freeze
 from minisd.training.fine_tuning import is_small
 from minisd.training.lora import attention_weight_names
@@ -29,7 +30,10 @@ from minisd.training.trainer import Recipe, TrainingBudget, TrainingRun, train
 
 @dataclass(frozen=True)
 class Settings:
-    """Steps and learning rates of both stages; the rank of the UNet's low-rank change; noises drawn at each step."""
+    """Steps and learning rates of both stages; the rank of the UNet's low-rank change; noises drawn at each step.
+
+    gradient_checkpointing: compute activations twice, which needs less memory.
+    """
 
     state_steps: int = 500
     state_rate: float = 1e-3
@@ -38,6 +42,7 @@ class Settings:
     rank: int = 8
     batch: int = 1
     seed: int = 0
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         for name, most in (("state_steps", 10**6), ("unet_steps", 10**6), ("rank", 1024), ("batch", 1024)):
@@ -119,7 +124,8 @@ def _optimise_states(
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
         condition = Condition(own[0].expand(len(latents), -1, -1))
-        return denoising_losses(sd.scheduler.schedule, sd.unet, latents, condition, generator).mean()
+        with gradient_checkpointing(sd.unet, settings.gradient_checkpointing):
+            return denoising_losses(sd.scheduler.schedule, sd.unet, latents, condition, generator).mean()
 
     return train(own, loss, _recipe(settings.state_rate, settings.seed), run)[0].detach()
 
@@ -136,7 +142,8 @@ def _tune_unet(
         return functional_call(sd.unet, changes.weights(sd.unet), (x, t, text))
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
-        return denoising_losses(sd.scheduler.schedule, predict, latents, condition, generator).mean()
+        with gradient_checkpointing(sd.unet, settings.gradient_checkpointing):
+            return denoising_losses(sd.scheduler.schedule, predict, latents, condition, generator).mean()
 
     return train(changes, loss, _recipe(settings.unet_rate, settings.seed), run).parts
 

@@ -19,6 +19,7 @@ from minisd.models import UNet
 from minisd.pipeline.guidance import combine
 from minisd.schedulers import DDIM
 from minisd.schedulers.base import Grid
+from minisd.training.checkpointing import gradient_checkpointing
 from minisd.training.run_files import fingerprint
 from minisd.training.trainer import Recipe, TrainingRun, train
 
@@ -94,12 +95,14 @@ def train_student(
     guidance_scale: float | tuple[float, float] = 1.0,
     empty: Tensor | None = None,
     recipe: Recipe = RECIPE,
+    checkpointing: bool = False,
 ) -> UNet:
     """Train a UNet that makes `steps` steps, from a teacher that makes twice as many; returns the moving average.
 
     draw: gives a batch. guidance_scale: that of the teacher; the student learns the guided prediction, and is sampled
     without guidance. empty: the text states (1, L, context_width) of the empty prompt, for guidance. A teacher that has
     learned guidance has no need of them: its scale is drawn from a range, and the student reads it as well.
+    checkpointing: compute activations twice, which needs less memory.
     Raises InputError for a scale without `empty`, or a range for another teacher, what `teacher_grid` raises, and what
     `train` raises.
     """
@@ -111,7 +114,6 @@ def train_student(
         raise InputError(f"guidance_scale is {low:g}, expected empty, the states of the empty prompt, too.")
     scheduler = replace(scheduler, eta=0.0)
     grid = teacher_grid(scheduler, steps)
-    teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
     student = copy.deepcopy(teacher).requires_grad_(True)
     run = run.of(steps=steps, guidance_scale=low if low == high else [low, high], teacher=fingerprint(teacher))
     run = run.of(schedule=asdict(scheduler.schedule), grid=list(grid.source))
@@ -128,7 +130,9 @@ def train_student(
             scale = low + (high - low) * torch.rand(len(x), generator=generator).to(x) if reads_scale else None
             guided = _predict(teacher, states, scale) if reads_scale else _guided(teacher, states, empty, low)
             target = two_step_target(guided, scheduler, grid, k, x)
-            total = total + len(x) * step_loss(_predict(student, states, scale), scheduler, grid, k, x, target)
+            with gradient_checkpointing(student, checkpointing):
+                error = step_loss(_predict(student, states, scale), scheduler, grid, k, x, target)
+            total = total + len(x) * error
         return total / len(x0)
 
     return train(student, loss, recipe, run)

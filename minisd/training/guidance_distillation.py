@@ -3,7 +3,6 @@
 Meng et al. 2023, section 3.1. The student is the teacher, and reads the scale of the guidance beside the timestep.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
@@ -15,6 +14,7 @@ from minisd._internal import validation
 from minisd.errors import InputError
 from minisd.models import UNet
 from minisd.schedulers import NoiseSchedule
+from minisd.training.checkpointing import gradient_checkpointing
 from minisd.training.distillation import Batch
 from minisd.training.run_files import fingerprint
 from minisd.training.trainer import Recipe, TrainingRun, train
@@ -46,18 +46,19 @@ def train_guided(
     scales: tuple[float, float] = SCALES,
     recipe: Recipe = RECIPE,
     width: int = WIDTH,
+    checkpointing: bool = False,
 ) -> UNet:
     """Train a UNet that predicts what guidance of the teacher gives; returns the moving average.
 
     draw: gives a batch. empty: the text states (1, L, context_width) of the empty prompt. scales: the smallest and the
-    largest; each image of a batch gets one between them. Raises InputError for scales in the wrong order and what
-    `guided_student` raises, and what `train` raises for the run's file.
+    largest; each image of a batch gets one between them. checkpointing: compute activations twice, which needs less
+    memory. Raises InputError for scales in the wrong order and what `guided_student` raises, and what `train` raises
+    for the run's file.
     """
     low, high = (validation.guidance(each) for each in scales)
     if not low < high:
         raise InputError(f"scales is {scales}, expected two numbers, the smaller one first.")
     student = guided_student(teacher, width)
-    teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
     about = {"schedule": asdict(schedule), "teacher": fingerprint(teacher), "empty": fingerprint(empty)}
     run = run.of(scales=[low, high], width=width, **about)
 
@@ -68,7 +69,8 @@ def train_guided(
         noise = torch.randn(x0.shape, generator=generator).to(x0)
         x, t, scale = schedule.add_noise(x0, noise, t), t.to(x0.device), scale.to(x0)
         target = guided_prediction(teacher, x, t, text, empty, scale)
-        return mse_loss(student(x, t, text, guidance=scale).float(), target)
+        with gradient_checkpointing(student, checkpointing):
+            return mse_loss(student(x, t, text, guidance=scale).float(), target)
 
     return train(student, loss, recipe, run)
 

@@ -10,6 +10,7 @@ from minisd.interpret import text_vectors
 from minisd.pipeline import StableDiffusion
 from minisd.pipeline.conditioning import Condition
 from minisd.training.captioned_images import CaptionedImages
+from minisd.training.checkpointing import gradient_checkpointing
 from minisd.training.denoising import check_model, denoising_losses, encode_images, freeze
 from minisd.training.run_files import fingerprint
 from minisd.training.trainer import Recipe, TrainingRun, train
@@ -27,10 +28,18 @@ class TokenVectors(nn.Module):
 
 
 def train_embedding(
-    sd: StableDiffusion, pictures: CaptionedImages, token: str, like: str, run: TrainingRun, recipe: Recipe = RECIPE
+    sd: StableDiffusion,
+    pictures: CaptionedImages,
+    token: str,
+    like: str,
+    run: TrainingRun,
+    recipe: Recipe = RECIPE,
+    batch: int = BATCH,
+    checkpointing: bool = False,
 ) -> Tensor:
     """Train the embedding vectors (n, width) of a new token, initialised with those of the word `like`.
 
+    batch: images a step. checkpointing: compute activations twice, which needs less memory.
     Raises InputError if the token exists already or is missing from a caption, if `like` is no known word, and for
     models other than text-to-image SD 1.x and 2.x; what `train` raises for the run's file.
     """
@@ -44,7 +53,7 @@ def train_embedding(
     word = TokenVectors(text_vectors.word_vectors(sd, like).float())
     first = tokenizer.add_token(token, len(word.vectors))
     run = run.of(
-        batch=BATCH,
+        batch=batch,
         start_model=fingerprint(sd.unet, sd.vae, sd.text_encoder),
         pictures_and_captions=fingerprint(pictures.pixels, *pictures.captions),
         token=token,
@@ -55,12 +64,13 @@ def train_embedding(
     latents, ids = encode_images(sd, pictures.pixels), tokenizer(pictures.captions).to(sd.device)
 
     def loss(generator: torch.Generator, progress: float) -> Tensor:
-        rows = torch.randint(len(ids), (BATCH,), generator=generator)
+        rows = torch.randint(len(ids), (batch,), generator=generator)
         new = ids[rows] >= first
         embeddings = encoder.token_embedding(ids[rows].where(~new, 0))
         embeddings = embeddings.masked_scatter(new[..., None], word.vectors[ids[rows][new] - first])
         states = encoder.transform(embeddings + encoder.position_embedding.weight[: ids.shape[1]])
         x0, condition = latents[rows].to(sd.device), Condition(states)
-        return denoising_losses(sd.scheduler.schedule, sd.unet, x0, condition, generator).mean()
+        with gradient_checkpointing(sd.unet, checkpointing):
+            return denoising_losses(sd.scheduler.schedule, sd.unet, x0, condition, generator).mean()
 
     return train(word, loss, recipe, run).vectors.detach()

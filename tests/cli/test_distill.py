@@ -69,7 +69,9 @@ def test_mistakes_are_found_before_any_training(folder: Path, capsys: pytest.Cap
         (["--method", "guided", "--guidance", "2"], "--guidance is for a student that learns one scale"),
         (["--scales", "1,4"], "--scales is for a student that reads the scale"),
         (["--from", "1000"], "--from is 1000, expected a whole number in 2..500"),
-        (["--batch", "3"], "--batch is for full, dreambooth, lora, not for distill"),
+        (["--seed", "3"], "--seed is for full, dreambooth, lora, not for distill"),
+        (["--batch", "0"], "--batch is 0, expected a whole number in 1.."),
+        (["--ema-decay", "1"], "--ema-decay is 1.0, expected a number in 0..0.99999"),
         (["--guidance", "nan"], "guidance"),
     ):
         assert run(folder, *arguments) == 2

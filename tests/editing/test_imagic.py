@@ -121,6 +121,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         (command[:4], "edit needs --image FILE"),
         ([*command, "-o", str(tmp_path / "one.png")], "exists"),
         (["edit", "a dog", *command[2:], "--steps", "0"], "--steps is 0"),
+        ([*command, "--training-steps", "5"], "--training-steps is '5', expected those of both stages, as 500,1000"),
+        ([*command, "--training-steps", "5,0"], "--training-steps is 0, expected a whole number in 1.."),
+        ([*command, "--training-steps", "5,x"], "'x' is not a whole number"),
         (["edit", "a dog", *command[2:], "--seed", "-1"], "--seed is -1"),
         ([*command, "--folder", str(tmp_path / "in.png")], "in.png"),
     ):

@@ -37,6 +37,33 @@ def test_other_prompts_and_models_have_other_folders(tmp_path: Path) -> None:
     assert len([*tmp_path.iterdir()]) == 3
 
 
+def test_blank_images_are_left_out(tmp_path: Path) -> None:
+    """Others are drawn in their place, once; a prompt that gives hardly any others is refused."""
+    sd, lines = small_pipeline(), []
+    sd.defaults = type(sd.defaults)(num_inference_steps=1)
+    plain = class_images(sd, "a dog", 5, tmp_path / "a")
+    decode, blank = sd.vae.decode, {0, 2, 3}
+    drawn = iter(range(10**6))
+
+    def decoded(latents: torch.Tensor) -> torch.Tensor:
+        rows = torch.tensor([next(drawn) in blank for _ in latents])
+        return torch.where(rows[:, None, None, None], 0.9 + 0.001 * decode(latents), decode(latents))
+
+    sd.vae.decode = decoded  # type: ignore[method-assign]
+    got = class_images(sd, "a dog", 2, tmp_path / "b", lines.append)
+    assert lines[-1] == "class images: 3 of 5 are blank and left out"
+    assert torch.equal(got.pixels, plain.pixels[[1, 4]])
+    assert got.captions == ["a dog"] * 2
+    count = len(lines)
+    again = class_images(sd, "a dog", 2, tmp_path / "b", lines.append)
+    assert lines[count:] == ["class images: 3 of 5 are blank and left out"]  # nothing was drawn
+    assert torch.equal(again.pixels, got.pixels)
+    assert len(class_images(sd, "a dog", 1, tmp_path / "b").captions) == 1
+    blank.update(range(10**3))
+    with pytest.raises(InputError, match="class_prompt is 'a cat', for which 20 of 20 images are blank"):
+        class_images(sd, "a cat", 1, tmp_path / "c")
+
+
 def test_bad_input(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="class_images is 0"):
         class_images(small_pipeline(), "a dog", 0, tmp_path)

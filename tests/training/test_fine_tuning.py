@@ -1,12 +1,13 @@
 """Fine-tuning: an embedding and a LoRA from a few images; the model stays frozen, killed runs continue, files load."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from support.runs import steps_of
+from support.runs import check_killed_runs, steps_of
 from support.small import small_pipeline
 from support.training_images import training_images
 
@@ -18,6 +19,7 @@ from minisd.errors import InputError
 from minisd.interpret import text_vectors
 from minisd.pipeline import StableDiffusion
 from minisd.training import fine_tuning, textual_inversion
+from minisd.training.lora import SETTINGS as LORA
 from minisd.training.lora import attention_weight_names, train_lora
 from minisd.training.textual_inversion import train_embedding
 
@@ -91,35 +93,15 @@ def test_the_loss(kind: str, sd2: bool, tmp_path: Path, monkeypatch: pytest.Monk
     assert all(p.grad is None for part in (sd.unet, sd.text_encoder) for p in part.parameters())
 
 
-@pytest.mark.parametrize("kind", ["embedding", "lora"])
-def test_a_killed_run_continues(kind: str, sd: StableDiffusion, tmp_path: Path) -> None:
-    def run(path: Path, steps: int) -> torch.Tensor:
+@pytest.mark.parametrize("kind", ["embedding", "lora", "lora, text encoder"])
+def test_killed_runs_continue(kind: str, sd: StableDiffusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train_to(path: Path) -> dict[str, torch.Tensor]:
         if kind == "embedding":
-            return train_embedding(sd, training_images(CAPTION), TOKEN, "dog", steps_of(path, steps))
-        changes = train_lora(sd, training_images("a cat"), steps_of(path, steps))
-        return torch.cat([up.flatten() for up in changes.up])
+            return {"vectors": train_embedding(sd, training_images(CAPTION), TOKEN, "dog", steps_of(path, 12))}
+        settings = replace(LORA, batch=2, text_encoder=kind != "lora")
+        return train_lora(sd, training_images("a cat"), steps_of(path, 12), settings=settings).state_dict()
 
-    class Killed(BaseException):
-        pass
-
-    whole = run(tmp_path / "whole.pt", 8)
-    calls = 0
-
-    def stop(*args: object) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
-            raise Killed
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("minisd.training.trainer.time.monotonic", iter(range(0, 10**6, 50)).__next__)
-        if kind == "embedding":
-            with pytest.raises(Killed):
-                train_embedding(sd, training_images(CAPTION), TOKEN, "dog", steps_of(tmp_path / "run.pt", 8, stop))
-        else:
-            with pytest.raises(Killed):
-                train_lora(sd, training_images("a cat"), steps_of(tmp_path / "run.pt", 8, stop))
-    assert torch.allclose(run(tmp_path / "run.pt", 8), whole, atol=0)
+    check_killed_runs(train_to, tmp_path, monkeypatch)
 
 
 def test_a_lora_is_trained_and_its_file_makes_the_same_changes(sd: StableDiffusion, tmp_path: Path) -> None:

@@ -278,7 +278,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for arguments, message in (
         (["full", "--prompt", "a cat"], "full needs --pictures FOLDER and --start-from MODEL"),
         (["dreambooth", *subject], "dreambooth needs --class-prompt, such as 'a photo of a dog'"),
-        (["embedding", *subject, "--token", "sks", "--like", "cat"], "--batch is for full, dreambooth, lora"),
+        (
+            ["embedding", *subject, "--token", "sks", "--like", "cat", "--seed", "1"],
+            "--seed is for full, dreambooth, lora",
+        ),
+        (["embedding", *subject[:-2], "--token", "sks", "--like", "cat", "--batch", "0"], "--batch is 0, expected a"),
         (["vae", *subject], "--pictures is for full, dreambooth, lora, embedding, distill, not for vae; remove it"),
         (["embedding", *subject[:-2], "--text-encoder"], "--text-encoder is for full, dreambooth, lora, not for emb"),
         (["full", *subject, "--rank", "3"], "--rank is for lora, not for full"),
