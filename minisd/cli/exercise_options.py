@@ -10,12 +10,15 @@ ACTIONS = ("list", "start", "check", "hint", "solution", "run", "pack", "grade")
 def exercises(parser: Parser) -> None:
     """Write parts of Stable Diffusion yourself, and check them.
 
-    "start NAME" writes a file to begin with. "check NAME" says what is wrong and draws an image with your function in
-    the pipeline. "run PROMPT" draws with all of your functions that are right.
+    Without an action: the list. "start NAME" writes a file to begin with. "check NAME" says what is wrong and draws an
+    image with your function in the pipeline; without a name, it checks all of your files. "hint NAME" gives the next
+    hint, "solution NAME --yes" a right function. "run PROMPT" draws with all of your functions that are right.
 
     For instructors: "pack FOLDER" writes what is handed out, "grade FOLDER" grades what is handed in, a file or a
     folder for each learner, and writes grades.csv, junit.xml and Gradescope's results.json.
     """
+    lines = ("", " start|check|hint|solution NAME", ' run "prompt"', " pack|grade FOLDER")
+    parser.usage = "\n       ".join(f"%(prog)s{line} [options]" for line in lines)
     what = parser.add_argument_group("what to do")
     what.add_argument(
         "action",

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -107,6 +106,8 @@ def save_image(
     try:
         return minisd.images.save(image, path, overwrite=overwrite, settings=settings, frames=frames)
     except OutputError as error:
+        import tempfile  # here, because it is slow to import
+
         kept = minisd.images.free_name(Path(tempfile.gettempdir()), path.stem, path.suffix if frames else ".png")
         minisd.images.save(image, kept, settings=settings, frames=frames)
         raise OutputError(f"{error} The image is kept at {kept}.") from error

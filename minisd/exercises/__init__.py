@@ -6,6 +6,7 @@ check("attention", attention)
 Importing this package imports no exercise, so that the process of a graded submission holds no answers.
 """
 
+import functools
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from minisd.exercises.catalogue import EXERCISES, find
     from minisd.exercises.checking import Report
     from minisd.exercises.exercise import Exercise
+    from minisd.exercises.pipeline_run import Runs
 
 __all__ = ["EXERCISES", "Exercise", "Report", "check", "find", "hints"]
 
@@ -28,16 +30,12 @@ def check(name: str, solution: Callable[..., Any] | None = None, model: str = "s
     model: the pipeline that the function is put into, as for `weights_loader.load`. Raises InputError for an unknown
     exercise.
     """
-    import weights_loader
-    from minisd.exercises.catalogue import find
     from minisd.exercises.checking import check_solution
-    from minisd.exercises.learner_folder import check_file
+    from minisd.exercises.learner_solutions import check_file
+    from minisd.exercises.sheets import SHEETS, find
 
-    exercise = find(name)
-
-    def load() -> Any:
-        return weights_loader.load(model)
-
+    exercise = find(name, SHEETS).exercise
+    load = functools.partial(_runs, model)
     report = check_file(exercise, FOLDER, load) if solution is None else check_solution(exercise, solution, load)
     print(report)
     return report
@@ -45,10 +43,19 @@ def check(name: str, solution: Callable[..., Any] | None = None, model: str = "s
 
 def hints(name: str) -> None:
     """Print all hints of an exercise, the weakest first. Raises InputError."""
-    from minisd.exercises.catalogue import find
+    from minisd.exercises.sheets import SHEETS, find
 
-    for number, text in enumerate(find(name).hints, 1):
+    for number, text in enumerate(find(name, SHEETS).hints, 1):
         print(f"{number}. {text}")
+
+
+@functools.lru_cache(maxsize=1)
+def _runs(model: str) -> "Runs":
+    """The pipeline of the last check, whose next check begins at once."""
+    import weights_loader
+    from minisd.exercises.pipeline_run import Runs
+
+    return Runs(weights_loader.load(model))
 
 
 def __getattr__(name: str) -> object:

@@ -6,6 +6,7 @@ compared one by one, and an image is drawn with it.
 """
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,16 +14,17 @@ from typing import Any
 
 import torch
 from PIL import Image, ImageChops
+from torch import Tensor
 
 from minisd import images
-from minisd.exercises.comparing import agree, difference, listed
+from minisd.exercises.comparing import agree, difference, kind, listed, shown
 from minisd.exercises.exercise import Case, Exercise, Solution
-from minisd.exercises.learner_code import Complaint, NotWritten, call
-from minisd.exercises.pipeline_run import Comparison, compare_runs
+from minisd.exercises.learner_code import Complaint, Failed, NotWritten, call
+from minisd.exercises.pipeline_run import Comparison, Runs
 from minisd.pipeline import StableDiffusion
 
 LEAST_WIDTH = 192  # pixels of a picture in a report
-Load = Callable[[], StableDiffusion]
+Load = Callable[[], Runs]  # gives the pipeline, the first time slowly
 Result = Callable[[Case], Any]  # of a solution; raises Complaint where it fails
 
 
@@ -59,14 +61,14 @@ def check_solution(exercise: Exercise, solution: Solution, load: Load | None = N
     report = Report(exercise, "failing", problem) if problem else Report(exercise, "done", ["all cases agree"])
     if load is None or exercise.install is None:
         return report
-    sd = load()
+    runs = load()
     try:
-        compared = compare_runs(exercise, solution, sd)
+        compared = runs.compare(exercise, solution)
     except Complaint as error:
         report.state = "failing"
         report.lines.append(str(error))
         return report
-    _add_comparison(report, compared, sd)
+    _add_comparison(report, compared, runs.sd)
     return report
 
 
@@ -82,7 +84,13 @@ def problem_in(exercise: Exercise, cases: Sequence[Case], result: Result) -> lis
     """As `first_problem`, for results that may come from another process."""
     for case in cases:
         expected = exercise.reference(*copy.deepcopy(case.arguments))
-        found = difference(result(case), expected, exercise.rtol, exercise.atol)
+        try:
+            got = result(case)
+        except Failed as error:
+            names = inspect.signature(exercise.reference).parameters
+            given = ", ".join(map(shown, names, case.arguments))
+            raise Complaint(f"{case.label}: from {given}, expected {kind(expected)}; {error}") from error
+        found = difference(got, expected, exercise.rtol, exercise.atol)
         if found is not None:
             likely = recognise(exercise, cases, result)
             return [f"{case.label}: {found}", *([] if likely is None else [f"likely: {likely}."])]
@@ -123,8 +131,13 @@ def _add_comparison(report: Report, compared: Comparison, sd: StableDiffusion) -
         )
         times = "once" if compared.calls == 1 else f"{compared.calls} times"
         report.lines.append(f"in the pipeline: called {times}; {agrees}")
-    mine, theirs = (enlarged(images.to_pil(sd.decode(latents).clamp(-1, 1))[0]) for latents in compared.latents)
-    report.picture = mine if compared.first is None else side_by_side(mine, theirs)
+    mine, theirs = compared.latents
+    right = compared.first is None
+    report.picture = _drawn(sd, mine) if right else side_by_side(_drawn(sd, mine), _drawn(sd, theirs))
+
+
+def _drawn(sd: StableDiffusion, latents: Tensor) -> Image.Image:
+    return enlarged(images.to_pil(sd.decode(latents).clamp(-1, 1))[0])
 
 
 def enlarged(image: Image.Image) -> Image.Image:

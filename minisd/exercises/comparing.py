@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +31,8 @@ def difference(got: Any, expected: Any, rtol: float, atol: float) -> str | None:
     bad = ~torch.isfinite(got)
     if bad.any():
         return f"{_share(bad)} of your {_count(got)} are NaN or infinite."
-    place = tuple(int(i) for i in torch.unravel_index((got - expected).abs().argmax(), got.shape))
+    largest = int((got - expected).abs().argmax())
+    place = tuple(map(int, np.unravel_index(largest, got.shape)))  # torch's own imports sympy, which takes a second
     at = f" at {list(place)}" if place else ""
     return (
         f"{_share(wrong)} of your {_count(got)} differ; the most{at}: yours {float(got[place]):.6g}, expected "
@@ -50,6 +52,20 @@ def agree(one: Any, other: Any, rtol: float, atol: float) -> bool:
 def listed(values: Sequence[float]) -> str:
     """Shares as percentages."""
     return "  ".join(f"{100 * value:.1f} %" for value in values)
+
+
+def kind(value: Any) -> str:
+    """What a value is, without its numbers."""
+    return f"a tensor of the shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def shown(name: str, value: Any) -> str:
+    """An argument in a message: its name, with its shape or number where it has one."""
+    if isinstance(value, Tensor):
+        return f"{name} {tuple(value.shape)}"
+    if isinstance(value, list) and all(isinstance(each, Tensor) for each in value):
+        return f"{name} {[tuple(each.shape) for each in value]}"
+    return f"{name}={value!r}" if isinstance(value, bool | int | float | str) else name
 
 
 def _name(tensor: Tensor) -> str:

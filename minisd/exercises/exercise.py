@@ -76,8 +76,13 @@ class Exercise:
     @property
     def starter(self) -> str:
         """The file that a learner begins with."""
-        lines = "\n".join(f"    {line}".rstrip() for line in self.task.strip().splitlines())
-        return f'import torch\n\n\n{self.signature}\n    """{lines.strip()}\n    """\n    raise NotImplementedError\n'
+        return starter_file(self.signature, self.task)
+
+
+def starter_file(signature: str, task: str) -> str:
+    """The file that a learner begins with: the first line of the function, and what to write."""
+    lines = "\n".join(f"    {line}".rstrip() for line in task.strip().splitlines())
+    return f'import torch\n\n\n{signature}\n    """{lines.strip()}\n    """\n    raise NotImplementedError\n'
 
 
 @contextmanager

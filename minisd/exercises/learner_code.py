@@ -29,6 +29,10 @@ class NotWritten(Complaint):
     """The function still raises NotImplementedError."""
 
 
+class Failed(Complaint):
+    """The code raises an error."""
+
+
 class _TooSlow(BaseException):
     """The time is over; not an Exception, so that a learner's `except Exception` does not catch it."""
 
@@ -93,7 +97,7 @@ def file_of(solution: Callable[..., Any]) -> str:
 
 @contextlib.contextmanager
 def guarded(path: str) -> Iterator[None]:
-    """Within the block, errors and delays of the code in a file become Complaints. Raises Complaint, NotWritten."""
+    """Within the block, errors and delays of the code in a file become Complaints. Raises these, NotWritten, Failed."""
     try:
         with _limited(SECONDS):
             yield
@@ -114,7 +118,7 @@ def guarded(path: str) -> Iterator[None]:
         if isinstance(error, NotImplementedError) and _files(error)[-1:] == [path]:
             raise NotWritten("nothing is written yet: the function raises NotImplementedError.") from error
         text = printable(str(error)).split("\n")[0][:300]
-        raise Complaint(f"{_where(path, error)}{type(error).__name__}{f': {text}' if text else ''}.") from error
+        raise Failed(f"{_where(path, error)}{type(error).__name__}{f': {text}' if text else ''}.") from error
 
 
 def _files(error: BaseException) -> list[str]:

@@ -1,8 +1,8 @@
 """A short run of the pipeline with a learner's function in it, compared with the run of the library."""
 
 import io
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,8 @@ from minisd.exercises.learner_code import Complaint, file_of, guarded
 from minisd.pipeline import StableDiffusion
 from minisd.training.fine_tuning import is_small
 
-PROMPT, STEPS, SEED = "a red circle", 6, 1
+PROMPT, STEPS, SEED = "a red circle", 5, 1
+LOOKED = 2  # steps in which every module's output is kept: most wrong functions show there
 KEPT = 64  # numbers of each module's output
 SAME = 1e-3  # largest distance of latents, in parts of their size, of two right solutions
 
@@ -28,7 +29,10 @@ class Output(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A run: the outputs of all modules in order, the latents after each step, how often the solution was called."""
+    """A run: the latents after each step, how often the solution was called.
+
+    outputs: of all modules, in order, until the end of the first steps.
+    """
 
     outputs: list[Output]
     latents: list[Tensor]
@@ -63,32 +67,56 @@ class Comparison(NamedTuple):
     calls: int
 
 
-def compare_runs(exercise: Exercise, solution: Solution, sd: StableDiffusion) -> Comparison:
-    """Run the pipeline twice. Raises Complaint if the learner's function fails within it."""
-    expected = run(exercise, None, sd)
-    got = run(exercise, solution, sd)
-    drift = [float((a - b).norm() / a.norm()) for a, b in zip(expected.latents, got.latents, strict=False)]
-    first = None
-    if len(expected.latents) != len(got.latents):
-        first = f"the run has {len(got.latents)} steps, expected {len(expected.latents)}"
-    elif not max(drift) <= SAME:
-        first = _first_difference(expected.outputs, got.outputs, exercise)
-    return Comparison(first, drift, (got.latents[-1], expected.latents[-1]), got.calls)
+class Runs:
+    """The runs of one pipeline. The library's own is made once for all exercises that need the same one."""
+
+    def __init__(self, sd: StableDiffusion) -> None:
+        """sd: its networks must stay as they are."""
+        self.sd = sd
+        self._expected: dict[Callable[[Any], Mapping[str, Any]], Run] = {}
+
+    def expected(self, exercise: Exercise) -> Run:
+        """The library's run of an exercise."""
+        if exercise.run not in self._expected:
+            self._expected[exercise.run] = run(exercise, None, self.sd)
+        return self._expected[exercise.run]
+
+    def compare(self, exercise: Exercise, solution: Solution) -> Comparison:
+        """Compare with the learner's run. Raises Complaint if the function fails within it."""
+        expected, got = self.expected(exercise), run(exercise, solution, self.sd)
+        drift = [float((a - b).norm() / a.norm()) for a, b in zip(expected.latents, got.latents, strict=False)]
+        first = None
+        if len(expected.latents) != len(got.latents):
+            first = f"the run has {len(got.latents)} steps, expected {len(expected.latents)}"
+        elif not max(drift) <= SAME:
+            first = _first_difference(expected, got, exercise) or self._late_difference(exercise, solution)
+        return Comparison(first, drift, (got.latents[-1], expected.latents[-1]), got.calls)
+
+    def _late_difference(self, exercise: Exercise, solution: Solution) -> str:
+        """The first difference after the steps in which outputs were kept: both runs again, keeping all of them."""
+        expected, got = (run(exercise, each, self.sd, looked=None) for each in (None, solution))
+        return _first_difference(expected, got, exercise) or "after the last module"
 
 
-def run(exercise: Exercise, solution: Solution | None, sd: StableDiffusion) -> Run:
-    """The run that reaches the exercise's place; without a solution, that of the library."""
+def run(exercise: Exercise, solution: Solution | None, sd: StableDiffusion, looked: int | None = LOOKED) -> Run:
+    """The run that reaches the exercise's place; without a solution, that of the library.
+
+    looked: the number of steps in which outputs are kept, which takes time; None for all.
+    """
     options = dict(exercise.run(sd))
     lora = options.pop("lora", None)
     counted = None if solution is None else Counted(solution)
     assert exercise.install is not None
     silent = redirect_stdout(io.StringIO())  # a solution may print, but not hundreds of times
     installed = nullcontext() if counted is None else exercise.install(counted)
-    merged = None
+    merged, latents = None, []
     try:
-        with silent, installed, _threads(sd), recorded(sd) as outputs, torch.no_grad():
+        with silent, installed, _threads(sd), recorded(sd) as (outputs, end), torch.no_grad():
             merged = None if lora is None else Lora(lora)
-            latents = [step.latents for step in _steps(sd, options)]
+            for step in _steps(sd, options):
+                latents.append(step.latents)
+                if len(latents) == looked:
+                    end()
     except Complaint as error:
         raise Complaint(f"in the pipeline, {error}") from error
     except Exception as error:
@@ -125,41 +153,35 @@ def _steps(sd: StableDiffusion, options: Mapping[str, Any]) -> Iterator[Any]:
 
 
 @contextmanager
-def recorded(sd: StableDiffusion) -> Iterator[list[Output]]:
-    """Keep some numbers of the output of every module that runs within the block."""
+def recorded(sd: StableDiffusion) -> Iterator[tuple[list[Output], Callable[[], None]]]:
+    """Keep some numbers of the output of every module that runs within the block; gives them, and what ends it."""
     outputs: list[Output] = []
-    handles = []
 
     def keep(name: str) -> Any:
         def hook(module: nn.Module, inputs: object, output: object) -> None:
             if isinstance(output, Tensor) and output.is_floating_point():
-                flat = output.detach().flatten()
-                outputs.append(Output(name, tuple(output.shape), flat[:: max(1, len(flat) // KEPT)].float().clone()))
+                some = output.flatten()[:: max(1, output.numel() // KEPT)].clone()
+                outputs.append(Output(name, tuple(output.shape), some))
 
         return hook
 
     parts = {"text encoder": sd.text_encoder, "unet": sd.unet, "vae": sd.vae}
-    for part, network in parts.items():
-        for name, module in network.named_modules():
-            handles.append(module.register_forward_hook(keep(f"{part}.{name}" if name else part)))
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        for part, network in parts.items():
+            for name, module in network.named_modules():
+                handle = module.register_forward_hook(keep(f"{part}.{name}" if name else part))
+                hooks.callback(handle.remove)
+        yield outputs, hooks.close
 
 
-def _first_difference(expected: list[Output], got: list[Output], exercise: Exercise) -> str:
-    for k, (a, b) in enumerate(zip(expected, got, strict=False)):
+def _first_difference(expected: Run, got: Run, exercise: Exercise) -> str | None:
+    """The first of the kept outputs that differs, as a sentence."""
+    for k, (a, b) in enumerate(zip(expected.outputs, got.outputs, strict=False)):
         if a.module != b.module or a.shape != b.shape:
             return f"output {k + 1} is of {b.module} {b.shape}, expected {a.module} {a.shape}"
-        largest = float((a.values - b.values).abs().max())
+        largest = float((a.values.float() - b.values.float()).abs().max())
         if largest > 10 * exercise.atol + exercise.rtol * float(a.values.abs().max()):
-            call = sum(each.module == "unet" for each in expected[:k]) + 1
-            where = (
-                f"{a.module} {a.shape}, in call {call} of the UNet"
-                if a.module.startswith("unet")
-                else f"{a.module} {a.shape}"
-            )
-            return f"{where}: {largest:.1e}; the {k} outputs before it agree"
-    return "after the last module"
+            call = sum(each.module == "unet" for each in expected.outputs[:k]) + 1
+            where = f", in call {call} of the UNet" if a.module.startswith("unet") else ""
+            return f"{a.module} {a.shape}{where}: {largest:.1e}; the {k} outputs before it agree"
+    return None

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,13 @@ def test_from_the_list_to_a_solved_exercise(here: Path, capsys: pytest.CaptureFi
     assert json.loads((here / "mine" / "progress.json").read_text())["guide"] == {"state": "done", "hints": 2}
     assert main(["exercises", "list"]) == 0
     assert "done " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("actions", [["list"], ["start guide", "hint guide"]])
+def test_what_a_learner_only_reads_imports_no_pytorch(actions: list[str], here: Path) -> None:
+    lines = [f"assert main(['exercises', *{action.split()}]) == 0" for action in actions]
+    code = "\n".join(["import sys", "from minisd.cli import main", *lines, "sys.exit('torch' in sys.modules)"])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=here)
 
 
 def test_drawing_with_your_own_functions(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +116,7 @@ def test_a_file_is_checked_again_when_it_is_saved(
         if step == "save":
             path.write_text(RIGHT)
 
-    monkeypatch.setattr("minisd.cli.exercises.time.sleep", sleep)
+    monkeypatch.setattr("minisd.cli.exercise_checks.time.sleep", sleep)
     with contextlib.suppress(KeyboardInterrupt):
         main(["exercises", "check", "guide", "--watch"])
     printed = capsys.readouterr().out
@@ -128,7 +137,7 @@ def test_what_was_called_and_what_is_done(here: Path, capsys: pytest.CaptureFixt
     printed = capsys.readouterr().out
     assert "yours: guide; the library's: the rest\n" in printed
     assert "right, but not needed to draw this: lora_weight\n" in printed
-    for exercise in EXERCISES.values():
-        record(here / "mine", exercise, state="done")
+    for name in EXERCISES:
+        record(here / "mine", name, state="done")
     assert main(["exercises"]) == 0
     assert "all done; draw with your functions" in capsys.readouterr().out.splitlines()[-1]

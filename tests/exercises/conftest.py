@@ -1,11 +1,11 @@
-"""The embedded model, once for all tests of a file."""
+"""The runs of the embedded model, made once for all tests."""
 
 import pytest
 
 import weights_loader
-from minisd.pipeline import StableDiffusion
+from minisd.exercises.pipeline_run import Runs
 
 
-@pytest.fixture(scope="module")
-def sticker() -> StableDiffusion:
-    return weights_loader.load("sticker")
+@pytest.fixture(scope="session")
+def runs() -> Runs:
+    return Runs(weights_loader.load("sticker"))

@@ -1,6 +1,7 @@
 """Every exercise: right solutions pass, each mistake fails and is recognised, the pipeline reaches the function."""
 
 import inspect
+import itertools
 import re
 from pathlib import Path
 
@@ -12,11 +13,11 @@ import minisd
 from minisd.errors import InputError
 from minisd.exercises.catalogue import EXERCISES, find
 from minisd.exercises.checking import check_solution, first_problem, recognise
-from minisd.exercises.exercise import Exercise
+from minisd.exercises.exercise import Exercise, Solution
 from minisd.exercises.learner_code import Complaint, NotWritten, call, load
-from minisd.exercises.pipeline_run import SAME, compare_runs
+from minisd.exercises.pipeline_run import SAME, STEPS, Runs
+from minisd.exercises.sheets import SHEETS
 from minisd.exercises.solutions import solution_file
-from minisd.pipeline import StableDiffusion
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 ALL = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=list(EXERCISES))
@@ -75,34 +76,57 @@ def test_the_starter_file(exercise: Exercise, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("exercise", IN_PIPELINE, ids=[each.name for each in IN_PIPELINE])
-def test_the_pipeline_uses_it(exercise: Exercise, sticker: StableDiffusion) -> None:
+def test_the_pipeline_uses_it(exercise: Exercise, runs: Runs) -> None:
     """A right solution is called and changes nothing; a wrong one changes the latents."""
-    right = compare_runs(exercise, exercise.variants[0], sticker)
+    right = runs.compare(exercise, exercise.variants[0])
     assert right.calls > 0, "the library does not call this any more"
     assert right.first is None
     assert max(right.drift) < SAME
     got, expected = right.latents
     assert torch.allclose(got, expected, atol=1e-2)
-    drifts = []
-    for mistake in exercise.mistakes:
-        try:
-            compared = compare_runs(exercise, mistake.wrong, sticker)
-            drifts.append(max([float("inf") if "steps" in str(compared.first) else 0.0, *compared.drift]))
-        except Complaint:
-            drifts.append(float("inf"))
-    assert max(drifts) > 10 * SAME
+    assert any(changes_the_latents(exercise, mistake.wrong, runs) for mistake in exercise.mistakes)
+
+
+def changes_the_latents(exercise: Exercise, wrong: Solution, runs: Runs) -> bool:
+    """Whether the run fails, has another number of steps, or ends elsewhere."""
+    try:
+        compared = runs.compare(exercise, wrong)
+    except Complaint:
+        return True
+    return "steps" in str(compared.first) or max(compared.drift) > 10 * SAME
 
 
 def test_the_catalogue_is_complete() -> None:
     files = {path.stem for path in (Path(inspect.getfile(find)).parent / "tasks").glob("*.py")} - {"__init__"}
     assert files == set(EXERCISES)
     numbers = [each.number for each in EXERCISES.values()]
-    assert len(set(numbers)) == len(numbers)
+    assert numbers == list(range(1, len(files) + 1))
     for each in EXERCISES.values():
         assert set(each.needs) <= set(EXERCISES)
         assert 1 <= each.level <= 5
         assert len(each.hints) == 3
         assert each.reference.__name__ == each.name
+
+
+@ALL
+def test_what_is_read_without_pytorch_is_what_the_exercise_has(exercise: Exercise) -> None:
+    sheet = SHEETS[exercise.name]
+    for field in sheet.__dataclass_fields__:
+        assert getattr(sheet, field) == getattr(exercise, field), field
+    assert sheet.starter == exercise.starter
+
+
+def test_a_difference_after_the_first_steps_is_found(runs: Runs) -> None:
+    """Outputs are kept in the first steps only; where they agree, both runs are made again."""
+    exercise, calls = EXERCISES["guide"], itertools.count()
+
+    def late(both: Tensor, scale: float) -> Tensor:
+        uncond, cond = both.chunk(2)
+        return uncond + (scale if next(calls) % STEPS < STEPS - 2 else 0) * (cond - uncond)
+
+    compared = runs.compare(exercise, late)
+    assert compared.drift[STEPS - 3] < SAME < compared.drift[STEPS - 2]
+    assert str(compared.first).startswith(f"unet.conv_in (1, 32, 16, 16), in call {STEPS} of the UNet: ")
 
 
 @ALL
@@ -158,7 +182,7 @@ def test_the_shown_solution_is_a_file_that_passes(name: str, tmp_path: Path) -> 
         assert any(re.search(rf"(?:def|class) {last}\b", line) for line in source[int(found[2]) - 1 :][:4])
 
 
-def test_the_run_takes_one_thread_and_gives_the_others_back(sticker: StableDiffusion) -> None:
+def test_the_run_takes_one_thread_and_gives_the_others_back(runs: Runs) -> None:
     """On a busy machine, threads that wait for each other made a check of a second take thirty."""
     before, seen = torch.get_num_threads(), set()
     torch.set_num_threads(2)
@@ -169,7 +193,7 @@ def test_the_run_takes_one_thread_and_gives_the_others_back(sticker: StableDiffu
             uncond, cond = both.chunk(2)
             return uncond + scale * (cond - uncond)
 
-        assert compare_runs(EXERCISES["guide"], combine, sticker).first is None
+        assert runs.compare(EXERCISES["guide"], combine).first is None
         assert seen == {1}
         assert torch.get_num_threads() == 2
     finally:

@@ -9,6 +9,7 @@ from minisd.exercises import learner_code
 from minisd.exercises.catalogue import EXERCISES
 from minisd.exercises.checking import check_solution
 from minisd.exercises.learner_code import Complaint, load
+from minisd.exercises.pipeline_run import Runs
 
 HEAD = "import torch\n\n\ndef guide(both, scale):\n"
 
@@ -43,6 +44,15 @@ def checked(path: Path, text: str) -> str:
 )
 def test_mistakes_in_the_code(body: str, message: str, tmp_path: Path) -> None:
     assert message in checked(tmp_path / "guide.py", HEAD + body)
+
+
+def test_an_error_has_its_case_and_what_was_expected(tmp_path: Path) -> None:
+    path = tmp_path / "split_heads.py"
+    path.write_text("def split_heads(tokens, heads):\n    return tokens.reshape(2, 7, heads, heads)\n")
+    (line,) = check_solution(EXERCISES["split_heads"], load(str(path), "split_heads")).lines
+    given = "from tokens (2, 7, 15), heads=3, expected a tensor of the shape (2, 3, 7, 5)"
+    words = "RuntimeError: shape '[2, 7, 3, 3]' is invalid for input of size 210."
+    assert line == f"three heads: {given}; line 2: {words}"
 
 
 def test_an_endless_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,26 +94,26 @@ def test_what_does_the_whole_work_is_refused(tmp_path: Path) -> None:
     assert torch.nn.functional.scaled_dot_product_attention(q, q, q).shape == q.shape
 
 
-def test_a_wrong_solution_is_shown_in_the_pipeline(sticker: object) -> None:
+def test_a_wrong_solution_is_shown_in_the_pipeline(runs: Runs) -> None:
     exercise = EXERCISES["attention"]
-    report = check_solution(exercise, exercise.mistakes[2].wrong, lambda: sticker)
+    report = check_solution(exercise, exercise.mistakes[2].wrong, lambda: runs)
     assert report.state == "failing"
     assert report.lines[1].startswith("likely: the scores are divided by the square root of the number of keys")
     assert "first difference: " in report.lines[2]
     assert report.lines[3].startswith("distance of the latents after each step: ")
     assert report.picture is not None
-    right = check_solution(exercise, exercise.variants[0], lambda: sticker)
+    right = check_solution(exercise, exercise.variants[0], lambda: runs)
     assert right.state == "done"
     assert "the latents agree" in right.lines[-1]
     assert right.picture is not None
     assert right._repr_png_()[:4] == b"\x89PNG"
 
 
-def test_a_failure_in_the_pipeline_has_its_line(sticker: object, tmp_path: Path) -> None:
+def test_a_failure_in_the_pipeline_has_its_line(runs: Runs, tmp_path: Path) -> None:
     path = tmp_path / "guide.py"
     fails = "    if both.shape[1] == 4:\n        raise KeyError('four')\n"
     path.write_text(HEAD + fails + "    u, c = both.chunk(2)\n    return u + scale * (c - u)\n")
-    report = check_solution(EXERCISES["guide"], load(str(path), "guide"), lambda: sticker)
+    report = check_solution(EXERCISES["guide"], load(str(path), "guide"), lambda: runs)
     assert report.state == "failing"
     assert report.lines == ["all cases agree", "in the pipeline, line 6: KeyError: 'four'."]
 

@@ -76,7 +76,7 @@ EXERCISE = Exercise(
         Mistake("the noise keeps its full size, so the variance is not 1", _noise_unscaled),
     ),
     hints=(
-        "Two independent things are added: what is the variance of a x + b y?",
+        "alpha_bar is a share of the variance, not a factor. What is the variance of a x + b y, of independent x, y?",
         "alpha_bar is a share of the variance. The factor of x0 is its square root.",
         "alpha_bar.view(-1, 1, 1, 1) has one number for each image.",
     ),

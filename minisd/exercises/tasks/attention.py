@@ -113,7 +113,7 @@ EXERCISE = Exercise(
         Mistake("causal is ignored", _not_causal),
     ),
     hints=(
-        "Which axis of the weights must sum to one?",
+        "Scores of queries and keys, a softmax, a mean of the values. Over which axis must the weights sum to one?",
         "The scores are (B, heads, N, M): one number for each query and each key.",
         "torch.softmax subtracts the largest score for you; a masked score is minus infinity before it.",
     ),

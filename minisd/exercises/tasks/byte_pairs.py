@@ -134,7 +134,7 @@ EXERCISE = Exercise(
         Mistake("only one pair is merged; go on until no pair is known", _one_pass),
     ),
     hints=(
-        "A loop that ends when no neighbouring pair is in ranks.",
+        "A loop: of all neighbours, not only the leftmost, merge the pair learned first. It ends when none is known.",
         "zip(pieces, pieces[1:]) gives the neighbouring pairs; min(..., key=...) finds the earliest.",
         "After a merge there are new neighbours, so look again from the beginning.",
     ),

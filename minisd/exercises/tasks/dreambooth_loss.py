@@ -59,7 +59,7 @@ def _by_mse(prediction: Tensor, target: Tensor, subjects: int, prior_weight: flo
 
 
 EXERCISE = Exercise(
-    number=21,
+    number=20,
     name="dreambooth_loss",
     title="DreamBooth's loss",
     level=1,
@@ -77,8 +77,8 @@ EXERCISE = Exercise(
         Mistake("the errors of the images are summed; expected their mean", _summed),
     ),
     hints=(
-        "With weight 0 the class does not count at all.",
-        "Two means: one over the first rows, one over the others.",
+        "Two errors, each a mean of its own: over the rows of the subject, which come first, and over the others.",
+        "Only the error of the class has a weight; with weight 0 the class does not count at all.",
         "tensor[:n] are the first n rows, tensor[n:] the others.",
     ),
     variants=(_by_mse,),

@@ -48,7 +48,7 @@ def _one_by_one(uncond: Tensor, cond: Tensor, scales: Tensor) -> Tensor:
 
 
 EXERCISE = Exercise(
-    number=23,
+    number=22,
     name="guided_target",
     title="The target of guided distillation",
     level=1,
@@ -65,7 +65,7 @@ EXERCISE = Exercise(
         Mistake("the two predictions are exchanged", _exchanged),
     ),
     hints=(
-        "scale 1 gives cond, scale 0 gives uncond.",
+        "For each image by itself: scale 1 gives cond, scale 0 gives uncond.",
         "It is guidance, with a number for each row.",
         "scales needs three more axes.",
     ),

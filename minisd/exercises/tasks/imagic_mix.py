@@ -42,7 +42,7 @@ def _in_one_piece(optimised: Tensor, wanted: Tensor, etas: list[float]) -> Tenso
 
 
 EXERCISE = Exercise(
-    number=24,
+    number=23,
     name="imagic_mix",
     title="Imagic's interpolation",
     level=1,

@@ -97,7 +97,7 @@ EXERCISE = Exercise(
         Mistake("the weight is replaced by its change; add it", _replaced),
     ),
     hints=(
-        "With scale 0 the result is the weight.",
+        "The weight stays; a change is added to it, which alone is scaled. With scale 0 the result is the weight.",
         "Which product of `up` and `down` has the shape of the weight?",
         "The rank is the number of rows of `down`; the product is multiplied by two fractions or numbers.",
     ),

@@ -63,7 +63,7 @@ def _with_mask(sd: Any) -> dict[str, Any]:
 
 
 EXERCISE = Exercise(
-    number=25,
+    number=24,
     name="mask_blend",
     title="Inpainting by a blend",
     level=1,

@@ -60,7 +60,7 @@ def _by_linear_equations(z: Tensor, z_end: Tensor, alpha_bar: float, alpha_bar_e
 
 
 EXERCISE = Exercise(
-    number=22,
+    number=21,
     name="progressive_target",
     title="The target of progressive distillation",
     level=3,

@@ -101,7 +101,7 @@ EXERCISE = Exercise(
         Mistake("SiLU is left out after the norms", _after_convolution),
     ),
     hints=(
-        "The order in each half is norm, SiLU, convolution.",
+        "The halves are norm1, SiLU, conv1 and norm2, SiLU, conv2. The time is added after conv1, before norm2.",
         "block.time(...) is (B, C'); it needs two more axes to be added to every place.",
         "The last line is a sum of two things, one of which is block.skip of something.",
     ),

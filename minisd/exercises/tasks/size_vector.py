@@ -57,7 +57,7 @@ def _row_by_row(pooled: Tensor, original: Pair, crop: Pair, target: Pair, waves:
 
 
 EXERCISE = Exercise(
-    number=26,
+    number=25,
     name="size_vector",
     title="SDXL's size vector",
     level=2,

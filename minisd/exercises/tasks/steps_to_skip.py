@@ -61,7 +61,7 @@ EXERCISE = Exercise(
         Mistake("the steps that are left out are rounded down; expected those that are done", _rounded_up),
     ),
     hints=(
-        "At strength 1 nothing is left out.",
+        "Asked for are the steps that are left out, not those that are done: none at strength 1.",
         "First the steps that are done: int() rounds down.",
         "Left out are all the others.",
     ),

@@ -95,7 +95,7 @@ EXERCISE = Exercise(
         Mistake("the final norm is applied after every layer; expected once, at the end", _norm_in_between),
     ),
     hints=(
-        "Two tables are added: one tells which word, one tells where.",
+        "Four steps: two tables are added (which word, and where it is), then the layers, then the final norm, once.",
         "encoder.layers can be iterated like a list; each layer takes and gives (B, L, width).",
         "A text of L tokens uses the first L rows of the positions.",
     ),

@@ -88,7 +88,7 @@ EXERCISE = Exercise(
         Mistake("the exponent is divided by width; expected half of it", _over_width),
     ),
     hints=(
-        "Two columns for each frequency: one for its cosine, one for its sine.",
+        "Each frequency has two columns: its cosine is in the left half of a row, its sine in the right half.",
         "The exponents are -i / half; 10000 to a power is exp(power * log(10000)).",
         "values[:, None] * frequencies is (N, half).",
     ),

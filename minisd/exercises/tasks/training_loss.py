@@ -96,7 +96,7 @@ EXERCISE = Exercise(
         Mistake("the errors of an image are summed; expected the mean over everything", _summed),
     ),
     hints=(
-        "First the noisy latents, as in the exercise add_noise.",
+        "Mix latents and noise as in add_noise, let the model predict from the mixture, compare with the noise.",
         "alpha_bars[t] picks one share for each image.",
         "The model gets two things: the mixture and the timesteps.",
     ),

@@ -113,7 +113,7 @@ EXERCISE = Exercise(
         Mistake("the norms are left out", _no_norms),
     ),
     hints=(
-        "Three lines of the same form.",
+        "Three lines of the same form, one for each part. Each reads the x of the line before, not the first x.",
         "x = x + part(norm(x))",
         "Only one of the three parts takes the text.",
     ),

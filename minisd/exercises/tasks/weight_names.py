@@ -82,7 +82,7 @@ EXERCISE = Exercise(
         Mistake("a level always has two residual blocks; use `layers`", _two_layers),
     ),
     hints=(
-        "Write down the row for two layers: what is at 0, 1, 2, 3, 4?",
+        "Write down the row for two layers: the first convolution is at 0, but what is at 1, 2, 3, 4?",
         "Without the first convolution a level has layers + 1 places.",
         "divmod gives the level and the place in it.",
     ),
