@@ -188,7 +188,9 @@ class Upsample(nn.Module):
 def _is_faster_at_once(x: Tensor, weight: Tensor) -> bool:
     """Whether `_double_and_convolve` is worth its preparation, as measured in float32 on the CPU with oneDNN."""
     trained = weight.requires_grad and torch.is_grad_enabled()
-    measured = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    measured = (
+        x.device.type in ("cpu", "meta") and x.dtype == weight.dtype == torch.float32
+    )  # meta: operations are counted
     large = x.shape[2] * x.shape[3] >= 1024
     return large and measured and not trained and torch.backends.mkldnn.is_available()
 
