@@ -33,7 +33,7 @@ COMMANDS = {
     "distill, guided": ("train", "distill", "{run}", *SUBJECT, *CAT, "--method", "guided"),
     "edit": (
         "edit", "a red cat", "--model", "{model}", "--image", "{subject}/0.png", "--folder", "{run}",
-        "--training-steps", f"{STEPS},{STEPS}", "--eta", "0.7", "--output", "{run}/drawn.png",
+        "--training-steps", f"{STEPS},{STEPS}", "--eta", "0.7", "--output", "{run}.png",
     ),
 }  # fmt: skip
 FAST = ("lora", "embedding")
