@@ -7,6 +7,7 @@ names below repeat those of the library; tests/cli/test_options.py compares them
 from argparse import SUPPRESS
 from pathlib import Path
 
+from minisd.cli.bench_options import bench
 from minisd.cli.demo_options import app, demo
 from minisd.cli.eval_options import evaluate
 from minisd.cli.exercise_options import exercises
@@ -29,8 +30,6 @@ SAMPLERS = {  # name: class in minisd.schedulers
     "unipc": "UniPC",
 }
 TURNS = ("half", "quarter", "mirror", "flip")
-FAMILIES = ("sd15", "sd21", "sdxl")
-ROWS = ("load", "text", "unet", "vae", "encode")
 VERIFIED = ("v1-1", "v1-2", "v1-3", "v1-4", "v1-5", "v2-base", "v2", "v2-1-base", "v2-1")
 STAGES = ("vae", "text", "unet", "vae128", "clip")
 TASKS = ("inpainting", "depth", "upscaling")
@@ -171,28 +170,6 @@ def verify(parser: Parser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--json", type=Path, metavar="FILE", help="also write the results to a new file")
     output.add_argument("--quiet", action="store_true", help="no progress bars")
-
-
-def bench(parser: Parser) -> None:
-    """Compare speed, memory and accuracy with diffusers on this machine.
-
-    Both sides get the same weights and inputs, in one run.
-    """
-    what = parser.add_argument_group("what to measure")
-    what.add_argument("--family", choices=FAMILIES, default="sd15", metavar="NAME", help=", ".join(FAMILIES))
-    what.add_argument("--size", type=whole, default=512, metavar="PIXELS", help="side of the image")
-    what.add_argument("--tiny", action="store_true", help="a self-test: tiny networks, 64 pixels")
-    what.add_argument("--rows", default="load,text,unet,vae", metavar="A,B", help=f"some of {','.join(ROWS)}")
-    how = parser.add_argument_group("how to measure it")
-    how.add_argument("--device", metavar="A,B", help="cpu, cuda or both (default: all of these that are available)")
-    how.add_argument("--dtype", metavar="A,B", help="such as float32,bfloat16 (default: the usual ones of the device)")
-    how.add_argument("--repeats", type=whole, default=5, metavar="N", help="measurements of each side, in turn")
-    how.add_argument("--threads", type=whole, metavar="N", help="CPU threads (default: PyTorch's choice)")
-    how.add_argument("--channels-last", action="store_true", help="also use this memory format for diffusers")
-    files = parser.add_argument_group("files")
-    files.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the random weights here, or use them again")
-    files.add_argument("--json", type=Path, metavar="FILE", help="also write all measurements")
-    files.add_argument("--overwrite", action="store_true", help="replace the file of --json")
 
 
 def train(parser: Parser) -> None:

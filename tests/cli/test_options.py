@@ -10,9 +10,10 @@ from PIL import Image
 
 import weights_loader
 from minisd.adapters.task_variants import EXTRA_CHANNELS
-from minisd.cli import bench, eval_options, main, options, verify
+from minisd.cli import bench, bench_options, eval_options, main, options, verify
 from minisd.cli.option_names import with_options
-from minisd.parity.benchmark.workloads import FAMILIES, WORKLOADS
+from minisd.parity.benchmark.families import FAMILIES
+from minisd.parity.benchmark.timing import CLOCKS
 from minisd.pipeline.views import TURNS
 from minisd.schedulers import Scheduler
 from minisd.schedulers.schedule import PREDICTION_TYPES
@@ -28,8 +29,9 @@ def test_the_names_are_those_of_the_library() -> None:
     assert {*options.SAMPLERS.values()} == {sampler.__name__ for sampler in Scheduler.samplers.values()}
     assert options.PREDICTION_TYPES == PREDICTION_TYPES
     assert [f"torch.{name}" for name in options.DTYPES] == [str(dtype) for dtype in DTYPES]
-    assert tuple(FAMILIES) == options.FAMILIES
-    assert options.ROWS == bench.ROWS == ("load", *WORKLOADS)
+    assert tuple(FAMILIES) == bench_options.FAMILIES
+    assert tuple(bench.MEASURES) == bench_options.ROWS
+    assert tuple(CLOCKS) == bench_options.CLOCKS
     assert tuple(verify.NAMES) == options.VERIFIED
     assert tuple(STAGES) == options.STAGES
     assert tuple(EXTRA_CHANNELS) == options.TASKS
@@ -93,7 +95,8 @@ def test_help_shows_only_defaults_that_inform(command: list[str], capsys: pytest
         (["train", "vea", "runs"], "stage is 'vea', expected one of all, vae, text, unet, vae128, clip, variant, full, "
                                    "dreambooth, lora, embedding, distill; did you mean vae?"),
         (["eval", "--suite", "two"], "there is no option --suite; did you mean --suites?"),
-        (["bench", "--family", "sd1.5"], "--family is 'sd1.5', expected one of sd15, sd21, sdxl; did you mean sd15?"),
+        (["bench", "--family", "sd1.5"],
+         "--family is 'sd1.5', expected one of sticker, sd15, sd21, sdxl; did you mean sd15?"),
         (["a", "--sampler", "dppm"], "did you mean ddpm?"),
         (["trian", "vae", "runs"], "unexpected 'vae runs'; did you mean `minisd train`?"),
         (["verfy", "sd15", "--quick"], "there is no option --quick; did you mean --quiet or `minisd verify`?"),

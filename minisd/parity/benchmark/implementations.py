@@ -1,25 +1,37 @@
-"""The two implementations that `minisd bench` compares: random weights for both, and how each loads them.
+"""The implementations that `minisd bench` compares: a model folder for all of them, and how each loads its parts.
 
 No other module of minisd imports diffusers and transformers, and this one only inside functions.
 """
 
 import shutil
+import tempfile
+import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from minisd.errors import InputError, OutputError
-from minisd.parity.benchmark.workloads import NETWORKS, FamilyConfigs
-from weights_loader.loading import load_network
+from minisd.parity.benchmark.families import FAMILIES, NETWORKS, FamilyConfigs
+from minisd.parity.benchmark.training import TrainingStep
+from minisd.training.trainer import AUTOCAST, precision
+from weights_loader.loading import load, load_network
+from weights_loader.model_folder import MODEL_INDEX
+from weights_loader.names import diffusers as official_names
+from weights_loader.names import expand
 from weights_loader.official_configs import text_json, unet_json, vae_json
+from weights_loader.saving import save
+from weights_loader.sources import EMBEDDED
 
-IMPLEMENTATIONS = ("diffusers", "minisd")
+IMPLEMENTATIONS = ("diffusers", "tuned", "minisd")  # tuned: diffusers, with its documented settings for speed
 NORM_SPREAD = 0.1  # new norms have weights 1 and biases 0, which would hide a mix-up
 
-Loader = Callable[[Path, torch.device, torch.dtype], nn.Module]
+Loader = Callable[[Path, torch.device, torch.dtype], Any]
 
 
 def require_oracle() -> dict[str, str]:
@@ -36,6 +48,23 @@ def require_oracle() -> dict[str, str]:
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     return versions
+
+
+def make_model(configs: FamilyConfigs, folder: Path) -> None:
+    """Write a model folder in diffusers layout, float32: the embedded model, or one of any sizes with random weights.
+
+    The tokenizer and the sampler are always the embedded model's. What the folder has already is kept. Raises
+    OutputError.
+    """
+    if configs == FAMILIES[EMBEDDED]:
+        if not (folder / MODEL_INDEX).exists():
+            save(load(EMBEDDED), folder)
+        return
+    for component in NETWORKS:
+        make_weights(component, configs, folder)
+    with tempfile.TemporaryDirectory(prefix="minisd-bench-") as temporary:
+        embedded = save(load(EMBEDDED), Path(temporary) / EMBEDDED)
+        shutil.copytree(embedded, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*NETWORKS))
 
 
 def make_weights(component: str, configs: FamilyConfigs, folder: Path) -> None:
@@ -74,20 +103,74 @@ def make_weights(component: str, configs: FamilyConfigs, folder: Path) -> None:
 
 
 def loader(implementation: str, component: str) -> Loader:
-    """The function that loads a component of a model folder; all libraries that it needs are imported here."""
-    if implementation == "minisd":
-        kind = NETWORKS[component]
-        return lambda folder, device, dtype: load_network(folder, kind, component, device=device, dtype=dtype)
+    """The function that loads a part of a model folder; all libraries that it needs are imported here.
 
+    component: a network, "pipeline" for all of them, or "training" for a `TrainingStep` of the UNet. Training keeps its
+    weights in float32; another dtype is that of its autocast.
+    """
+    trains = component == "training"
+    load_part = (_minisd if implementation == "minisd" else _diffusers)("unet" if trains else component)
+
+    def load_all(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
+        loaded = load_part(folder, device, torch.float32 if trains else dtype)
+        if implementation == "tuned":
+            for network in networks_of(loaded):
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return _training_step(implementation, loaded, device, dtype) if trains else loaded
+
+    return load_all
+
+
+def networks_of(loaded: Any) -> list[nn.Module]:
+    """The networks of what a loader returned."""
+    if isinstance(loaded, nn.Module):
+        return [loaded]
+    return [getattr(loaded, name) for name in NETWORKS if hasattr(loaded, name)]
+
+
+def _minisd(part: str) -> Loader:
+    if part == "pipeline":
+        return lambda folder, device, dtype: load(folder, device=device, dtype=dtype)
+    kind = NETWORKS[part]
+    return lambda folder, device, dtype: load_network(folder, kind, part, device=device, dtype=dtype)
+
+
+def _diffusers(part: str) -> Loader:
     require_oracle()
+    if part == "pipeline":
+        from diffusers import StableDiffusionPipeline
+
+        def load_pipeline(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
+            with warnings.catch_warnings():  # of arguments that its own calls still use
+                warnings.simplefilter("ignore", FutureWarning)
+                pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
+            pipeline.set_progress_bar_config(disable=True)
+            return pipeline.to(device)
+
+        return load_pipeline
+
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
 
     def load_oracle(folder: Path, device: torch.device, dtype: torch.dtype) -> nn.Module:
-        path = folder / component
-        if component == "text_encoder":
+        path = folder / part
+        if part == "text_encoder":
             return CLIPTextModel.from_pretrained(path, dtype=dtype, local_files_only=True).eval().to(device)
-        kind = UNet2DConditionModel if component == "unet" else AutoencoderKL
-        return kind.from_pretrained(path, torch_dtype=dtype, local_files_only=True).eval().to(device)
+        kind = UNet2DConditionModel if part == "unet" else AutoencoderKL
+        return kind.from_pretrained(path, dtype=dtype, local_files_only=True).eval().to(device)
 
     return load_oracle
+
+
+def _training_step(implementation: str, unet: Any, device: torch.device, dtype: torch.dtype) -> TrainingStep:
+    """minisd trains as `minisd train` does; diffusers as its scripts do; tuned with the fused AdamW of PyTorch, too."""
+    if implementation == "minisd":
+        autocast = str(dtype).removeprefix("torch.")
+        context = partial(precision, device.type, autocast if autocast in AUTOCAST else None)
+        sources = expand(official_names.unet(unet.config), unet.state_dict())
+        return TrainingStep(unet, context, {name: source.name for name, source in sources.items()}, fused=True)
+
+    def autocast_of_scripts() -> AbstractContextManager[object]:
+        return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+    return TrainingStep(unet, autocast_of_scripts, fused=True if implementation == "tuned" else None)
