@@ -1,7 +1,6 @@
 """Rows of peak memory, each call in a new process: `python -m minisd.parity.benchmark.memory LIBRARY ROW FOLDER ...`.
 
-The memory of a row is the peak of the resident memory during the first call, above that with all weights loaded. It is
-the same in every process but for a per cent or two, so that one process is enough.
+The memory of a row is the peak of the resident memory during the first call, above that with all weights loaded.
 """
 
 import json
@@ -48,12 +47,13 @@ def rows(setup: Setup) -> Iterator[Row]:
 
 def _row(name: str, setup: Setup, dtype: torch.dtype, file: Path) -> Row:
     workload = WORKLOADS[name]
-    peaks: dict[str, Peak] = {}
-    for library in IMPLEMENTATIONS:
-        arguments = (library, name, setup.folder, name_of(dtype), file)
-        peaks[library] = Peak(*result_of(__name__, arguments, f"the {workload.what} with {library}"))
-    diffusers, tuned, minisd = ([peaks[library].peak_bytes / MIB] for library in IMPLEMENTATIONS)
-    error, oracle_error = peaks["minisd"].error, peaks["diffusers"].error
+    runs: dict[str, list[Peak]] = {library: [] for library in IMPLEMENTATIONS}
+    for _ in range(setup.repeats):
+        for library in IMPLEMENTATIONS:
+            arguments = (library, name, setup.folder, name_of(dtype), file)
+            runs[library].append(Peak(*result_of(__name__, arguments, f"the {workload.what} with {library}")))
+    diffusers, tuned, minisd = ([run.peak_bytes / MIB for run in runs[library]] for library in IMPLEMENTATIONS)
+    error, oracle_error = runs["minisd"][-1].error, runs["diffusers"][-1].error
     gate = allowed_error(oracle_error, workload.tolerance)
     what = f"{workload.what}, peak memory"
     return Row(what, "cpu", name_of(dtype), "MiB", diffusers, minisd, error, oracle_error, gate, tuned)
