@@ -98,7 +98,7 @@ def _measured(
     say(line(HEADER))
     say(line(("---",) * len(HEADER)))
     rates = {(peak["device"], peak["dtype"]): peak["conv"] for peak in peaks}
-    setup = Setup(plan.configs, plan.size, folder, plan.targets, plan.repeats, args.clock, rates)
+    setup = Setup(plan.configs, plan.size, folder, plan.targets, plan.repeats, args.clock, rates, plan.names)
     during, results = machine.OtherProcesses(), []
     for name in plan.names:
         for row in MEASURES[name](setup):

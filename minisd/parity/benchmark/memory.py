@@ -32,8 +32,12 @@ class Peak(NamedTuple):
 
 
 def rows(setup: Setup) -> Iterator[Row]:
-    """A row for each workload of MEASURED and each dtype on the CPU; none where the system does not tell its memory."""
-    for name in MEASURED if resident() is not None else ():
+    """A row for each workload and each dtype on the CPU; none where the system does not tell its memory.
+
+    The workloads are those of MEASURED that are asked for, or all of them.
+    """
+    chosen = [name for name in MEASURED if name in setup.asked] or MEASURED
+    for name in chosen if resident() is not None else ():
         if name == "image" and setup.configs.is_xl:
             continue
         check_memory(WORKLOADS[name], setup)

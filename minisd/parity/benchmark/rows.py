@@ -1,7 +1,7 @@
 """A row of the table of `minisd bench`: the measurements of both libraries, and the accuracy gate."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -23,6 +23,7 @@ class Setup(NamedTuple):
     """What all rows of a run have in common.
 
     clock: one of timing.CLOCKS. rates: GFLOP/s of a convolution by type of device and name of dtype.
+    asked: the names of all rows of the run.
     """
 
     configs: FamilyConfigs
@@ -32,6 +33,7 @@ class Setup(NamedTuple):
     repeats: int
     clock: str
     rates: Mapping[tuple[str, str], float]
+    asked: Sequence[str] = ()
 
     @property
     def cpu_dtypes(self) -> list[torch.dtype]:
