@@ -186,11 +186,12 @@ class Upsample(nn.Module):
 
 
 def _is_faster_at_once(x: Tensor, weight: Tensor) -> bool:
-    """Whether `_double_and_convolve` is worth its preparation, as measured in float32 on the CPU with oneDNN."""
+    """Whether `_double_and_convolve` is worth its preparation, as measured in float32 on the CPU with oneDNN.
+
+    On the meta device, where only operations are counted, the answer is that of the CPU.
+    """
     trained = weight.requires_grad and torch.is_grad_enabled()
-    measured = (
-        x.device.type in ("cpu", "meta") and x.dtype == weight.dtype == torch.float32
-    )  # meta: operations are counted
+    measured = x.device.type in ("cpu", "meta") and x.dtype == weight.dtype == torch.float32
     large = x.shape[2] * x.shape[3] >= 1024
     return large and measured and not trained and torch.backends.mkldnn.is_available()
 
@@ -199,12 +200,11 @@ def _double_and_convolve(x: Tensor, conv: Conv2d) -> Tensor:
     """What `Upsample` computes, by a transposed convolution: 4/9 of the products, and the doubled map is never stored.
 
     Among three neighbours in the doubled map two are equal, so the convolution sees 2 x 2 values and the sums of the
-    weights that meet in each. All four offsets of a pixel within its square together are one kernel of 4 x 4.
+    weights that meet in each. All four offsets of a pixel within its square together are one kernel of 4 x 4; `sums`
+    says which of the three rows, or columns, of the kernel of 3 x 3 meet in each of its rows, or columns.
     """
     outputs, inputs = conv.weight.shape[:2]
-    sums = conv.weight.new_tensor(
-        [[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]]
-    )  # of rows or columns of the 3 x 3 kernel
+    sums = conv.weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
     kernel = torch.kron(sums, sums) @ conv.weight.permute(2, 3, 0, 1).reshape(9, -1)
     kernel = kernel.view(4, 4, outputs, inputs).permute(3, 2, 0, 1)
     return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
