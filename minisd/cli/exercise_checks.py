@@ -49,7 +49,7 @@ def _check_one(exercise: Exercise, folder: Path, load: Load) -> bool:
     """Check a file, print what was found, keep its state and image; whether something is wrong."""
     begin = time.perf_counter()
     report = check_file(exercise, folder, load)
-    say(f"{report}\n  checked in {time.perf_counter() - begin:.1f} s")
+    say(f"{report}\n  checked in {time.perf_counter() - begin:.1f} s, after PyTorch was loaded")
     if report.picture is not None:
         path = images.save(report.picture, folder / f"{exercise.name}.png", overwrite=True)
         say(f"  {path}  what the pipeline draws with it")

@@ -59,6 +59,7 @@ def _start(args: argparse.Namespace) -> int:
     sheet = find(args.name, SHEETS)
     path = start(sheet, args.folder)
     say(f"{path}  write the function, then: minisd exercises check {sheet.name}")
+    say(f"if you are stuck: minisd exercises hint {sheet.name}")
     if sheet.needs:
         say(f"do before it: {', '.join(sheet.needs)}")
     return 0
