@@ -29,7 +29,7 @@ class Exercise:
     """One exercise. Its name is that of the function, and of the learner's file.
 
     task: what to write, with shapes and units; the docstring of the starter file. answer: the library's function or
-    class that does the same; None for a graded task, whose reference the instructor has. level: 1 (one line) to 5.
+    class that does the same; None for a graded task, whose reference the instructor has. level: 1 (a line or two) to 3.
     notebook: the number of the lesson. needs: names of exercises to do before. variants: other right solutions, for the
     tests. solution: what `minisd exercises solution` shows, where the reference calls the library. forbidden: functions
     that do the whole work, as dotted names. install: replaces what the library does by a solution; None where the
