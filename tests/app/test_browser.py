@@ -26,6 +26,11 @@ ARGUMENTS = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 PATIENCE = 120_000  # milliseconds, for a machine that does other work
+FADED_IN = """() => [...document.querySelectorAll("article.demo")].every(each => {
+  if (!each.checkVisibility()) return true
+  while (each && getComputedStyle(each).opacity === "1") each = each.parentElement
+  return each === null
+})"""  # until then Gradio shows a result with less contrast
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is found on this machine: the page is not tested"),
@@ -71,15 +76,19 @@ class Visitor:
             self.page.locator(".overflow-menu > button").click()
             self.page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
 
+    def upload(self, place: int, file: Path) -> None:
+        self.page.locator("input[type=file]").nth(place).set_input_files(file)
+        self.page.get_by_label(file.name, exact=True).wait_for()  # there when the upload has ended
+
     def draw(self, steps: int) -> None:
         self.page.get_by_label(re.compile("Steps")).locator("visible=true").first.fill(str(steps))
         self.page.keyboard.press("Tab")
         self.button("Draw").click()
 
     def result(self) -> Any:
-        """The last element of a complete result."""
-        links = self.page.locator("article.demo .links").locator("visible=true")
-        links.wait_for()
+        """A complete result, after the page has faded it in."""
+        self.page.locator("article.demo .links").locator("visible=true").wait_for()
+        self.page.wait_for_function(FADED_IN)
         return self.page.locator("article.demo").locator("visible=true")
 
 
@@ -211,8 +220,7 @@ def test_a_mask_is_drawn_with_keys_and_uploaded(visit: Any, tmp_path: Path) -> N
     picture = Image.new("L", (32, 32))
     picture.paste(255, (0, 0, 16, 32))
     picture.save(tmp_path / "mask.png")
-    visitor.page.locator("input[type=file]").nth(1).set_input_files(tmp_path / "mask.png")
-    visitor.page.get_by_text("mask.png").first.wait_for()
+    visitor.upload(1, tmp_path / "mask.png")
     visitor.page.locator("article.demo .links").locator("visible=true").evaluate("links => links.remove()")
     mask = given_mask(visitor)
     half = mask.shape[1] // 2
@@ -224,8 +232,7 @@ def test_an_upload_that_is_no_image_is_one_sentence(visit: Any, tmp_path: Path) 
     visitor = visit()
     visitor.open_tab("VAE")
     (tmp_path / "image.png").write_text("<html>")
-    visitor.page.locator("input[type=file]").first.set_input_files(tmp_path / "image.png")
-    visitor.page.get_by_text("image.png").first.wait_for()
+    visitor.upload(0, tmp_path / "image.png")
     visitor.button("Show").click()
     visitor.page.get_by_text(re.compile("cannot be read as an image")).first.wait_for()
 
