@@ -69,12 +69,20 @@ class Visitor:
         self.page.get_by_label("Prompt for all tabs").fill(text)
 
     def open_tab(self, name: str) -> None:
+        """Choose a tab where it is: a narrow page moves tabs into a menu, and not at once."""
         tab = self.page.get_by_role("tab", name=name, exact=True).locator("visible=true")
-        if tab.count():
-            tab.click()
-        else:
-            self.page.locator(".overflow-menu > button").click()
-            self.page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
+        menu = self.page.locator(".overflow-menu > button").locator("visible=true")
+        for patience in (5_000, PATIENCE):
+            try:
+                if tab.count():
+                    tab.click(timeout=patience)
+                else:
+                    menu.click(timeout=patience)
+                    self.page.locator(".overflow-dropdown").get_by_text(name, exact=True).click(timeout=patience)
+                return
+            except api.TimeoutError:
+                if patience == PATIENCE:
+                    raise
 
     def upload(self, place: int, file: Path) -> None:
         self.page.locator("input[type=file]").nth(place).set_input_files(file)
