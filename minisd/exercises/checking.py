@@ -92,7 +92,8 @@ def problem_in(exercise: Exercise, cases: Sequence[Case], result: Result) -> lis
             raise Complaint(f"{case.label}: from {given}, expected {kind(expected)}; {error}") from error
         found = difference(got, expected, exercise.rtol, exercise.atol)
         if found is not None:
-            likely = recognise(exercise, cases, result)
+            # Somebody who makes two mistakes is told of the one that shows here.
+            likely = recognise(exercise, cases, result) or recognise(exercise, [case], result)
             return [f"{case.label}: {found}", *([] if likely is None else [f"likely: {likely}."])]
     return []
 
@@ -102,7 +103,7 @@ def _calls(solution: Solution) -> Result:
 
 
 def recognise(exercise: Exercise, cases: Sequence[Case], result: Result) -> str | None:
-    """The known mistake that gives these results in all cases; an error is a result, too."""
+    """The known mistake that gives these results in all of these cases; an error is a result, too."""
     results = [_or_fails(result, case) for case in cases]
     for mistake in exercise.mistakes:
         wrong = [_or_fails(_calls(mistake.wrong), case) for case in cases]

@@ -28,15 +28,16 @@ def difference(got: Any, expected: Any, rtol: float, atol: float) -> str | None:
     wrong = ~torch.isclose(got, expected, rtol=rtol, atol=atol)
     if not wrong.any():
         return None
+    if got.numel() == 1:
+        return f"your number is {float(got):.6g}, expected {float(expected):.6g}."
     bad = ~torch.isfinite(got)
     if bad.any():
-        return f"{_share(bad)} of your {_count(got)} are NaN or infinite."
+        return f"{_share(bad)} of your numbers are NaN or infinite."
     largest = int((got - expected).abs().argmax())
     place = tuple(map(int, np.unravel_index(largest, got.shape)))  # torch's own imports sympy, which takes a second
-    at = f" at {list(place)}" if place else ""
     return (
-        f"{_share(wrong)} of your {_count(got)} differ; the most{at}: yours {float(got[place]):.6g}, expected "
-        f"{float(expected[place]):.6g}."
+        f"{_share(wrong)} of your numbers differ; the most at {list(place)}: yours {float(got[place]):.6g}, "
+        f"expected {float(expected[place]):.6g}."
     )
 
 
@@ -70,10 +71,6 @@ def shown(name: str, value: Any) -> str:
 
 def _name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _count(tensor: Tensor) -> str:
-    return "numbers" if tensor.numel() != 1 else "number"
 
 
 def _share(mask: Tensor) -> str:

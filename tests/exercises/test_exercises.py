@@ -116,6 +116,15 @@ def test_what_is_read_without_pytorch_is_what_the_exercise_has(exercise: Exercis
     assert sheet.starter == exercise.starter
 
 
+def test_of_two_mistakes_the_first_one_is_recognised() -> None:
+    def unscaled_and_not_causal(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+        return (q @ k.mT).softmax(-1) @ v
+
+    shown = first_problem(EXERCISES["attention"], unscaled_and_not_causal)
+    assert shown[0].startswith("five queries, eleven keys: ")
+    assert shown[1:] == ["likely: the scores are not divided by sqrt(d)."]
+
+
 def test_a_difference_after_the_first_steps_is_found(runs: Runs) -> None:
     """Outputs are kept in the first steps only; where they agree, both runs are made again."""
     exercise, calls = EXERCISES["guide"], itertools.count()

@@ -55,6 +55,15 @@ def test_an_error_has_its_case_and_what_was_expected(tmp_path: Path) -> None:
     assert line == f"three heads: {given}; line 2: {words}"
 
 
+@pytest.mark.parametrize("number", ["3.5", "inf", "nan"])
+def test_a_single_number_is_shown(number: str, tmp_path: Path) -> None:
+    path = tmp_path / "dreambooth_loss.py"
+    parameters = "prediction, target, subjects, prior_weight"
+    path.write_text(f"def dreambooth_loss({parameters}):\n    return prediction.new_tensor(float('{number}'))\n")
+    line = check_solution(EXERCISES["dreambooth_loss"], load(str(path), "dreambooth_loss")).lines[0]
+    assert line == f"two of the subject, three of the class: your number is {number}, expected 6.07893."
+
+
 def test_an_endless_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learner_code, "SECONDS", 0.2)
     loop = "    while True:\n        try:\n            pass\n        except Exception:\n            pass\n"
