@@ -19,7 +19,7 @@ from minisd.cli.options import DTYPES
 from minisd.errors import InputError, NumericalError, OutputError
 from minisd.parity.benchmark import first, implementations, load, machine, measure, memory
 from minisd.parity.benchmark.families import FAMILIES, FamilyConfigs, tiny
-from minisd.parity.benchmark.rows import HEADER, MAX_TOLERANCE, Measure, Setup, line
+from minisd.parity.benchmark.rows import HEADER, MAX_TOLERANCE, Measure, Row, Setup, line
 from minisd.parity.benchmark.workloads import IMAGE_TOLERANCE, TOLERANCE, WORKLOADS
 
 USUAL_DTYPES = {"cpu": "float32,bfloat16", "cuda": "bfloat16,float16"}
@@ -99,12 +99,18 @@ def _measured(
     say(line(("---",) * len(HEADER)))
     rates = {(peak["device"], peak["dtype"]): peak["conv"] for peak in peaks}
     setup = Setup(plan.configs, plan.size, folder, plan.targets, plan.repeats, args.clock, rates, plan.names)
-    during, results = machine.OtherProcesses(), []
+    during = machine.OtherProcesses()
+    rows: list[Row] = []
     for name in plan.names:
         for row in MEASURES[name](setup):
             say(line(row.cells()))
-            results.append(row.as_json())
+            rows.append(row)
     others["during"] = during.cores()
+    profiled = [row for row in rows if row.profile]
+    if profiled:
+        say("\nWhere minisd's time goes: operations with the largest shares in one more call, how often each is called")
+    for row in profiled:
+        say(f"- {row.what}, {row.dtype}: {', '.join(map(str, row.profile))}")
     say("\n" + machine.note_on_others(others["during"], "during the measurements"))
     settings = {key: each for key, each in vars(args).items() if key not in FILE_OPTIONS}
     return {
@@ -113,7 +119,7 @@ def _measured(
         "machine": described,
         "cores_of_other_processes": others,
         "peaks_gflops": peaks,
-        "rows": results,
+        "rows": [row.as_json() for row in rows],
     }
 
 

@@ -13,7 +13,7 @@ from support.bench import parsed, setup, table
 
 from minisd.cli import bench
 from minisd.errors import InputError, OutOfMemory, OutputError
-from minisd.parity.benchmark import implementations, machine, measure, rows, timing, workloads
+from minisd.parity.benchmark import implementations, machine, measure, profile, rows, timing, workloads
 from minisd.parity.benchmark.families import FAMILIES, tiny
 from minisd.parity.benchmark.training import TrainingStep
 from weights_loader.loading import load as load_model
@@ -58,11 +58,28 @@ def test_the_networks_agree_in_the_table_and_in_the_json_file(
         assert row["ratio"] == pytest.approx(row["diffusers_median"] / row["minisd_median"])
         if row["tuned"]:
             assert len(row["tuned"]) == repeats
+        assert f"- {row['what']}, {row['dtype']}: {row['profile'][0]['operation']} " in text
+        assert 0 < sum(part["share"] for part in row["profile"]) <= 1
         if row["dtype"] == "float32":
             assert row["error"] < 1e-5
             assert row["oracle_error"] == 0
         else:
             assert 1e-4 < row["oracle_error"] < rows.MAX_TOLERANCE  # relative to diffusers in float32
+
+
+def test_operations_are_ordered_by_the_time_that_they_take() -> None:
+    large, small = torch.ones(700, 700), torch.ones(7, 7)
+
+    def call(times: int) -> None:
+        for _ in range(times):
+            large @ large
+            small + small
+
+    first, *others = profile.shares(call, 3)
+    assert (first.operation, first.calls) == ("mm", 3)
+    assert first.share > 0.5
+    assert str(first).endswith(" % (3)")
+    assert next(each for each in others if each.operation == "add").calls == 3
 
 
 def test_operations_are_counted() -> None:

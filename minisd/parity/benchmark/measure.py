@@ -7,6 +7,7 @@ import torch
 
 from minisd._internal import memory
 from minisd.parity.benchmark.implementations import IMPLEMENTATIONS, loader
+from minisd.parity.benchmark.profile import shares
 from minisd.parity.benchmark.rows import Row, Setup, allowed_error, error, name_of
 from minisd.parity.benchmark.timing import timed
 from minisd.parity.benchmark.workloads import WORKLOADS, Workload, count_flops
@@ -42,6 +43,7 @@ def rows(name: str, setup: Setup) -> Iterator[Row]:
                     times[each].append(seconds)
                 errors[each] = error(workload.compared(network, output), reference)
                 del output
+        profile = shares(workload.minisd, loaded["minisd"], *moved) if device.type == "cpu" else ()
         del loaded, network
         yield Row(
             workload.what,
@@ -56,6 +58,7 @@ def rows(name: str, setup: Setup) -> Iterator[Row]:
             times.get("tuned"),
             gflop,
             setup.rates.get((device.type, name_of(dtype))),
+            profile,
         )
         if device.type == "cuda":
             torch.cuda.empty_cache()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from minisd.parity.benchmark.families import FamilyConfigs
+from minisd.parity.benchmark.profile import Share
 from minisd.parity.benchmark.workloads import TOLERANCE
 
 MAX_TOLERANCE = 0.1
@@ -51,7 +52,7 @@ class Row:
     error: the largest difference from diffusers in float32 on the CPU, relative to its largest value; for loading, the
     share of tensors that are not bit-equal. oracle_error: the error of diffusers itself. gate: the allowed error.
     tuned: diffusers with its documented settings for speed, where they matter. gflop: the work of minisd's call, 10^9
-    operations. peak: GFLOP/s of a convolution on this device in this dtype.
+    operations. peak: GFLOP/s of a convolution on this device in this dtype. profile: minisd's operations, on the CPU.
     """
 
     what: str
@@ -66,6 +67,7 @@ class Row:
     tuned: list[float] | None = None
     gflop: float | None = None
     peak: float | None = None
+    profile: tuple[Share, ...] = ()
 
     @property
     def share_of_peak(self) -> float | None:
