@@ -67,7 +67,7 @@ def test_the_networks_agree_in_the_table_and_in_the_json_file(
             assert 1e-4 < row["oracle_error"] < rows.MAX_TOLERANCE  # relative to diffusers in float32
 
 
-def test_operations_are_ordered_by_the_time_that_they_take() -> None:
+def test_operations_are_ordered_by_the_time_that_they_take(capfd: pytest.CaptureFixture) -> None:
     large, small = torch.ones(700, 700), torch.ones(7, 7)
 
     def call(times: int) -> None:
@@ -80,6 +80,7 @@ def test_operations_are_ordered_by_the_time_that_they_take() -> None:
     assert first.share > 0.5
     assert str(first).endswith(" % (3)")
     assert next(each for each in others if each.operation == "add").calls == 3
+    assert capfd.readouterr().err == ""
 
 
 def test_operations_are_counted() -> None:

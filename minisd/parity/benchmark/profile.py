@@ -1,10 +1,11 @@
 """Where the time of a call goes: the operations of PyTorch that take most of it."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch.autograd.profiler import profile
+from torch.profiler import ProfilerActivity, profile
 
 SHOWN = 5
 
@@ -23,7 +24,8 @@ class Share:
 
 def shares(call: Callable[..., Any], *args: Any) -> tuple[Share, ...]:
     """The operations on the CPU with the largest shares, from one call."""
-    with profile(use_kineto=False) as recorded:  # Kineto writes lines of its own to stderr
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # nothing; otherwise it writes lines to stderr
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
         call(*args)
     events = recorded.key_averages()
     total = sum(event.self_cpu_time_total for event in events)
