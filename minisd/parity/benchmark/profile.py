@@ -24,7 +24,7 @@ class Share:
 
 def shares(call: Callable[..., Any], *args: Any) -> tuple[Share, ...]:
     """The operations on the CPU with the largest shares, from one call."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # nothing; otherwise it writes lines to stderr
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # below 6 it writes lines of its own to stderr
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         call(*args)
     events = recorded.key_averages()
