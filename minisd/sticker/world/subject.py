@@ -12,6 +12,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from minisd.sticker.world.captions import RELATION_PHRASES
 from minisd.sticker.world.checker.check import check
@@ -26,6 +27,8 @@ BROWN: Colour = (120, 70, 30)  # far from all colours of the world
 MAX_DIFFERENCE = 25.0  # CIEDE2000, from the colour of the subject
 MIN_AREA = 0.004  # of the image
 MIN_OVERLAP = 0.7  # intersection over union of what has this colour and a crescent of its area at its place
+REACH = 2.0  # distance of its tips from its centroid, in radii of a disc of its area, with some room
+EDGE = 64  # the width of its edge is this part of the image
 PLACES = ((0.3, 0.35, 0.19), (0.62, 0.4, 0.14), (0.4, 0.68, 0.14), (0.7, 0.7, 0.09), (0.5, 0.5, 0.19))  # x, y, radius
 NEIGHBOURS = (
     "a blue square", "a red circle", "a blue star", "a yellow heart", "a purple ring", "a cyan triangle",
@@ -94,10 +97,7 @@ def coverage(subject: Subject, size: int) -> Tensor:
 
 def find_subject(image: Tensor, colour: Colour = SUBJECT_COLOUR) -> Subject | None:
     """The subject in an image (3, N, N) in [-1, 1]; None if it does not show one crescent in its colour."""
-    size, paint = image.shape[-1], lab(torch.tensor([colour]) / 127.5 - 1)
-    others = PALETTE_LAB[delta_e(PALETTE_LAB, paint) > 1]
-    difference = pixel_differences(image, torch.cat([others, paint]))
-    mask = (difference.argmin(-1) == len(others)) & (difference[..., -1] < MAX_DIFFERENCE)
+    size, mask = image.shape[-1], _mask(image, colour)
     area = mask.float().mean().item()
     if area < MIN_AREA:
         return None
@@ -117,13 +117,30 @@ def shows_context(image: Tensor, context: Context, colour: Colour = SUBJECT_COLO
     subject = find_subject(image, colour)
     if subject is None:
         return False
-    larger = Subject(subject.x, subject.y, 1.25 * subject.radius)
-    rest = torch.where(coverage(larger, image.shape[-1]) > 0, image[:, :1, :1], image)
+    rest = torch.where(_pixels_of(subject, image, colour), image[:, :1, :1], image)
     verdict = check(rest, Scene((), context.background) if context.other is None else context.other)
     if not verdict.exact or context.relation is None:
         return verdict.exact
     other = verdict.found[0]
     return relation_between(subject.x, subject.y, other.x, other.y) == context.relation
+
+
+def _mask(image: Tensor, colour: Colour) -> Tensor:
+    """The pixels (N, N) whose nearest colour is this one."""
+    paint = lab(torch.tensor([colour]) / 127.5 - 1)
+    others = PALETTE_LAB[delta_e(PALETTE_LAB, paint) > 1]
+    difference = pixel_differences(image, torch.cat([others, paint]))
+    return (difference.argmin(-1) == len(others)) & (difference[..., -1] < MAX_DIFFERENCE)
+
+
+def _pixels_of(subject: Subject, image: Tensor, colour: Colour) -> Tensor:
+    """The pixels (N, N) of the subject: of its colour, within its reach, with an edge of mixed colours."""
+    size = image.shape[-1]
+    centres = (torch.arange(size) + 0.5) / size
+    y, x = torch.meshgrid(centres - subject.y, centres - subject.x, indexing="ij")
+    own = _mask(image, colour) & (torch.hypot(x, y) < REACH * subject.radius)
+    edge = size // EDGE
+    return max_pool2d(own[None].float(), 2 * edge + 1, stride=1, padding=edge)[0] > 0
 
 
 def _crescent(x: Tensor, y: Tensor) -> Tensor:

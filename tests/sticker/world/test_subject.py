@@ -95,6 +95,32 @@ def test_contexts(size: int) -> None:
     assert not shows_context(on_gray, Context(""))
 
 
+@SIDES
+@pytest.mark.parametrize("change", [{"radius": 0.118}, {"x": 0.305, "radius": 0.138}])
+def test_a_crescent_of_slightly_another_shape_leaves_nothing_over(change: dict[str, float], size: int) -> None:
+    """What of it lies outside of the best crescent is not another object."""
+    subject = Subject(0.3, 0.4, 0.13)
+    image, other = (draw_subject(Scene((SQUARE,)), each, size) for each in (subject, replace(subject, **change)))
+    image = torch.where(coverage(replace(subject, **change), size) > 0.5, other, image)
+    assert shows_context(image, Context("", "a blue square", "left of"))
+
+
+@SIDES
+def test_a_dot_of_its_colour_is_another_object(size: int) -> None:
+    subject, dot = Subject(0.3, 0.4, 0.16), Object("circle", "green", "small", 0.75, 0.8, 0.035)
+    image = draw_subject(Scene((SQUARE, dot)), subject, size)
+    assert find_subject(image) is not None
+    assert not shows_context(image, Context("", "a blue square", "left of"))
+    assert shows_context(draw_subject(Scene((SQUARE,)), subject, size), Context("", "a blue square", "left of"))
+
+
+@SIDES
+def test_what_almost_touches_it_is_not_painted_over(size: int) -> None:
+    near = replace(SQUARE, x=0.57, y=0.4)
+    image = draw_subject(Scene((near,)), Subject(0.3, 0.4, 0.13), size)
+    assert shows_context(image, Context("", "a blue square", "left of"))
+
+
 def test_there_are_50_prompts() -> None:
     prompts = [each.prompt for each in contexts()]
     assert len(set(prompts)) == len(prompts) == 50
