@@ -11,6 +11,7 @@ from torch import nn
 from minisd._internal import memory
 from minisd._internal.json_files import read_json
 from minisd._internal.model_files import is_folder, list_folder
+from minisd.adapters.distilled_student import apply_student, student_from_tensors
 from minisd.adapters.task_variants import apply_variant, variant_from_tensors
 from minisd.configs import UNetConfig
 from minisd.errors import InputError, MismatchError
@@ -36,8 +37,10 @@ from weights_loader.names.old_attention import as_stored
 from weights_loader.pixel_configs import pixel_unet_config
 from weights_loader.settings import read_defaults, read_scheduler
 from weights_loader.single_file import load_single_file
-from weights_loader.sources import EMBEDDED, EMBEDDED_TASKS, locate, resolve
+from weights_loader.sources import EMBEDDED, EMBEDDED_MODELS, FAST, locate, resolve
 from weights_loader.vocabulary import check_vocabulary
+
+FAST_STEPS = 4  # of the embedded model's student
 
 
 @memory.translated("loading the model")
@@ -55,7 +58,7 @@ def load(
 ) -> StableDiffusion:
     """A ready pipeline from the embedded model, a known name, a hub id, a model folder or an original single file.
 
-    source: "sticker", "sticker-depth", ...; "sd15", "sdxl", ...; "owner/name"; a folder in diffusers layout; a
+    source: "sticker", "sticker-fast", ...; "sd15", "sdxl", ...; "owner/name"; a folder in diffusers layout; a
     .safetensors or .ckpt file.
     dtype: None keeps the precision of each weight in the file, to save it again; mixed ones cannot always draw.
     variant: which of several weight files to read, such as "fp16". revision, offline, progress: for the hub.
@@ -70,8 +73,8 @@ def load(
     if dtype is not None:
         check_dtype(dtype)
     device = check_device(device)
-    if source in EMBEDDED_TASKS:
-        sd = _embedded_for_task(load(EMBEDDED, device=device, dtype=dtype), EMBEDDED_TASKS[str(source)])
+    if source in EMBEDDED_MODELS and source != EMBEDDED:
+        sd = _embedded_variant(load(EMBEDDED, device=device, dtype=dtype), str(source))
         sd.source = str(source)
         return sd
     notices: list[str] = []
@@ -231,11 +234,14 @@ def _without_output(sd: StableDiffusion) -> list[str]:
     ]
 
 
-def _embedded_for_task(sd: StableDiffusion, task: str) -> StableDiffusion:
-    """The embedded model for another task; see minisd.adapters.task_variants."""
-    path = resolve(EMBEDDED) / "variants" / f"{task}.safetensors"
+def _embedded_variant(sd: StableDiffusion, name: str) -> StableDiffusion:
+    """The embedded model for another task, or its student; see minisd.adapters."""
+    variant = name.removeprefix(f"{EMBEDDED}-")
+    path = resolve(EMBEDDED) / "variants" / f"{variant}.safetensors"
     if not path.is_file():
         raise InputError(f"the embedded model of this installation lacks {path.name}; reinstall minisd.")
     file = open_weights(path)
-    variant = variant_from_tensors(sd.unet, task, {name: file.tensor(name) for name in file.shapes})
-    return apply_variant(sd, variant)
+    tensors = {each: file.tensor(each) for each in file.shapes}
+    if name == FAST:
+        return apply_student(sd, student_from_tensors(sd.unet, tensors), FAST_STEPS)
+    return apply_variant(sd, variant_from_tensors(sd.unet, variant, tensors))

@@ -21,6 +21,8 @@ from minisd.errors import (
 
 EMBEDDED = "sticker"
 EMBEDDED_TASKS = {f"{EMBEDDED}-{task}": task for task in ("inpainting", "depth", "upscaling")}
+FAST = f"{EMBEDDED}-fast"  # a distilled student of few steps
+EMBEDDED_MODELS = (EMBEDDED, *EMBEDDED_TASKS, FAST)
 WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 
 
@@ -165,8 +167,8 @@ def _refuse_revision(revision: str | None, source: str | Path) -> None:
 
 
 def _suggest(source: str) -> str:
-    names = [EMBEDDED, *EMBEDDED_TASKS, *KNOWN, *(repo for known in KNOWN.values() for repo in known.ids)]
+    names = [*EMBEDDED_MODELS, *KNOWN, *(repo for known in KNOWN.values() for repo in known.ids)]
     similar = difflib.get_close_matches(source, names, n=3, cutoff=0.6)
     if similar:
         return f"did you mean {' or '.join(similar)}?"
-    return f"known models are {', '.join((EMBEDDED, *EMBEDDED_TASKS, *KNOWN))}."
+    return f"known models are {', '.join((*EMBEDDED_MODELS, *KNOWN))}."

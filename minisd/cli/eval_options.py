@@ -31,6 +31,7 @@ def evaluate(parser: Parser) -> None:
     more.add_argument("--views", action="store_true", help="turned images, large images and a loop of one model")
     more.add_argument("--subject", action="store_true", help="a sks shape in 50 contexts, after DreamBooth")
     more.add_argument("--edits", type=whole, metavar="N", help="Imagic on N images, about a minute each")
+    more.add_argument("--teacher", metavar="MODEL", help="of a distilled student: compare its predictions and its time")
     instead = parser.add_argument_group("do this instead, with the model sticker")
     instead.add_argument("--tasks", type=Path, metavar="JSON", help="measure its variants and adapters")
     output = parser.add_argument_group("output")

@@ -1,6 +1,7 @@
 """`minisd eval`: draw the prompts of several suites, check the images exactly, print and write the rates."""
 
 import argparse
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from minisd._internal import validation
 from minisd._internal.atomic_files import check_target, write_json
 from minisd.cli import measurements
 from minisd.errors import InputError
+from minisd.pipeline import StableDiffusion
 from minisd.sticker.evaluation.judging import Judged
 from minisd.sticker.evaluation.prompt_suites import LARGEST_SEED, SUITES
 
@@ -36,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if args.sheet is not None:
         images.check_target(args.sheet, args.overwrite)
     sd = weights_loader.load(args.model)
+    teacher = None if args.teacher is None else _teacher(args.teacher, sd)
     clip = weights_loader.load_clip(args.model) if args.clip else None
 
     setup = measurements.Setup(sd, count, seed, args.steps, args.reuse_features)
@@ -56,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
         content["views"] = measurements.measure_views(setup)
     if args.subject:
         content["subject"] = measurements.measure_subject_contexts(setup)
+    if teacher is not None:
+        content["student"] = measurements.measure_distilled(setup, teacher)
     if args.edits is not None:
         content["edits"] = measurements.measure_edited_images(setup, args.edits)
 
@@ -64,6 +69,16 @@ def run(args: argparse.Namespace) -> int:
     if args.sheet is not None:
         images.save(contact_sheet(judged), args.sheet, overwrite=args.overwrite)
     return 0
+
+
+def _teacher(source: str, student: StableDiffusion) -> StableDiffusion:
+    """The teacher of a student. Raises InputError if their UNets differ in more than what reads the guidance scale."""
+    teacher = weights_loader.load(source)
+    if replace(student.unet.config, guidance_width=None) != replace(teacher.unet.config, guidance_width=None):
+        raise InputError(f"--teacher is {source}, whose UNet has other sizes than the student's.")
+    if teacher.unet.config.guidance_width is not None:
+        raise InputError(f"--teacher is {source}, which has learned guidance; name the model of two calls a step.")
+    return teacher
 
 
 def _measure_tasks(target: Path, count: int, seed: int, steps: int | None, overwrite: bool) -> int:

@@ -32,7 +32,7 @@ from minisd.interpret.film import Film
 from minisd.models import CLIP
 from minisd.pipeline import DenoisingStep, StableDiffusion, View
 from minisd.tokenizer import Tokenizer
-from weights_loader.sources import EMBEDDED, EMBEDDED_TASKS
+from weights_loader.sources import EMBEDDED, EMBEDDED_MODELS
 
 LEAST_SIDE = 256  # pixels of an image's longer side on the screen, unless --scale is given
 
@@ -191,7 +191,7 @@ def _dtype(name: str, inputs: Inputs) -> torch.dtype:
     """The dtype of that name; "auto" is the fastest of the device, and float32 for the small embedded model."""
     if name != "auto":
         return getattr(torch, name)
-    small = inputs.model in (EMBEDDED, *EMBEDDED_TASKS)
+    small = inputs.model in EMBEDDED_MODELS
     dtype = torch.float32 if small else weights_loader.best_dtype(inputs.device)
     say(f"computes in {str(dtype).removeprefix('torch.')}")
     return dtype
@@ -211,7 +211,7 @@ def _load_models(args: argparse.Namespace, inputs: Inputs) -> Models:
     refiner = None if args.refiner is None else load(args.refiner)
     clip = None
     if inputs.candidates > 1:
-        clip_of_model = EMBEDDED if inputs.model in EMBEDDED_TASKS else inputs.model
+        clip_of_model = EMBEDDED if inputs.model in EMBEDDED_MODELS else inputs.model
         clip = weights_loader.load_clip(args.clip or clip_of_model, device=inputs.device)
     for path, token in inputs.embeddings:
         tokens = weights_loader.load_embedding(sd, path, token)

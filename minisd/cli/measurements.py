@@ -16,6 +16,7 @@ from minisd.sticker.evaluation.frechet import measure_distances
 from minisd.sticker.evaluation.judging import Judged, Rate
 from minisd.sticker.evaluation.prompt_suites import suite_examples
 from minisd.sticker.evaluation.reconstruction import TARGET_EXACT_RATE, measure_reconstruction
+from minisd.sticker.evaluation.students import image_seconds, prediction_error
 from minisd.sticker.evaluation.subjects import measure_subject
 from minisd.sticker.evaluation.tasks import Measurements
 from minisd.sticker.evaluation.views import ANAGRAMS, measure_anagram, measure_canvas, measure_loop
@@ -27,6 +28,7 @@ from weights_loader.sources import EMBEDDED, EMBEDDED_TASKS
 RETRIEVAL_SCENES = 1000  # CLIP finds the right one among them
 BEST_OF_SUITES, BEST_OF = ("count", "held-out template"), 4  # CLIP chooses one of four images
 CANVAS = 3, 2  # windows across and down
+TIMED_PROMPT = "a red circle above a blue square"
 DISTANCE_FACTOR = 5  # distances between sets need more images: the count times this
 
 
@@ -180,6 +182,22 @@ def measure_edited_images(setup: Setup, count: int) -> dict[str, Any]:
     found = {f"eta {eta:g}": rate.as_json() for eta, rate in rates.at.items()} | {"best eta": rates.best.as_json()}
     for name, rate in found.items():
         print(f"edits             {_format_rate(rate)}  {name}", flush=True)
+    return found
+
+
+def measure_distilled(setup: Setup, teacher: StableDiffusion) -> dict[str, float]:
+    """A student beside its teacher, printed; the predictions only if both make as many steps."""
+    sd, found = setup.sd, {}
+    steps, of_teacher = (each.defaults.num_inference_steps for each in (sd, teacher))
+    if steps == of_teacher and sd.unet.config.guidance_width is not None:
+        found["prediction error"] = prediction_error(sd, teacher, setup.number, setup.seed)
+        print(f"student           {100 * found['prediction error']:.2f} % relative mean square error of its prediction")
+    seconds = image_seconds(sd, teacher, TIMED_PROMPT)
+    found |= {"seconds": seconds.student, "seconds of the teacher": seconds.teacher}
+    print(
+        f"student           {seconds.student:.3f} s for an image of {steps} steps, its teacher {seconds.teacher:.3f} s "
+        f"of {of_teacher}: {seconds.teacher / seconds.student:.1f} times as fast"
+    )
     return found
 
 

@@ -17,7 +17,7 @@ from minisd.tokenizer import Tokenizer
 from weights_loader.loading import load_network
 from weights_loader.model_folder import MODEL_INDEX, SCHEDULER_CONFIG, ModelFolder
 from weights_loader.settings import read_scheduler
-from weights_loader.sources import EMBEDDED, EMBEDDED_TASKS
+from weights_loader.sources import EMBEDDED, EMBEDDED_MODELS
 
 CLIP_L = "openai/clip-vit-large-patch14"  # the text encoder of SD 1.x; every SD 1.x checkpoint contains it
 MODEL_WITH_CLIP_L = "CompVis/stable-diffusion-v1-4"  # the model of the courses, so nothing else is downloaded
@@ -67,7 +67,7 @@ def load_scheduler(
 ) -> Scheduler:
     """The sampler of a model, also of a model of pixels, and of a folder that holds only scheduler_config.json."""
     revision = _revision(source, revision, use_auth_token)
-    name = EMBEDDED if source in EMBEDDED_TASKS else source
+    name = EMBEDDED if source in EMBEDDED_MODELS else source
     path = weights_loader.resolve(name, revision=revision, offline=local_files_only)
     if path.is_file():
         return weights_loader.load(path).scheduler
@@ -84,7 +84,7 @@ def _revision(source: str | Path, revision: str | None, use_auth_token: bool | s
     """The revision to ask the hub for: none for a local model."""
     if isinstance(use_auth_token, str):
         raise InputError("use_auth_token is a text, expected True; log in with `hf auth login`, or set HF_TOKEN.")
-    is_local = source in (EMBEDDED, *EMBEDDED_TASKS) or os.path.exists(os.path.expanduser(source))
+    is_local = source in EMBEDDED_MODELS or os.path.exists(os.path.expanduser(source))
     return None if is_local and revision in LOCAL_REVISIONS else revision
 
 

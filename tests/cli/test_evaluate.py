@@ -94,6 +94,31 @@ def test_subject_and_edits(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     assert "--edits is 0" in capsys.readouterr().err
 
 
+def test_a_student_beside_its_teacher(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("minisd.sticker.evaluation.students.REPEATS", 1)
+    path, few = tmp_path / "rates.json", ("--count", "2", "--suites", "single", "--steps", "1")
+    assert main(["eval", *few, "--model", "sticker-fast", "--teacher", "sticker", "--json", str(path)]) == 0
+    measured = json.loads(path.read_text())["student"]
+    assert measured["seconds"] > 0
+    assert measured["seconds of the teacher"] > 0
+    assert "prediction error" not in measured  # its steps are longer than those of its teacher
+    assert "s for an image of 4 steps, its teacher" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("model", "teacher", "message"),
+    [
+        ("sticker", "sticker-depth", "--teacher is sticker-depth, whose UNet has other sizes"),
+        ("sticker-fast", "sticker-fast", "--teacher is sticker-fast, which has learned guidance"),
+    ],
+)
+def test_what_is_no_teacher(model: str, teacher: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "--count", "1", "--suites", "single", "--model", model, "--teacher", teacher]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_suites_with_unknown_words_are_skipped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,7 +57,7 @@ def test_a_known_name_means_the_model_and_a_path_the_folder(here: Path) -> None:
     [
         ("sd15-inpaint", "did you mean sd15-inpainting"),
         ("stiker", "did you mean sticker"),
-        ("xyz", "known models are sticker, sticker-inpainting, sticker-depth, sticker-upscaling, sd14"),
+        ("xyz", "known models are sticker, sticker-inpainting, sticker-depth, sticker-upscaling, sticker-fast, sd14"),
         ("./no/such/folder", "no file or folder"),
         ("weights/sd.ckpt", "no file or folder"),  # and not a hub id, although it has the form of one
         ("a/b/c", "no file or folder"),
