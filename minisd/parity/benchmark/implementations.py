@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from minisd._internal.atomic_files import write_json
 from minisd._internal.json_files import read_json
 from minisd.errors import InputError, OutputError
 from minisd.parity.benchmark.families import COMPONENTS, FAMILIES, NETWORKS, FamilyConfigs
 from minisd.parity.benchmark.training import TrainingStep
 from minisd.training.trainer import AUTOCAST, precision
+from weights_loader.formats.safetensors import save_safetensors
 from weights_loader.formats.weight_file import open_weights
 from weights_loader.loading import load, load_network
 from weights_loader.model_folder import MODEL_INDEX, PREVIEW_FOLDER
@@ -105,6 +107,8 @@ def make_weights(component: str, configs: FamilyConfigs, folder: Path) -> None:
             "free some space, or name another folder with --keep."
         )
     model.save_pretrained(partial)
+    if component == "preview":  # diffusers adds a key, and warns of it when it loads the folder
+        write_json(preview_json(configs.preview), partial / "config.json", overwrite=True)
     partial.rename(final)
 
 
@@ -112,13 +116,11 @@ def _add_encoder(folder: Path) -> None:
     """Add a random encoder to a preview decoder that minisd saved: diffusers loads both together."""
     from diffusers import AutoencoderTiny
 
-    weights = folder / "diffusion_pytorch_model.safetensors"
+    file = open_weights(folder / "diffusion_pytorch_model.safetensors")
     with torch.random.fork_rng(devices=[]):
         model = AutoencoderTiny.from_config(read_json(folder / "config.json"))
-    file = open_weights(weights)
-    decoder = {name: file.tensor(name).clone() for name in file.shapes}  # the file is replaced
-    model.load_state_dict(model.state_dict() | decoder)
-    model.save_pretrained(folder)
+    tensors = model.state_dict() | {name: file.tensor(name) for name in file.shapes}
+    save_safetensors(tensors, file.path, {"format": "pt"}, overwrite=True)
 
 
 def loader(implementation: str, component: str) -> Loader:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 from tqdm import tqdm
@@ -73,7 +73,7 @@ def judge_prompts(
     """
     meant = prompts if meant is None else meant
     judged = Judged([], [], list(prompts))
-    output = {"output_type": "latent"} if previews else {}
+    output: dict[str, Any] = {"output_type": "latent"} if previews else {}
     for k in tqdm(range(0, len(prompts), BATCH), desc=label, leave=False, disable=None if label else True):
         drawn = sd(
             list(prompts[k : k + BATCH]),
