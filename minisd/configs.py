@@ -106,6 +106,31 @@ class VAEConfig:
 
 
 @dataclass(frozen=True)
+class PreviewDecoderConfig:
+    """Decoder of a tiny autoencoder; the defaults are TAESD (Bohan 2023), which decodes latents of SD 1.x and 2.x."""
+
+    width: Size = 64  # the same at every level
+    blocks_per_level: tuple[Layers, ...] = (1, 3, 3, 3)
+    latent_channels: Size = 4
+    out_channels: Size = 3
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if len(self.blocks_per_level) > LEVELS:
+            refuse(self, "blocks_per_level", f"at most {LEVELS} levels")
+
+    @property
+    def blocks(self) -> int:
+        """Number of residual blocks."""
+        return sum(self.blocks_per_level)
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent cell, along one side."""
+        return 2 ** (len(self.blocks_per_level) - 1)
+
+
+@dataclass(frozen=True)
 class UNetConfig:
     """UNet with cross-attention (Rombach et al. 2022); the defaults are SD 1.x.
 
@@ -204,6 +229,7 @@ def _check_levels(config: VAEConfig | UNetConfig) -> None:
 SD1_TEXT = CLIPTextConfig()
 SD2_TEXT = replace(SD1_TEXT, width=1024, layers=23, heads=16, mlp_width=4096, activation="gelu")
 SD1_VAE = VAEConfig()
+TAESD = PreviewDecoderConfig()
 SD1_UNET = UNetConfig()
 SD2_UNET = replace(SD1_UNET, heads=(5, 10, 20, 20), context_width=1024, linear_projection=True)
 SDXL_VAE = replace(SD1_VAE, scaling_factor=0.13025, sample_size=1024, force_upcast=True)

@@ -10,6 +10,7 @@ from weights_loader.clip import load_clip, save_clip
 from weights_loader.devices import best_device, best_dtype, check_device
 from weights_loader.inspection import Inspection, inspect
 from weights_loader.loading import load
+from weights_loader.preview import load_preview_decoder
 from weights_loader.saving import save
 from weights_loader.sources import resolve
 
@@ -23,6 +24,7 @@ __all__ = [
     "load_clip",
     "load_embedding",
     "load_lora",
+    "load_preview_decoder",
     "resolve",
     "save",
     "save_clip",

@@ -167,3 +167,8 @@ def listed(names: list[str], room: int = 1000) -> str:
 def is_position_ids(name: str) -> bool:
     """Whether a tensor is the constant 0, 1, 2, ..., which old files store with the embeddings."""
     return name.endswith("embeddings.position_ids")
+
+
+def is_of_encoder(name: str) -> bool:
+    """Whether a tensor belongs to the encoder of a tiny autoencoder, of which minisd has the decoder."""
+    return name.startswith("encoder.")

@@ -61,7 +61,12 @@ FOREIGN_FORMATS = (
         "load the model that it was made for, then add it with weights_loader.load_embedding or --embedding",
     ),
     (r"^(control_model\.|controlnet_)", "a ControlNet", "minisd does not run ControlNets; load a whole model"),
-    (r"^decoder\.layers\.|^encoder\.layers\.\d+\.conv", "a TAESD autoencoder", "load a whole model"),
+    (
+        r"^decoder\.layers\.|^encoder\.layers\.\d+\.conv",
+        "a TAESD autoencoder",
+        "load the model that it was made for, then give its folder to weights_loader.load_preview_decoder or "
+        "--preview-decoder",
+    ),
 )
 
 

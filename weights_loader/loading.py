@@ -10,24 +10,25 @@ from torch import nn
 
 from minisd._internal import memory
 from minisd._internal.json_files import read_json
-from minisd._internal.model_files import is_folder, list_folder
+from minisd._internal.model_files import is_file, is_folder, list_folder
 from minisd.adapters.distilled_student import apply_student, student_from_tensors
 from minisd.adapters.task_variants import apply_variant, variant_from_tensors
 from minisd.configs import UNetConfig
 from minisd.errors import InputError, MismatchError
-from minisd.models import VAE, CLIPTextTransformer, UNet
+from minisd.models import VAE, CLIPTextTransformer, PreviewDecoder, UNet
 from minisd.pipeline import LOW_RES, Defaults, StableDiffusion
 from minisd.pipeline.arguments import SDXL_DEFAULTS, UPSCALER_DEFAULTS
 from minisd.schedulers import NoiseSchedule
 from minisd.tokenizer import Tokenizer
 from weights_loader import official_configs
-from weights_loader.build import Network, build, check_blocks, is_position_ids
+from weights_loader.build import Network, build, check_blocks, is_of_encoder, is_position_ids
 from weights_loader.devices import check_device, check_dtype
 from weights_loader.formats.weight_file import open_weights
 from weights_loader.model_folder import (
     DEFAULTS_FILE,
     LOW_RES_SCHEDULER,
     MODEL_INDEX,
+    PREVIEW_FOLDER,
     SCHEDULER_CONFIG,
     ModelFolder,
     about,
@@ -35,6 +36,7 @@ from weights_loader.model_folder import (
 from weights_loader.names import TensorSource, diffusers, expand
 from weights_loader.names.old_attention import as_stored
 from weights_loader.pixel_configs import pixel_unet_config
+from weights_loader.preview_configs import preview_config
 from weights_loader.settings import read_defaults, read_scheduler
 from weights_loader.single_file import load_single_file
 from weights_loader.sources import EMBEDDED, EMBEDDED_MODELS, FAST, locate, resolve
@@ -109,7 +111,8 @@ def load_network(
 ) -> Network:
     """One network in diffusers layout: a part of the model folder `path`, such as "unet", or the folder itself.
 
-    kind: UNet, VAE or CLIPTextTransformer. Raises MismatchError, FileFormatError, InputError, UnsafeFileError.
+    kind: UNet, VAE, CLIPTextTransformer or PreviewDecoder. Raises MismatchError, FileFormatError, InputError,
+    UnsafeFileError.
     """
     folder = ModelFolder(path, variant)
     network = _network(folder, kind, part, device, dtype)
@@ -137,6 +140,8 @@ def load_folder(
     tokenizers += [Tokenizer.from_folder(folder.file(f"tokenizer{suffix}")) for suffix in second]
     kinds: dict[str, type[nn.Module]] = {f"text_encoder{s}": CLIPTextTransformer for s in folder.text_suffixes}
     kinds |= {"vae": VAE, "unet": UNet}
+    if is_file(folder.path / PREVIEW_FOLDER / "config.json"):
+        kinds[PREVIEW_FOLDER] = PreviewDecoder
     parts: dict[str, Any] = {}
     problems: list[str] = []
     for name, kind in kinds.items():
@@ -149,7 +154,7 @@ def load_folder(
     encoders = [parts[f"text_encoder{suffix}"] for suffix in folder.text_suffixes]
     for each, encoder in zip(tokenizers, encoders, strict=True):
         check_vocabulary(each, encoder.config)
-    return StableDiffusion(
+    sd = StableDiffusion(
         tokenizer=tokenizers[0],
         text_encoder=encoders[0],
         vae=parts["vae"],
@@ -160,6 +165,8 @@ def load_folder(
         tokenizer_2=tokenizers[1] if second else None,
         text_encoder_2=encoders[1] if second else None,
     )
+    sd.preview_decoder = parts.get(PREVIEW_FOLDER)
+    return sd
 
 
 def _network(
@@ -176,6 +183,8 @@ def _network(
         _check_channels(config, tensors.shapes.get("conv_in.weight", ()), what)
     elif kind is VAE:
         modules = diffusers.vae(config)
+    elif kind is PreviewDecoder:
+        modules, ignorable = diffusers.preview_decoder(config), is_of_encoder
     else:
         ignorable = is_position_ids
         has_prefix = any(name.startswith("text_model.") for name in tensors.shapes)
@@ -192,6 +201,8 @@ def _config(kind: type[nn.Module], json: dict[str, Any]) -> Any:
     if kind is UNet:
         is_pixel_unet = json.get("_class_name") == "UNet2DModel"
         return pixel_unet_config(json) if is_pixel_unet else official_configs.unet_config(json)
+    if kind is PreviewDecoder:
+        return preview_config(json)
     return official_configs.vae_config(json) if kind is VAE else official_configs.text_config(json)
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MODEL_INDEX = "model_index.json"
 SCHEDULER_CONFIG = "scheduler_config.json"
 LOW_RES_SCHEDULER = "low_res_scheduler"  # a part of upscalers; only its noise schedule is used
+PREVIEW_FOLDER = "preview"  # the decoder of `sd.preview`, in folders that minisd wrote; diffusers ignores it
 DEFAULTS_FILE = "minisd.json"  # the recommended settings of the model, in folders that minisd wrote
 
 # The official pipeline of each task

@@ -25,11 +25,13 @@ from weights_loader.model_folder import (
     LOW_RES_SCHEDULER,
     MODEL_INDEX,
     PIPELINES,
+    PREVIEW_FOLDER,
     REFINER_PIPELINE,
     SCHEDULER_CONFIG,
     XL_PIPELINES,
 )
 from weights_loader.names import TensorSource, diffusers, expand, ldm, openclip, write
+from weights_loader.preview_configs import preview_json
 from weights_loader.single_file import ADDED_TOKENS, CONFIGS_KEY
 
 # Patterns of all files that writers of models write, with variants and shards: what the new model lacks is removed
@@ -38,7 +40,7 @@ NETWORK_NAMES = rf"config\.json|{_WEIGHTS}"
 CLIP_NAMES = rf"{NETWORK_NAMES}|(?:pre)?processor_config\.json|{TOKENIZER_NAMES}"
 _MODEL_NAMES = rf"""
     {re.escape(MODEL_INDEX)}|{re.escape(DEFAULTS_FILE)}
-    |(?:unet|vae|text_encoder(?:_2)?)/(?:{NETWORK_NAMES})?
+    |(?:unet|vae|text_encoder(?:_2)?|{PREVIEW_FOLDER})/(?:{NETWORK_NAMES})?
     |(?:scheduler|{LOW_RES_SCHEDULER})/(?:{re.escape(SCHEDULER_CONFIG)})?
     |tokenizer(?:_2)?/(?:{TOKENIZER_NAMES})?
     |clip/(?:{CLIP_NAMES})?
@@ -57,6 +59,8 @@ def save(
     overwrite: bool = False,
 ) -> Path:
     """Write a pipeline: layout "diffusers" a folder, "ldm" one .safetensors file. Raises InputError, OutputError.
+
+    A folder also keeps the preview decoder, which has no place in a single file.
 
     dtype: convert the weights, for instance to torch.float16; None keeps their dtype. Raises NumericalError for weights
     that it cannot hold.
@@ -84,6 +88,8 @@ def write_folder(sd: StableDiffusion, folder: Path, dtype: torch.dtype | None) -
     for suffix, (_, encoder) in texts.items():
         config = encoder.config
         networks[f"text_encoder{suffix}"] = encoder, official_configs.text_json(config), diffusers.text_encoder(config)
+    if (preview := sd.preview_decoder) is not None:
+        networks[PREVIEW_FOLDER] = preview, preview_json(preview.config), diffusers.preview_decoder(preview.config)
     for name, (network, config_json, modules) in networks.items():
         stem = "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
         _write_network(network, config_json, modules, folder / name, dtype, stem)

@@ -61,7 +61,7 @@ KNOWN = {
     "x4-upscaler": HubIds(("stabilityai/stable-diffusion-x4-upscaler",)),
 }
 _MOVED = {former: known for known in KNOWN.values() for former in known.former}
-_HUB_ID = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}", re.ASCII)
+HUB_ID = re.compile(r"[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}", re.ASCII)
 
 
 def resolve(
@@ -111,7 +111,7 @@ def locate(
         if not path.is_dir() and not path.is_file():
             raise UnsafeFileError(f"{path} is a device, socket or pipe, expected a folder or a weight file.")
         return path
-    if isinstance(source, Path) or path.suffix in WEIGHT_SUFFIXES or not _HUB_ID.fullmatch(source):
+    if isinstance(source, Path) or path.suffix in WEIGHT_SUFFIXES or not HUB_ID.fullmatch(source):
         raise InputError(
             f"{str(source)[:200]!r} is no known model, no file or folder, and no hub id 'owner/name'; "
             f"{_suggest(str(source))}"

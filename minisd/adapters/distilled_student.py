@@ -66,7 +66,9 @@ def apply_student(sd: StableDiffusion, changes: StudentChanges, steps: int) -> S
     unet.load_state_dict(own | changes.to(sd.device, torch.float32).weights(sd.unet), strict=True, assign=True)
     unet = unet.to(sd.device, sd.dtype).eval()
     defaults = replace(sd.defaults, num_inference_steps=steps)
-    return StableDiffusion(sd.tokenizer, sd.text_encoder, sd.vae, unet, sd.scheduler, defaults, sd.low_res)
+    student = StableDiffusion(sd.tokenizer, sd.text_encoder, sd.vae, unet, sd.scheduler, defaults, sd.low_res)
+    student.preview_decoder = sd.preview_decoder
+    return student
 
 
 def student_from_tensors(teacher: UNet, tensors: Mapping[str, Tensor]) -> StudentChanges:

@@ -59,7 +59,9 @@ def apply_variant(sd: StableDiffusion, variant: Variant) -> StableDiffusion:
     own = {name: weight.clone() for name, weight in sd.unet.state_dict().items()}
     unet.load_state_dict(own | variant.to(sd.device, torch.float32).weights(sd.unet), strict=True, assign=True)
     unet = unet.to(sd.device, sd.dtype).eval()
-    return StableDiffusion(sd.tokenizer, sd.text_encoder, sd.vae, unet, sd.scheduler, sd.defaults, sd.low_res)
+    adapted = StableDiffusion(sd.tokenizer, sd.text_encoder, sd.vae, unet, sd.scheduler, sd.defaults, sd.low_res)
+    adapted.preview_decoder = sd.preview_decoder
+    return adapted
 
 
 def variant_from_tensors(unet: UNet, task: str, tensors: Mapping[str, Tensor]) -> Variant:

@@ -17,6 +17,7 @@ from minisd.interpret.attention_maps import AttentionMaps, overlay, record_atten
 from minisd.pipeline import DenoisingStep, StableDiffusion
 
 SHOWN = 8  # steps whose images are decoded
+PREVIEWS = "The images of all steps but the last are previews: a small decoder draws them, approximately."
 RECORDED = 10  # steps whose attention is kept: the maps of an official model need memory
 SOURCE, LESSON = ("minisd/pipeline/denoising.py", "minisd/interpret/attention_maps.py"), "15"
 
@@ -78,7 +79,9 @@ class Drawing:
         return step
 
     def _decode(self, step: DenoisingStep) -> None:
-        noisy, clean = images.to_pil(self.sd.decode(torch.cat([step.latents[:1], step.x0[:1]])))
+        is_last = step.i == self.calls - 1
+        decode = self.sd.decode if is_last or self.sd.preview_decoder is None else self.sd.preview
+        noisy, clean = images.to_pil(decode(torch.cat([step.latents[:1], step.x0[:1]])))
         self.frames.append(Frame(step, noisy, clean))
 
 
@@ -113,6 +116,7 @@ def _result(drawing: Drawing, prompt: str, notes: list[str]) -> str:
     parts = [title, f'<p role="status">{status}</p>', notes_html(notes)]
     if drawing.frames:
         parts += [_words(drawing, prompt), _film(drawing.frames)]
+        parts += [] if drawing.sd.preview_decoder is None else [f"<p>{PREVIEWS}</p>"]
     return f'<article class="demo">{"".join(parts)}{links_html(SOURCE, LESSON)}</article>'
 
 

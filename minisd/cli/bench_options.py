@@ -5,7 +5,7 @@ from pathlib import Path
 from minisd.cli.parser import Parser, whole
 
 FAMILIES = ("sticker", "sd15", "sd21", "sdxl")
-ROWS = ("load", "text", "unet", "vae", "encode", "image", "train", "memory", "first")
+ROWS = ("load", "text", "unet", "vae", "encode", "preview", "image", "train", "memory", "first")
 CLOCKS = ("wall", "processor")
 
 
@@ -13,8 +13,8 @@ def bench(parser: Parser) -> None:
     """Compare speed, memory and accuracy with diffusers on this machine.
 
     Both sides get the same weights and inputs, in one run. "sticker" is the embedded model, small enough for all rows;
-    the other families have random weights. Rows: loading; text encoder; UNet step; VAE decode and encode; image of 20
-    steps; training step; peak memory; first image from a new process, and --help.
+    the other families have random weights. Rows: loading; text encoder; UNet step; VAE decode and encode; preview
+    decoder; image of 20 steps; training step; peak memory; first image from a new process, and --help.
     """
     what = parser.add_argument_group("what to measure")
     what.add_argument("--family", choices=FAMILIES, default="sd15", metavar="NAME", help=", ".join(FAMILIES))

@@ -24,6 +24,11 @@ def evaluate(parser: Parser) -> None:
     what.add_argument(
         "--reuse-features", type=whole, default=1, metavar="N", help="of the suites: of N UNet calls one is whole"
     )
+    what.add_argument(
+        "--preview-decoder",
+        action="store_true",
+        help="of the suites: images by the model's small decoder; its PSNR, too",
+    )
     more = parser.add_argument_group("also measure")
     more.add_argument("--pointing", action="store_true", help="whether the heat map of a noun is hottest on its object")
     more.add_argument("--clip", action="store_true", help="the model's CLIP, and distances between sets of images")

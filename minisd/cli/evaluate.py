@@ -14,7 +14,8 @@ from minisd._internal.atomic_files import check_target, write_json
 from minisd.cli import measurements
 from minisd.errors import InputError
 from minisd.pipeline import StableDiffusion
-from minisd.sticker.evaluation.judging import Judged
+from minisd.pipeline.preview import fitting_decoder
+from minisd.sticker.evaluation.judging import BATCH, Judged
 from minisd.sticker.evaluation.prompt_suites import LARGEST_SEED, SUITES
 
 POINTING_SUITES = ("single", "two")
@@ -39,14 +40,19 @@ def run(args: argparse.Namespace) -> int:
         images.check_target(args.sheet, args.overwrite)
     sd = weights_loader.load(args.model)
     teacher = None if args.teacher is None else _teacher(args.teacher, sd)
+    if args.preview_decoder:
+        fitting_decoder(sd.preview_decoder, sd.vae)
     clip = weights_loader.load_clip(args.model) if args.clip else None
 
-    setup = measurements.Setup(sd, count, seed, args.steps, args.reuse_features)
+    setup = measurements.Setup(sd, count, seed, args.steps, args.reuse_features, args.preview_decoder)
     table, judged = measurements.judge_suites(setup, suites)
     steps = sd.defaults.num_inference_steps if args.steps is None else args.steps
     content = {"prompts a suite": count, "seed": seed, "steps": steps, **table}
     if args.reuse_features > 1:
         content["reuse_features"] = args.reuse_features
+    if args.preview_decoder and judged:
+        drawn = next(iter(judged.values())).prompts[:BATCH]
+        content["previews"] = measurements.measure_previews(setup, drawn)
     content["autoencoder"] = measurements.measure_autoencoder(setup)
     content["free attributes"] = measurements.measure_free_attributes(setup)
     if args.pointing:

@@ -31,6 +31,7 @@ from minisd.interpret.clip_ranking import best_of, clip_scores
 from minisd.interpret.film import Film
 from minisd.models import CLIP
 from minisd.pipeline import DenoisingStep, StableDiffusion, View
+from minisd.pipeline.preview import fitting_decoder
 from minisd.tokenizer import Tokenizer
 from weights_loader.sources import EMBEDDED, EMBEDDED_MODELS
 
@@ -87,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
     calls = None if args.image or refiner else len(sd.scheduler.grid(total))  # --strength changes the number of calls
     for step in tqdm(steps, total=calls, disable=args.quiet or not sys.stderr.isatty()):
         latents = step.latents
-    pixels = (refiner or sd).decode(latents)
+    last = refiner or sd
+    pixels = last.decode(latents) if args.preview_decoder is None else last.preview(latents)
     kept = list(range(inputs.count * inputs.frames))
     if clip is not None:
         kept = best_of(clip_scores(*clip, pixels, [inputs.prompt] * len(pixels)), inputs.candidates)
@@ -101,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
             "prompt": inputs.prompt, "negative_prompt": args.negative, "seed": seeds[kept[k]], "steps": total,
             "guidance_scale": guidance, "model": inputs.model, "sampler": type(sd.scheduler).__name__,
             "software": "minisd", **({"reuse_features": args.reuse_features} if args.reuse_features > 1 else {}),
+            **({} if args.preview_decoder is None else {"preview_decoder": args.preview_decoder or "the model's"}),
             **({"loras": args.lora} if args.lora else {}),
             **({"refiner": args.refiner, "handover": args.handover} if refiner else {}),
             **({"embeddings": args.embedding} if args.embedding else {}),
@@ -223,7 +226,18 @@ def _load_models(args: argparse.Namespace, inputs: Inputs) -> Models:
         changes = {"algorithm_type": "sde-dpmsolver++"} if args.sampler == "dpm++sde" else {}
         karras = {"use_karras_sigmas": True} if args.karras else {}
         sd.scheduler = kind.in_place_of(sd.scheduler, **changes, **karras)
+    if args.preview_decoder is not None:
+        _prepare_previews(args, inputs, refiner or sd)
     return Models(sd, refiner, clip)
+
+
+def _prepare_previews(args: argparse.Namespace, inputs: Inputs, sd: StableDiffusion) -> None:
+    """Load the preview decoder that was asked for, and check that it fits the model."""
+    if args.preview_decoder:
+        sd.preview_decoder = weights_loader.load_preview_decoder(
+            args.preview_decoder, device=inputs.device, dtype=sd.dtype, offline=args.offline, progress=not args.quiet
+        )
+    fitting_decoder(sd.preview_decoder, sd.vae)
 
 
 def _denoise(

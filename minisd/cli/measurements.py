@@ -1,6 +1,7 @@
 """The measurements of `minisd eval`; each is printed as soon as it is made."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from minisd.sticker.evaluation.diversity import measure_diversity
 from minisd.sticker.evaluation.edits import measure_edits
 from minisd.sticker.evaluation.frechet import measure_distances
 from minisd.sticker.evaluation.judging import Judged, Rate
+from minisd.sticker.evaluation.previews import measure_preview
 from minisd.sticker.evaluation.prompt_suites import suite_examples
 from minisd.sticker.evaluation.reconstruction import TARGET_EXACT_RATE, measure_reconstruction
 from minisd.sticker.evaluation.students import image_seconds, prediction_error
@@ -33,13 +35,17 @@ DISTANCE_FACTOR = 5  # distances between sets need more images: the count times 
 
 
 class Setup(NamedTuple):
-    """The model, and the number, seed and steps of the images of each measurement; reuse_features of the suites."""
+    """The model, and the number, seed and steps of the images of each measurement.
+
+    reuse_features, previews: of the suites, where previews are images by the model's preview decoder.
+    """
 
     sd: StableDiffusion
     number: int
     seed: int
     steps: int | None
     reuse_features: int = 1
+    previews: bool = False
 
     def prompts(self, suite: str, count: int | None = None) -> list[str]:
         """Prompts of a suite, in the words that the model was trained on; none where it lacks them."""
@@ -57,12 +63,29 @@ def judge_suites(setup: Setup, suites: list[str]) -> tuple[dict[str, Any], dict[
             print(f"{suite:17} skipped: the model was not trained on the words")
             continue
         judged[suite] = judge_prompts(
-            setup.sd, prompts, setup.seed, setup.steps, reuse_features=setup.reuse_features, label=suite
+            setup.sd,
+            prompts,
+            setup.seed,
+            setup.steps,
+            reuse_features=setup.reuse_features,
+            previews=setup.previews,
+            label=suite,
         )
         table[suite] = {skill: rate.as_json() for skill, rate in skill_rates(prompts, judged[suite].verdicts).items()}
         for skill, rate in table[suite].items():
             print(f"{suite:17} {skill:10} {_format_rate(rate)}", flush=True)
     return table, judged
+
+
+def measure_previews(setup: Setup, prompts: Sequence[str]) -> dict[str, Any]:
+    """How near the previews are to the images of the exact decoder, printed."""
+    quality = measure_preview(setup.sd, prompts, setup.seed, setup.steps)
+    print(
+        f"previews: PSNR to the exact decoder {quality.mean_psnr:.1f} dB mean, {quality.worst_psnr:.1f} worst of "
+        f"{len(prompts)} images; {quality.early_psnr:.1f} mean of the x0 in the first quarter of the steps",
+        flush=True,
+    )
+    return quality._asdict()
 
 
 def measure_autoencoder(setup: Setup) -> dict[str, Any]:
@@ -80,7 +103,7 @@ def measure_autoencoder(setup: Setup) -> dict[str, Any]:
 
 def measure_free_attributes(setup: Setup) -> dict[str, Any]:
     """How evenly the model draws the attributes that a prompt leaves open, printed."""
-    sd, count, seed, steps, _ = setup
+    sd, count, seed, steps, *_ = setup
     measured = measure_diversity(sd, count, seed, steps, label="free attributes")
     for prompt, attributes in measured.items():
         parts = [f"{k} {each['distance']:.3f} ({each['chance']:.3f} by chance)" for k, each in attributes.items()]
@@ -101,7 +124,7 @@ def measure_pointing(setup: Setup, suite: str) -> dict[str, float]:
 
 def measure_clip(setup: Setup, clip: CLIP, tokenizer: Tokenizer) -> dict[str, Any]:
     """What CLIP recognises, distances between sets of images in its features, and its choices; printed."""
-    sd, count, seed, steps, _ = setup
+    sd, count, seed, steps, *_ = setup
     shares = retrieval_accuracy(clip, tokenizer, RETRIEVAL_SCENES, FIRST_TEST_SEED + seed)
     shares["hard negatives"] = hard_negative_accuracy(clip, tokenizer, RETRIEVAL_SCENES, FIRST_TEST_SEED + seed)
     recognised = {
@@ -148,7 +171,7 @@ def measure_inversions(setup: Setup) -> dict[str, Any]:
 
 def measure_views(setup: Setup) -> dict[str, Any]:
     """Turned images, large images and a loop, printed."""
-    sd, count, seed, steps, _ = setup
+    sd, count, seed, steps, *_ = setup
     found: dict[str, Any] = {}
     for prompt, turn, turned in ANAGRAMS:
         name = f"{prompt}, {turn}: {turned}"

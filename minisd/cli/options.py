@@ -31,7 +31,7 @@ SAMPLERS = {  # name: class in minisd.schedulers
 }
 TURNS = ("half", "quarter", "mirror", "flip")
 VERIFIED = ("v1-1", "v1-2", "v1-3", "v1-4", "v1-5", "v2-base", "v2", "v2-1-base", "v2-1")
-STAGES = ("vae", "text", "unet", "vae128", "clip")
+STAGES = ("vae", "text", "unet", "vae128", "preview", "clip")
 TASKS = ("inpainting", "depth", "upscaling")
 
 DEVICE = "cpu, cuda or mps (default: the fastest of this machine)"
@@ -77,6 +77,10 @@ def generate(parser: Parser) -> None:
     how.add_argument(
         "--reuse-features", type=whole, default=1, metavar="N", help="faster: of N UNet calls one is whole; approximate"
     )
+    how.add_argument(
+        "--preview-decoder", nargs="?", const="", metavar="SOURCE",
+        help="faster: a small decoder, of a folder or hub id (default: the model's); approximate",
+    )  # fmt: skip
     how.add_argument("--device", metavar="NAME", help=DEVICE)
     how.add_argument(
         "--dtype",
@@ -175,10 +179,11 @@ def verify(parser: Parser) -> None:
 def train(parser: Parser) -> None:
     """Train the embedded model, a variant, or any model on your images.
 
-    The stages vae, text, unet, vae128 and clip train the embedded model from scratch; "all" trains them in this order.
-    FOLDER keeps one file for each stage: an interrupted stage continues from it, and a later stage reads the earlier
-    ones from there, else from --start-from. vae128 enlarges the autoencoder to 128 pixels; its latents stay. The stage
-    "variant" adapts the UNet of --start-from to another task.
+    The stages vae, text, unet, vae128, preview and clip train the embedded model from scratch; "all" trains them in
+    this order. FOLDER keeps one file for each stage: an interrupted stage continues from it, and a later stage reads
+    the earlier ones from there, else from --start-from. vae128 enlarges the autoencoder to 128 pixels; its latents
+    stay. preview makes a small decoder for previews. The stage "variant" adapts the UNet of --start-from to another
+    task.
 
     Four stages teach the model of --start-from what --pictures show: "embedding" a new token, "lora" a style or a
     subject in a small file; "full" trains the whole UNet, "dreambooth" with images of the class beside. "distill" makes

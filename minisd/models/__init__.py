@@ -2,7 +2,8 @@
 
 from minisd.models.clip import CLIPTextTransformer
 from minisd.models.clip_image import CLIP, CLIPImageTransformer
+from minisd.models.preview_decoder import PreviewDecoder
 from minisd.models.unet import UNet
 from minisd.models.vae import VAE, Gaussian
 
-__all__ = ["CLIP", "VAE", "CLIPImageTransformer", "CLIPTextTransformer", "Gaussian", "UNet"]
+__all__ = ["CLIP", "VAE", "CLIPImageTransformer", "CLIPTextTransformer", "Gaussian", "PreviewDecoder", "UNet"]

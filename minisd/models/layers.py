@@ -173,9 +173,9 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Double height and width: nearest neighbour, then a convolution."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, bias: bool = True) -> None:
         super().__init__()
-        self.conv = Conv2d(width, width, 3, padding=1)
+        self.conv = Conv2d(width, width, 3, padding=1, bias=bias)
 
     def forward(self, x: Tensor, size: torch.Size | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C, 2H, 2W), or to `size` = (height, width) where downsampling rounded up."""

@@ -1,11 +1,14 @@
 """Pixels to latents and back through the autoencoder, scaled for the UNet."""
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from minisd._internal.nonfinite import explain_nonfinite
+from minisd.errors import NumericalError
 from minisd.models import VAE
 
 Randn = Callable[[Sequence[int]], Tensor]  # a shape -> unit noise
@@ -25,6 +28,21 @@ def decode_latents(vae: VAE, latents: Tensor) -> Tensor:
     weight = vae.from_latents.weight
     raw = vae.raw(latents).to(weight.device)
     return torch.cat([vae.decode(z[None].to(weight.dtype)).float() for z in raw])
+
+
+def decode_finite(vae: VAE, latents: Tensor) -> Tensor:
+    """The same, clamped to [-1, 1]; where it is not finite in half precision, once more in float32, with a warning.
+
+    Raises NumericalError where pixels are still not finite.
+    """
+    pixels = decode_latents(vae, latents)
+    dtype = vae.from_latents.weight.dtype
+    if not torch.isfinite(pixels).all() and dtype != torch.float32:
+        warnings.warn(f"the decoder overflowed in {dtype}; decoding again in float32", stacklevel=5)
+        pixels = decode_latents(copy.deepcopy(vae).float(), latents)
+    if not torch.isfinite(pixels).all():
+        raise NumericalError(f"the decoded pixels are not finite: {explain_nonfinite(vae)}.")
+    return pixels.clamp(-1, 1)
 
 
 def _safe_copy(vae: VAE) -> VAE:

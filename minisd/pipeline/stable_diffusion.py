@@ -1,6 +1,5 @@
 """Stable Diffusion: encode the prompt, denoise step by step, decode the image."""
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Self
@@ -13,10 +12,9 @@ from minisd import images
 from minisd._internal import memory, validation
 from minisd._internal.devices import check_move
 from minisd._internal.messages import shown
-from minisd._internal.nonfinite import explain_nonfinite
-from minisd.errors import CallbackError, InputError, NumericalError
+from minisd.errors import CallbackError, InputError
 from minisd.images import Picture
-from minisd.models import VAE, CLIPTextTransformer, UNet
+from minisd.models import VAE, CLIPTextTransformer, PreviewDecoder, UNet
 from minisd.pipeline.arguments import DEFAULTS, Arguments, Defaults
 from minisd.pipeline.conditioning import (
     Condition,
@@ -28,8 +26,9 @@ from minisd.pipeline.conditioning import (
 )
 from minisd.pipeline.denoising import DenoisingStep, denoising_loop
 from minisd.pipeline.guidance import Scale
-from minisd.pipeline.latents import decode_latents, encode_pixels
+from minisd.pipeline.latents import decode_finite, encode_pixels
 from minisd.pipeline.loss_guidance import Guide, Loss
+from minisd.pipeline.preview import fitting_decoder, preview_pixels
 from minisd.pipeline.prompts import PromptReader, Texts, texts_for
 from minisd.pipeline.request import Request, task_of
 from minisd.pipeline.request_builder import RequestBuilder
@@ -75,6 +74,7 @@ class StableDiffusion:
         self.tokenizer, self.text_encoder, self.vae, self.unet = tokenizer, text_encoder, vae, unet
         self.tokenizer_2, self.text_encoder_2 = tokenizer_2, text_encoder_2
         self.scheduler, self.defaults, self.low_res = scheduler, defaults, low_res
+        self.preview_decoder: PreviewDecoder | None = None  # of `preview`
         self.source: str | None = None  # set by weights_loader
         check_widths(self.text_parts, unet.config)
 
@@ -124,7 +124,8 @@ class StableDiffusion:
     def to(self, device: torch.device | str | torch.dtype | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move all networks to a device, a dtype, or both. Raises DeviceError, InputError, OutOfMemory."""
         device, dtype = check_move(device, dtype)
-        for network in (*(part.encoder for part in self.text_parts), self.vae, self.unet):
+        preview = [] if self.preview_decoder is None else [self.preview_decoder]
+        for network in (*(part.encoder for part in self.text_parts), self.vae, self.unet, *preview):
             network.to(device=device, dtype=dtype)
         return self
 
@@ -287,14 +288,12 @@ class StableDiffusion:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents of about unit variance (B, C, h, w) -> pixels (B, 3, H, W) in [-1, 1], one image at a time.
 
-        Where the result is not finite in half precision, decodes once more in float32, with a warning. Raises
-        NumericalError where pixels are still not finite.
+        Decodes once more in float32 where half precision overflows, with a warning. Raises NumericalError.
         """
-        pixels = decode_latents(self.vae, latents)
-        dtype = self.vae.from_latents.weight.dtype
-        if not torch.isfinite(pixels).all() and dtype != torch.float32:
-            warnings.warn(f"the decoder overflowed in {dtype}; decoding again in float32", stacklevel=4)
-            pixels = decode_latents(copy.deepcopy(self.vae).float(), latents)
-        if not torch.isfinite(pixels).all():
-            raise NumericalError(f"the decoded pixels are not finite: {explain_nonfinite(self.vae)}.")
-        return pixels.clamp(-1, 1)
+        return decode_finite(self.vae, latents)
+
+    @memory.translated("the preview decoder")
+    @torch.no_grad()
+    def preview(self, latents: Tensor) -> Tensor:
+        """What `decode` gives, approximately and faster, by `preview_decoder`. Raises InputError, NumericalError."""
+        return preview_pixels(fitting_decoder(self.preview_decoder, self.vae), latents)

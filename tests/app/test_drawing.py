@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minisd.app.drawing import Drawing, draw
+from minisd.app.drawing import PREVIEWS, Drawing, draw
 from minisd.app.runs import Runs, Stopped
 from minisd.demos.inputs import PROMPT
 from minisd.interpret.attention_maps import overlay, record_attention
@@ -53,6 +53,22 @@ def test_the_steps_end_in_the_image_of_the_pipeline(sticker: StableDiffusion) ->
     assert list(heat) == ["a", "red", "circle", "above", "blue", "square"]
     assert far(heat["circle"], overlay(drawing.frames[-1].clean, maps.heat_map("circle", PROMPT))) <= 2
     assert far(heat["circle"], heat["square"]) > 50
+
+
+def test_all_steps_but_the_last_are_previews(sticker: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is a preview decoder, and the page says so."""
+    decoded: list[str] = []
+    for name in ("decode", "preview"):
+        own = getattr(sticker, name)
+        monkeypatch.setattr(sticker, name, lambda latents, name=name, own=own: (decoded.append(name), own(latents))[1])
+    said = []
+    for expected in (["preview"] * (STEPS - 1) + ["decode"], ["decode"] * STEPS):
+        pages = list(draw(sticker, alone(Runs(), sticker), [], PROMPT, seed=1, num_inference_steps=STEPS))
+        assert decoded == expected
+        said.append(PREVIEWS in pages[-1])
+        decoded.clear()
+        monkeypatch.setattr(sticker, "preview_decoder", None)
+    assert said == [True, False]
 
 
 def test_the_page_changes_with_every_step(sticker: StableDiffusion) -> None:

@@ -275,6 +275,32 @@ def test_names_from_prompts_are_plain_and_short(prompt: str, stem: str) -> None:
     assert file_stem(prompt) == stem
 
 
+def test_the_preview_decoder_draws_where_it_is_asked_for(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """That of the embedded model by itself, another one from its folder; a model without one says what to do."""
+    found = {}
+    for name, options in {
+        "exact": (),
+        "own": ("--preview-decoder",),
+        "given": ("--preview-decoder", "sticker"),
+    }.items():
+        target = tmp_path / f"{name}.png"
+        assert run("a red circle", "--steps", "2", "--seed", "5", "-o", str(target), *options) == 0
+        found[name] = Image.open(target)
+    assert found["own"].tobytes() == found["given"].tobytes() != found["exact"].tobytes()
+    assert [found[name].text.get("preview_decoder") for name in found] == [None, "the model's", "sticker"]
+    capsys.readouterr()
+    target = tmp_path / "none.png"
+    for options, message in (
+        ((), "has no preview decoder"),
+        (("sticker",), "enlarges 8 times, expected 4 channels and 2"),
+    ):
+        assert run("a cat", "--model", model, "-o", str(target), "--preview-decoder", *options) == 2
+        assert message in capsys.readouterr().err
+    assert not target.exists()
+
+
 def test_a_refiner_continues(model: str, tmp_path: Path) -> None:
     """The model as its own refiner, with a sampler without memory, draws the same image as the model alone."""
     alone, both = tmp_path / "alone.png", tmp_path / "both.png"

@@ -151,6 +151,28 @@ def test_features_are_reused_in_the_suites(tmp_path: Path, monkeypatch: pytest.M
     assert main(["eval", "--reuse-features", "0"]) == 2
 
 
+def test_previews_are_judged_in_the_suites(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the preview decoder draws is judged: of a black one nothing is right, and it is far from the exact one."""
+    sd, asked = weights_loader.load("sticker"), ("--count", "2", "--suites", "single", "--steps", "4")
+    monkeypatch.setattr(weights_loader, "load", lambda name: sd)
+    found = []
+    for k in range(2):
+        path = tmp_path / f"{k}.json"
+        assert main(["eval", *asked, "--preview-decoder", "--json", str(path)]) == 0
+        found.append(json.loads(path.read_text()))
+        sd.preview_decoder.conv_out.weight.data.zero_()  # type: ignore[union-attr]
+    trained, black = (each["previews"] for each in found)
+    assert trained["mean_psnr"] >= trained["worst_psnr"] > 20 > black["mean_psnr"]
+    assert trained["early_psnr"] > 15
+    assert found[1]["single"]["exact"]["rate"] == 0
+    assert "previews: PSNR to the exact decoder " in capsys.readouterr().out
+    sd.preview_decoder = None
+    assert main(["eval", *asked, "--preview-decoder"]) == 2
+    assert "has no preview decoder" in capsys.readouterr().err
+
+
 def test_existing_files_are_kept_and_found_before_any_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

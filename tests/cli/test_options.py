@@ -92,8 +92,8 @@ def test_help_shows_only_defaults_that_inform(command: list[str], capsys: pytest
         (["verify", "--model", "sd15"], "there is no option --model; give the model without it"),
         (["verify", "sd15", "--quik"], "there is no option --quik; did you mean --quick?"),
         (["train", "all", "runs", "--minuets", "3"], "there is no option --minuets; did you mean --minutes?"),
-        (["train", "vea", "runs"], "stage is 'vea', expected one of all, vae, text, unet, vae128, clip, variant, full, "
-                                   "dreambooth, lora, embedding, distill; did you mean vae?"),
+        (["train", "vea", "runs"], "stage is 'vea', expected one of all, vae, text, unet, vae128, preview, clip, "
+                                   "variant, full, dreambooth, lora, embedding, distill; did you mean vae?"),
         (["eval", "--suite", "two"], "there is no option --suite; did you mean --suites?"),
         (["bench", "--family", "sd1.5"],
          "--family is 'sd1.5', expected one of sticker, sd15, sd21, sdxl; did you mean sd15?"),

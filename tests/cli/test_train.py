@@ -15,6 +15,7 @@ from support.small import small_pipeline
 import weights_loader
 from minisd.cli import main
 from minisd.sticker.training import text_encoder
+from minisd.sticker.training.preview import train_preview
 from minisd.sticker.training.stages import STAGES
 
 SHORT = ("--minutes", "0.02", "--pool", "64")
@@ -82,9 +83,10 @@ def test_all_stages_from_scratch_and_one_from_a_model(tmp_path: Path, capsys: py
 def test_stages_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("unet", tmp_path / "run") == 2
     assert "no vae.pt" in capsys.readouterr().err
-    for stage in ("text", "vae", "unet", "vae128", "clip"):
+    for stage in ("text", "vae", "unet", "vae128", "preview", "clip"):
         assert train(stage, tmp_path / "run") == 0
     weights_loader.load_clip(tmp_path / "run" / "model")
+    assert weights_loader.load(tmp_path / "run" / "model").preview_decoder is not None
 
 
 @pytest.mark.parametrize(
@@ -241,6 +243,28 @@ def test_an_interruption_saves_the_run_and_says_so(
     said = f"minisd: interrupted at step 1; {path} has the run, and the same command continues it\n"
     assert capsys.readouterr().err == said
     assert torch.load(path, weights_only=True)["step"] == 1
+
+
+def test_a_preview_decoder_for_the_embedded_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other networks stay, another stage keeps it, and a new autoencoder needs a new one."""
+    monkeypatch.setattr("minisd.sticker.training.stages.train_preview", partial(train_preview, pool=2))
+    own, arguments = weights_loader.load("sticker"), ("--steps", "2", "--start-from", "sticker")
+    assert own.preview_decoder is not None
+    assert main(["train", "preview", str(tmp_path), *arguments]) == 0
+    model = weights_loader.load(tmp_path / "model")
+    assert model.preview_decoder is not None
+    assert model.preview_decoder.config == own.preview_decoder.config
+    assert not torch.equal(model.preview_decoder.conv_in.weight, own.preview_decoder.conv_in.weight)
+    assert torch.equal(model.vae.decoder.conv_in.weight, own.vae.decoder.conv_in.weight)
+    assert Image.open(tmp_path / "preview.png").width > 512
+    (tmp_path / "preview.pt").unlink()
+
+    for stage, kept in (("text", True), ("vae128", False)):
+        assert main(["train", stage, str(tmp_path / stage), "--steps", "1", "--start-from", "sticker"]) == 0
+        again = weights_loader.load(tmp_path / stage / "model").preview_decoder
+        assert (again is not None) == kept
+        if again is not None:
+            assert torch.equal(again.conv_in.weight, own.preview_decoder.conv_in.weight)
 
 
 def test_folders_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

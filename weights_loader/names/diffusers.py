@@ -1,6 +1,6 @@
 """Names in the diffusers layout: one folder for each network (unet, vae, text_encoder)."""
 
-from minisd.configs import CLIPTextConfig, UNetConfig, VAEConfig
+from minisd.configs import CLIPTextConfig, PreviewDecoderConfig, UNetConfig, VAEConfig
 
 RESNET = {
     "norm1": "norm1",
@@ -104,6 +104,20 @@ def vae(config: VAEConfig) -> dict[str, str]:
             for i in range(blocks):
                 modules |= under(f"{ours}.resnets.{i}", f"{theirs}.resnets.{i}", RESNET)
             modules[f"{ours}.resample.conv"] = f"{theirs}.{way}samplers.0.conv"
+    return modules
+
+
+def preview_decoder(config: PreviewDecoderConfig) -> dict[str, str]:
+    """{our module: their module} of AutoencoderTiny's decoder, a list in which ReLU and enlarging have places, too."""
+    modules, place = {"conv_in": "decoder.layers.0"}, 2
+    for level, blocks in enumerate(config.blocks_per_level[::-1]):
+        for i in range(blocks):
+            for k in range(3):
+                modules[f"levels.{level}.blocks.{i}.conv{k + 1}"] = f"decoder.layers.{place}.conv.{2 * k}"
+            place += 1
+        modules[f"levels.{level}.upsample.conv"] = f"decoder.layers.{place + 1}"
+        place += 2
+    modules["conv_out"] = f"decoder.layers.{place - 2}"
     return modules
 
 

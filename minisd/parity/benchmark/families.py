@@ -13,17 +13,21 @@ from minisd.configs import (
     SD2_UNET,
     SDXL_UNET,
     SDXL_VAE,
+    TAESD,
     CLIPTextConfig,
+    PreviewDecoderConfig,
     UNetConfig,
     VAEConfig,
 )
-from minisd.models import VAE, CLIPTextTransformer, UNet
+from minisd.models import VAE, CLIPTextTransformer, PreviewDecoder, UNet
 from weights_loader.model_folder import ModelFolder
 from weights_loader.official_configs import text_config, unet_config, vae_config
+from weights_loader.preview_configs import preview_config
 from weights_loader.sources import EMBEDDED, resolve
 
 PIXELS_PER_LATENT = 8
 NETWORKS: dict[str, type[nn.Module]] = {"text_encoder": CLIPTextTransformer, "unet": UNet, "vae": VAE}
+COMPONENTS = NETWORKS | {"preview": PreviewDecoder}  # with the network that no image needs
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class FamilyConfigs:
     text_encoder: CLIPTextConfig
     unet: UNetConfig
     vae: VAEConfig
+    preview: PreviewDecoderConfig = TAESD
 
     @property
     def size(self) -> int:
@@ -47,8 +52,8 @@ class FamilyConfigs:
 
 def _embedded() -> FamilyConfigs:
     folder = ModelFolder(resolve(EMBEDDED))
-    text, unet, vae = (folder.json(name, "config.json") for name in NETWORKS)
-    return FamilyConfigs(text_config(text), unet_config(unet), vae_config(vae))
+    text, unet, vae, preview = (folder.json(name, "config.json") for name in COMPONENTS)
+    return FamilyConfigs(text_config(text), unet_config(unet), vae_config(vae), preview_config(preview))
 
 
 FAMILIES = {
@@ -69,4 +74,5 @@ def tiny(configs: FamilyConfigs) -> FamilyConfigs:
         replace(configs.text_encoder, vocab_size=1000, width=32, layers=2, heads=2, mlp_width=64),
         replace(configs.unet, **unet, sample_size=8, context_width=32, norm_groups=8),
         replace(configs.vae, channels=(16, 32, 32, 32), layers_per_block=1, norm_groups=8),
+        replace(configs.preview, width=16, blocks_per_level=(1, 1, 1, 2)),
     )

@@ -16,15 +16,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from minisd._internal.atomic_files import write_json
+from minisd._internal.json_files import read_json
 from minisd.errors import InputError, OutputError
-from minisd.parity.benchmark.families import FAMILIES, NETWORKS, FamilyConfigs
+from minisd.parity.benchmark.families import COMPONENTS, FAMILIES, NETWORKS, FamilyConfigs
 from minisd.parity.benchmark.training import TrainingStep
 from minisd.training.trainer import AUTOCAST, precision
+from weights_loader.formats.safetensors import save_safetensors
+from weights_loader.formats.weight_file import open_weights
 from weights_loader.loading import load, load_network
-from weights_loader.model_folder import MODEL_INDEX
+from weights_loader.model_folder import MODEL_INDEX, PREVIEW_FOLDER
 from weights_loader.names import diffusers as official_names
 from weights_loader.names import expand
 from weights_loader.official_configs import text_json, unet_json, vae_json
+from weights_loader.preview_configs import preview_json
 from weights_loader.saving import save
 from weights_loader.sources import EMBEDDED
 
@@ -59,12 +64,13 @@ def make_model(configs: FamilyConfigs, folder: Path) -> None:
     if configs == FAMILIES[EMBEDDED]:
         if not (folder / MODEL_INDEX).exists():
             save(load(EMBEDDED), folder)
+        _add_encoder(folder / PREVIEW_FOLDER)
         return
-    for component in NETWORKS:
+    for component in COMPONENTS:
         make_weights(component, configs, folder)
     with tempfile.TemporaryDirectory(prefix="minisd-bench-") as temporary:
         embedded = save(load(EMBEDDED), Path(temporary) / EMBEDDED)
-        shutil.copytree(embedded, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*NETWORKS))
+        shutil.copytree(embedded, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*COMPONENTS))
 
 
 def make_weights(component: str, configs: FamilyConfigs, folder: Path) -> None:
@@ -72,7 +78,7 @@ def make_weights(component: str, configs: FamilyConfigs, folder: Path) -> None:
 
     An existing folder is kept; a new one is written completely or not at all. Raises OutputError.
     """
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     final, partial = folder / component, folder / f"{component}.partial"
@@ -85,6 +91,8 @@ def make_weights(component: str, configs: FamilyConfigs, folder: Path) -> None:
             model = CLIPTextModel(CLIPTextConfig(**text_json(configs.text_encoder)))
         elif component == "unet":
             model = UNet2DConditionModel.from_config(unet_json(configs.unet))
+        elif component == "preview":
+            model = AutoencoderTiny.from_config(preview_json(configs.preview))
         else:
             model = AutoencoderKL.from_config(vae_json(configs.vae))
         with torch.no_grad():
@@ -99,7 +107,20 @@ def make_weights(component: str, configs: FamilyConfigs, folder: Path) -> None:
             "free some space, or name another folder with --keep."
         )
     model.save_pretrained(partial)
+    if component == "preview":  # diffusers adds a key, and warns of it when it loads the folder
+        write_json(preview_json(configs.preview), partial / "config.json", overwrite=True)
     partial.rename(final)
+
+
+def _add_encoder(folder: Path) -> None:
+    """Add a random encoder to a preview decoder that minisd saved: diffusers loads both together."""
+    from diffusers import AutoencoderTiny
+
+    file = open_weights(folder / "diffusion_pytorch_model.safetensors")
+    with torch.random.fork_rng(devices=[]):
+        model = AutoencoderTiny.from_config(read_json(folder / "config.json"))
+    tensors = model.state_dict() | {name: file.tensor(name) for name in file.shapes}
+    save_safetensors(tensors, file.path, {"format": "pt"}, overwrite=True)
 
 
 def loader(implementation: str, component: str) -> Loader:
@@ -131,7 +152,7 @@ def networks_of(loaded: Any) -> list[nn.Module]:
 def _minisd(part: str) -> Loader:
     if part == "pipeline":
         return lambda folder, device, dtype: load(folder, device=device, dtype=dtype)
-    kind = NETWORKS[part]
+    kind = COMPONENTS[part]
     return lambda folder, device, dtype: load_network(folder, kind, part, device=device, dtype=dtype)
 
 
@@ -149,14 +170,14 @@ def _diffusers(part: str) -> Loader:
 
         return load_pipeline
 
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
     from transformers import CLIPTextModel
 
     def load_oracle(folder: Path, device: torch.device, dtype: torch.dtype) -> nn.Module:
         path = folder / part
         if part == "text_encoder":
             return CLIPTextModel.from_pretrained(path, dtype=dtype, local_files_only=True).eval().to(device)
-        kind = UNet2DConditionModel if part == "unet" else AutoencoderKL
+        kind = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "preview": AutoencoderTiny}[part]
         return kind.from_pretrained(path, dtype=dtype, local_files_only=True).eval().to(device)
 
     return load_oracle

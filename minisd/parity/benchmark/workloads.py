@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from minisd.parity.benchmark.families import NETWORKS, PIXELS_PER_LATENT, FamilyConfigs
+from minisd.parity.benchmark.families import COMPONENTS, PIXELS_PER_LATENT, FamilyConfigs
 from minisd.parity.benchmark.training import TrainingStep
 from minisd.pipeline.sdxl_sizes import append_sizes
 from minisd.schedulers import NoiseSchedule
@@ -135,6 +135,13 @@ WORKLOADS = {
         diffusers=lambda model, pixels: model.encode(pixels).latent_dist.mean,
         minisd=lambda model, pixels: model.encode(pixels).mean,
     ),
+    "preview": Workload(
+        "preview decoder",
+        "preview",
+        _latents,
+        diffusers=lambda model, latents: model.decode(latents, return_dict=False)[0],
+        minisd=lambda model, latents: model(latents),
+    ),
     "image": Workload(
         f"image, {STEPS} steps with guidance",
         "pipeline",
@@ -163,7 +170,7 @@ def count_flops(workload: Workload, configs: FamilyConfigs, size: int) -> float:
         return sum(times * count_flops(WORKLOADS[row], configs, size) for row, times in workload.parts.items())
     name = "unet" if workload.component == "training" else workload.component
     with torch.device("meta"), NoInitialisation():
-        loaded: Any = NETWORKS[name](getattr(configs, name))
+        loaded: Any = COMPONENTS[name](getattr(configs, name))
     if workload.component == "training":
         loaded = TrainingStep(loaded, nullcontext)
     inputs = [x.to("meta") for x in workload.inputs(configs, size)]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 from tqdm import tqdm
@@ -62,15 +62,18 @@ def judge_prompts(
     guidance_scale: float | None = None,
     negative_prompt: str = "",
     reuse_features: int = 1,
+    previews: bool = False,
     label: str | None = None,
     meant: Sequence[Expectation | str] | None = None,
 ) -> Judged:
     """Generate an image for each prompt, the k-th from seed + k, and judge it.
 
-    label: shows a progress bar with this name. meant: what each image is compared with, if not with its prompt.
+    previews: judge images of the preview decoder. label: shows a progress bar with this name. meant: what each image is
+    compared with, if not with its prompt.
     """
     meant = prompts if meant is None else meant
     judged = Judged([], [], list(prompts))
+    output: dict[str, Any] = {"output_type": "latent"} if previews else {}
     for k in tqdm(range(0, len(prompts), BATCH), desc=label, leave=False, disable=None if label else True):
         drawn = sd(
             list(prompts[k : k + BATCH]),
@@ -79,7 +82,9 @@ def judge_prompts(
             num_inference_steps=steps,
             guidance_scale=guidance_scale,
             reuse_features=reuse_features,
+            **output,
         ).images
+        drawn = images.to_pil(sd.preview(drawn)) if previews else drawn
         pairs = zip(drawn, meant[k : k + BATCH], strict=True)
         judged.verdicts.extend(check(images.from_pil(image)[0], expected) for image, expected in pairs)
         judged.pictures.extend(drawn)

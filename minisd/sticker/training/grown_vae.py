@@ -122,11 +122,17 @@ def decisive_loss(pixels: Tensor, target: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def predicted_latents(sd: StableDiffusion, latents: Tensor, scenes: list[Scene], generator: torch.Generator) -> Tensor:
+def predicted_latents(
+    sd: StableDiffusion,
+    latents: Tensor,
+    scenes: list[Scene],
+    generator: torch.Generator,
+    timesteps: tuple[int, int] = TIMESTEPS,
+) -> Tensor:
     """Latents of scenes (B, C, h, w), noised to random timesteps -> what the UNet takes for them, with guidance."""
     captions = [write_training_caption(select_content(scene, generator), generator) for scene in scenes]
     texts = sd.text_encoder(sd.tokenizer([""] * len(captions) + captions))
-    t = torch.randint(*TIMESTEPS, (len(scenes),), generator=generator)
+    t = torch.randint(*timesteps, (len(scenes),), generator=generator)
     xt = SCHEDULE.add_noise(latents, torch.randn(latents.shape, generator=generator), t)
     uncond, cond = sd.unet(torch.cat([xt, xt]), torch.cat([t, t]), texts).chunk(2)
     v = combine(uncond, cond, sd.defaults.guidance_scale)

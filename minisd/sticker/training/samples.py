@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from minisd import images
-from minisd.models import VAE
+from minisd.models import VAE, PreviewDecoder
 from minisd.pipeline import StableDiffusion
 from minisd.sticker.training.dataset import FIRST_TEST_SEED, training_scenes
 from minisd.sticker.world.render import render
@@ -29,6 +29,14 @@ def save_reconstructions(vae: VAE, path: Path, count: int = 8) -> None:
     pixels = render(training_scenes(count, seed=FIRST_TEST_SEED), vae.config.sample_size, device)
     again = vae.decode(vae.encode(pixels).mean)
     images.save(images.image_grid(images.to_pil(torch.cat([pixels, again])), count, gap=2), path, overwrite=True)
+
+
+@torch.no_grad()
+def save_previews(vae: VAE, decoder: PreviewDecoder, path: Path, count: int = 8) -> None:
+    """Save scenes that are not used in training, decoded by the autoencoder, above what the preview decoder draws."""
+    raw = vae.encode(render(training_scenes(count, seed=FIRST_TEST_SEED), vae.config.sample_size)).mean
+    pixels = torch.cat([vae.decode(raw), decoder(vae.scaled(raw))])
+    images.save(images.image_grid(images.to_pil(pixels), count, gap=2), path, overwrite=True)
 
 
 def save_drawings(sd: StableDiffusion, path: Path) -> None:

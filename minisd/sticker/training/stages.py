@@ -1,4 +1,4 @@
-"""The stages of training the embedded model, in one table: autoencoder, text encoder, UNet, larger autoencoder, CLIP.
+"""The stages of training the embedded model, in one table: autoencoders, text encoder, UNet, previews, CLIP.
 
 A stage takes the networks that it needs from the runs in the folder, or from the model to start from.
 """
@@ -11,13 +11,14 @@ from pathlib import Path
 
 from minisd._internal.atomic_folders import check_folder
 from minisd.errors import InputError, MismatchError, ResumeError
-from minisd.models import CLIP, VAE, UNet
+from minisd.models import CLIP, VAE, PreviewDecoder, UNet
 from minisd.pipeline import Defaults, StableDiffusion
 from minisd.sticker.training.autoencoder import VAE_CONFIG, new_vae, normalise, train_vae
 from minisd.sticker.training.contrastive import train_clip
 from minisd.sticker.training.dataset import VOCABULARY, new_tokenizer
 from minisd.sticker.training.grown_vae import grown_config, train_grown_vae
-from minisd.sticker.training.samples import save_drawings, save_reconstructions
+from minisd.sticker.training.preview import decoder_config, new_preview_decoder, train_preview
+from minisd.sticker.training.samples import save_drawings, save_previews, save_reconstructions
 from minisd.sticker.training.text_encoder import (
     CaptionProbe,
     FrozenReference,
@@ -60,14 +61,17 @@ class Networks:
     probe: CaptionProbe | None = None
     reference: FrozenReference | None = None
     unet: UNet | None = None
+    preview: PreviewDecoder | None = None
     clip: CLIP | None = None
 
     @property
     def model(self) -> StableDiffusion | None:
-        """The pipeline, if all of its networks are there."""
+        """The pipeline, if all of its networks are there; its preview decoder may be missing."""
         if self.vae is None or self.probe is None or self.unet is None:
             return None
-        return StableDiffusion(self.tokenizer, self.probe.text_encoder, self.vae, self.unet, SCHEDULER, DEFAULTS)
+        sd = StableDiffusion(self.tokenizer, self.probe.text_encoder, self.vae, self.unet, SCHEDULER, DEFAULTS)
+        sd.preview_decoder = self.preview
+        return sd
 
     def probe_or_new(self) -> CaptionProbe:
         """The text encoder with its probes, untrained if there is none."""
@@ -119,6 +123,13 @@ def _train_vae128(done: Networks, options: TrainingOptions, run: TrainingRun) ->
     done.vae = train_grown_vae(done.model, run, show=show).eval()
 
 
+def _train_preview(done: Networks, options: TrainingOptions, run: TrainingRun) -> None:
+    assert done.model is not None
+    assert done.vae is not None
+    show = partial(save_previews, done.vae, path=run.path.with_suffix(".png"))
+    done.preview = train_preview(done.model, run, show=show).eval()
+
+
 def _train_clip(done: Networks, options: TrainingOptions, run: TrainingRun) -> None:
     assert done.probe is not None
     done.clip = train_clip(done.probe.text_encoder, done.tokenizer, run, start=done.clip)
@@ -131,6 +142,11 @@ def _load_vae(done: Networks, path: Path) -> None:
 
 def _load_vae128(done: Networks, path: Path) -> None:
     done.vae = load_average(VAE(grown_config(VAE_CONFIG)), path).eval()
+
+
+def _load_preview(done: Networks, path: Path) -> None:
+    new = new_preview_decoder(decoder_config(grown_config(VAE_CONFIG)))
+    done.preview = load_average(new, path).eval()
 
 
 def _load_text(done: Networks, path: Path) -> None:
@@ -154,8 +170,9 @@ class Stage:
 STAGES = {
     "vae": Stage(0.2, (), _train_vae, _load_vae),
     "text": Stage(0.1, (), _train_text, _load_text),
-    "unet": Stage(0.5, ("vae", "text"), _train_unet, _load_unet),
+    "unet": Stage(0.45, ("vae", "text"), _train_unet, _load_unet),
     "vae128": Stage(0.1, ("vae", "text", "unet"), _train_vae128, _load_vae128),
+    "preview": Stage(0.05, ("vae", "text", "unet", "vae128"), _train_preview, _load_preview),
     "clip": Stage(0.1, ("text",), _train_clip),
 }
 
@@ -236,9 +253,10 @@ def train_stages(
                 )
     if start is not None:
         done.vae, done.unet, done.probe = start.vae, start.unet, done.probe_or_new()
+        done.preview = None if "vae128" in budgets else start.preview_decoder
         encoder = done.probe.text_encoder
         done.reference = transfer_weights(encoder, done.tokenizer, start.text_encoder, start.tokenizer)
-    needed = {other for name in budgets for other in STAGES[name].needs} | {"vae128"}  # it is part of the model
+    needed = {other for name in budgets for other in STAGES[name].needs} | {"vae128", "preview"}  # parts of the model
     for name, stage in STAGES.items():
         path = options.folder / f"{name}.pt"
         if name in budgets:

@@ -13,6 +13,7 @@ from minisd.sticker.training.autoencoder import new_vae, train_vae
 from minisd.sticker.training.contrastive import train_clip
 from minisd.sticker.training.dataset import new_tokenizer
 from minisd.sticker.training.grown_vae import train_grown_vae
+from minisd.sticker.training.preview import train_preview
 from minisd.sticker.training.stages import DEFAULTS
 from minisd.sticker.training.text_encoder import new_caption_probe, text_config, train_text_encoder
 from minisd.sticker.training.unet import SCHEDULER, new_unet, train_unet
@@ -31,7 +32,7 @@ def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contrastive, "hard_negative_accuracy", lambda *arguments, **options: 1.0)
 
 
-@pytest.mark.parametrize("stage", ["vae", "text", "unet", "vae128", "clip"])
+@pytest.mark.parametrize("stage", ["vae", "text", "unet", "vae128", "preview", "clip"])
 def test_a_stage_killed_at_random_ends_in_the_same_weights_bit_for_bit(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,8 +47,10 @@ def test_a_stage_killed_at_random_ends_in_the_same_weights_bit_for_bit(
             return train_text_encoder(probe, tokenizer, run, batch=2).state_dict()
         if stage == "clip":
             return train_clip(probe.text_encoder, tokenizer, run, batch=2).state_dict()
-        if stage == "vae128":
+        if stage in ("vae128", "preview"):
             sd = StableDiffusion(tokenizer, probe.text_encoder, new_vae(), new_unet(), SCHEDULER, DEFAULTS)
+            if stage == "preview":
+                return train_preview(sd, run, pool=3).state_dict()
             return train_grown_vae(sd, run, batch=2).state_dict()
         trained = train_unet(new_vae(), tokenizer, probe.text_encoder, new_unet(), run, pool=8, batch=2)
         return trained.state_dict()
