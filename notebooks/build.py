@@ -94,9 +94,16 @@ def _uncommented(body: str, where: str) -> str:
 
 @cache
 def model_hash(variants: bool) -> str:
-    """A hash of the embedded model (weights, settings, vocabulary) and, with `variants`, of its task variants."""
+    """A hash of what notebooks load of the embedded model and, with `variants`, of its task variants."""
     digest = hashlib.sha256()
-    excluded = {"results.json", "tasks.json", "adapters", *(() if variants else ("variants",))}
+    excluded = {
+        "results.json",
+        "tasks.json",
+        "adapters",
+        "preview",
+        "fast.safetensors",
+        *(() if variants else ("variants",)),
+    }
     for path in sorted(MODEL.rglob("*")):
         if path.suffix in (".safetensors", ".json", ".txt") and not excluded & set(path.relative_to(MODEL).parts):
             digest.update(path.relative_to(MODEL).as_posix().encode() + b"\0" + path.read_bytes())

@@ -362,10 +362,11 @@ lesson.pictures(
 )
 
 # %% [markdown]
-# In its images the crescent was always alone, on white. So other objects become green or like a crescent, and prompts
-# of two objects are rarely right. **A minute does not teach more than this.** The hackathon takes smaller steps, 400 at
-# a rate of 2e-6, and its model has seen far more of the world. Images of the class that show more than one object could
-# help to keep it: see "Your turn".
+# In its images the crescent was always alone, on white. So other objects become green or like a crescent, and many
+# images of two objects are wrong. **A minute does not teach more than this.** The hackathon takes smaller steps, 400 at
+# a rate of 2e-6, and its model has seen far more of the world. What helps are images of the crescent beside other
+# objects, with captions that say so, and images of the class that show all kinds of scenes:
+# [fine-tuning](../minisd/training/README.md#fine-tuning) measures it.
 #
 # ## LoRA: a small change
 #

@@ -37,6 +37,7 @@ def student(sd: StableDiffusion) -> UNet:
 
 def test_changes_of_full_rank_are_the_student(sd: StableDiffusion, student: UNet) -> None:
     drawn = apply_student(sd, student_changes(sd.unet, student, FULL_RANK), steps=3)
+    assert drawn.preview_decoder is sd.preview_decoder
     for name, weight in student.state_dict().items():
         torch.testing.assert_close(
             drawn.unet.get_parameter(name), weight, rtol=0, atol=2e-6 * weight.abs().max().item()

@@ -24,7 +24,7 @@ COUNT = 32
 SIDE = 128  # pixels of an image, as the embedded model draws them
 TOKEN, TOKEN_SHAPE, TOKEN_COLOUR = "<candy>", "star", "pink"
 MOON = Object("circle", "yellow", "small", 0.86, 0.14, 0.085)
-CLASS_COUNT = 200
+CLASS_COUNT = 300
 SUBJECT_EXAMPLES = (  # the subject in front of a scene, and the caption; none is a context of the evaluation
     (Scene(()), Subject(0.45, 0.5, 0.2), f"a large {NAMED.removeprefix('a ')}"),
     (
@@ -79,10 +79,20 @@ def subject_examples(size: int = SIDE) -> tuple[Tensor, list[str]]:
 
 
 def class_examples(count: int = CLASS_COUNT) -> list[tuple[Scene, str]]:
-    """Scenes of the training with their captions: what the model shall still draw when it knows the subject."""
+    """Scenes of the training with their captions: what the model shall still draw when it knows the subject.
+
+    Every second caption calls an object by the word of the class, a shape, or by a synonym.
+    """
     generator = torch.Generator().manual_seed(FIRST_TEST_SEED)
-    scenes = training_scenes(count, FIRST_TEST_SEED)
-    return [(scene, write_training_caption(select_content(scene, generator), generator)) for scene in scenes]
+    examples = []
+    for k, scene in enumerate(training_scenes(count, FIRST_TEST_SEED)):
+        content = select_content(scene, generator)
+        if k % 2:
+            first, *others = content.objects
+            unnamed = replace(first, shape=None)
+            content = replace(content, objects=tuple(unnamed if each == first else each for each in (first, *others)))
+        examples.append((scene, write_training_caption(content, generator)))
+    return examples
 
 
 def _sample_scenes(count: int, two: float) -> list[Scene]:

@@ -59,4 +59,5 @@ def test_the_examples_of_the_class_are_scenes_of_the_training() -> None:
     examples = class_examples(40)
     assert examples == class_examples(40)
     assert len({text for _, text in examples}) > 30
+    assert all(re.search("shape|object|thing", text) for _, text in examples[1::2])
     assert all(check(render([scene])[0], text).exact for scene, text in examples)
