@@ -362,8 +362,8 @@ lesson.pictures(
 )
 
 # %% [markdown]
-# In its images the crescent was always alone, on white. So other objects become green or like a crescent, and many
-# images of two objects are wrong. **A minute does not teach more than this.** The hackathon takes smaller steps, 400 at
+# In its images the crescent was always alone, on white. So other objects become green or like a crescent, and in most
+# images something is wrong. **A minute does not teach more than this.** The hackathon takes smaller steps, 400 at
 # a rate of 2e-6, and its model has seen far more of the world. What helps are images of the crescent beside other
 # objects, with captions that say so, and images of the class that show all kinds of scenes:
 # [fine-tuning](../minisd/training/README.md#fine-tuning) measures it.
