@@ -228,7 +228,7 @@ def edit(parser: Parser) -> None:
     what.add_argument("--eta", default="0,0.25,0.5,0.75,1", metavar="A,B", help="how far: 0 the image, 1 the prompt")
     what.add_argument("--model", default="sticker", help="name, hub id, folder or file: SD 1.x or 2.x")
     training = parser.add_argument_group("how to train")
-    training.add_argument("--training-steps", metavar="A,B", help="of both stages (500,1000; small models 100,150)")
+    training.add_argument("--training-steps", metavar="A,B", help="of both stages (500,1000; small models 100,200)")
     training.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
     how = parser.add_argument_group("how to draw it")
     how.add_argument("--seed", type=whole, default=0, metavar="N", help="seed of the noise, the same for each eta")

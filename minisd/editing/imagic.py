@@ -18,6 +18,7 @@ from minisd._internal import validation
 from minisd.adapters import Lora, LowRank, LowRankChanges
 from minisd.adapters.lora import by_layer
 from minisd.errors import InputError
+from minisd.models import UNet
 from minisd.pipeline import Output, StableDiffusion
 from minisd.pipeline.conditioning import Condition
 from minisd.training.checkpointing import gradient_checkpointing
@@ -32,6 +33,8 @@ from minisd.training.trainer import Recipe, TrainingBudget, TrainingRun, train
 class Settings:
     """Steps and learning rates of both stages; the rank of the UNet's low-rank change; noises drawn at each step.
 
+    all_layers: change all linear layers and convolutions of the UNet, not only its attention: the image is kept better,
+    and every changed weight is computed anew, which needs the memory of a second UNet and of its gradients.
     gradient_checkpointing: compute activations twice, which needs less memory.
     """
 
@@ -40,6 +43,7 @@ class Settings:
     unet_steps: int = 1000
     unet_rate: float = 1e-4
     rank: int = 8
+    all_layers: bool = False
     batch: int = 1
     seed: int = 0
     gradient_checkpointing: bool = False
@@ -52,7 +56,9 @@ class Settings:
         object.__setattr__(self, "seed", validation.seed(self.seed))
 
 
-SMALL = Settings(state_steps=100, state_rate=1e-2, unet_steps=150, unet_rate=2e-3, batch=8)  # of the embedded model
+SMALL = Settings(  # of the embedded model
+    state_steps=100, state_rate=1e-2, unet_steps=200, unet_rate=2e-3, rank=16, all_layers=True, batch=8
+)
 
 
 class Edit(NamedTuple):
@@ -104,7 +110,11 @@ def train_edit(
         TrainingRun(folder / f"{name}.pt", TrainingBudget(0, steps), report, about={**about, **own})
         for name, steps, own in (
             ("states", settings.state_steps, {}),
-            ("unet", settings.unet_steps, {"rank": settings.rank}),
+            (
+                "unet",
+                settings.unet_steps,
+                {"rank": settings.rank, **({"layers": "all"} if settings.all_layers else {})},
+            ),
         )
     ]
     for run in runs:
@@ -135,7 +145,7 @@ def _tune_unet(
 ) -> dict[str, LowRank]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        changes = LowRankChanges(sd.unet, attention_weight_names(sd.unet), settings.rank).to(sd.device)
+        changes = LowRankChanges(sd.unet, _weight_names(sd.unet, settings.all_layers), settings.rank).to(sd.device)
     condition = Condition(optimised.expand(len(latents), -1, -1))
 
     def predict(x: Tensor, t: Tensor, text: Tensor, pooled: None) -> Tensor:
@@ -146,6 +156,12 @@ def _tune_unet(
             return denoising_losses(sd.scheduler.schedule, predict, latents, condition, generator).mean()
 
     return train(changes, loss, _recipe(settings.unet_rate, settings.seed), run).parts
+
+
+def _weight_names(unet: UNet, all_layers: bool) -> list[str]:
+    if not all_layers:
+        return attention_weight_names(unet)
+    return [f"{name}.weight" for name, layer in unet.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
 
 
 def _recipe(rate: float, seed: int) -> Recipe:

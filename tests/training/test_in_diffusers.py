@@ -114,7 +114,9 @@ def merged(pipeline: Any, path: Path) -> Any:
         if network != "unet" and not hasattr(module, "text_model"):  # transformers 5 left this name out
             place = place.removeprefix("text_model.")
         with torch.no_grad():
-            module.get_submodule(place).weight += tensors[name.replace("lora_A", "lora_B")] @ tensors[name]
+            weight = module.get_submodule(place).weight
+            up, down = tensors[name.replace("lora_A", "lora_B")], tensors[name]
+            weight += (up.flatten(1) @ down.flatten(1)).view_as(weight)
     return pipeline
 
 
@@ -197,14 +199,19 @@ def test_students_that_read_the_scale(kind: str, tmp_path: Path, monkeypatch: py
             assert_same(drawn(sd, guidance_scale=scale), drawn(theirs, guidance_scale=scale), drawn(theirs))
 
 
-def test_imagic(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("all_layers", "by_peft"), [(False, False), (True, False), (True, True)])
+def test_imagic(tmp_path: Path, all_layers: bool, by_peft: bool) -> None:
     """The change of the UNet as a LoRA, and the mixed states as `prompt_embeds`, draw the edit in diffusers."""
-    folder = prepared(tmp_path, "sd1")
-    sd = weights_loader.load(folder / "model")
-    few = Settings(state_steps=3, unet_steps=3, state_rate=1e-2, unet_rate=1e-1, rank=2, gradient_checkpointing=True)
+    if by_peft:
+        pytest.importorskip("peft")
+    folder, path = prepared(tmp_path, "sd1"), tmp_path / "lora.safetensors"
+    sd, theirs = weights_loader.load(folder / "model"), stock(folder / "model", "sd1")
+    rate = 1e-2 if all_layers else 1e-1
+    few = Settings(3, 1e-2, 3, rate, rank=2, all_layers=all_layers, gradient_checkpointing=True)
     edit = train_edit(sd, training_images("a cat", 1).pixels, "a red cat", tmp_path / "edit", few)
-    weights_loader.save_lora(edit.changes, sd.unet, tmp_path / "lora.safetensors")
-    theirs, before = merged(stock(folder / "model", "sd1"), tmp_path / "lora.safetensors"), drawn(sd)
+    weights_loader.save_lora(edit.changes, sd.unet, path)
+    before = drawn(sd)
+    theirs.load_lora_weights(str(path)) if by_peft else merged(theirs, path)
     for eta in (0.0, 0.7):
         expected = drawn(theirs, None, prompt_embeds=edit.states(eta))
         got = draw_edit(sd, edit, [eta], seed=0, num_inference_steps=2, guidance_scale=3.0, output_type="pt").images

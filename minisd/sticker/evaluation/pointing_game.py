@@ -40,7 +40,7 @@ def play_pointing_game(
             drawn = sd(batch, seed=seed + k, num_inference_steps=steps).images
         for row, (prompt, image) in enumerate(zip(batch, drawn, strict=True)):
             found = check(images.from_pil(image)[0], prompt).found
-            for noun, expected in _unique_nouns(prompt).items():
+            for noun, expected in unique_nouns(prompt).items():
                 named = [each for each in found if each.shape == noun and expected.colour in (None, each.colour)]
                 if len(named) == 1:
                     inside = mask_of(named[0], found, image.height)
@@ -64,7 +64,7 @@ def _as_object(found: Detection) -> Object:
     return Object(str(found.shape), "red", found.size, found.x, found.y, radius, found.style)
 
 
-def _unique_nouns(prompt: str) -> dict[str, ObjectExpectation]:
+def unique_nouns(prompt: str) -> dict[str, ObjectExpectation]:
     """The nouns of a prompt that name exactly one object."""
     objects = parse_caption(prompt).objects
     shapes = [obj.shape for obj in objects]

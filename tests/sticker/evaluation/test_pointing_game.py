@@ -8,7 +8,7 @@ from torch import Tensor
 
 import weights_loader
 from minisd import images
-from minisd.sticker.evaluation.pointing_game import _unique_nouns, mask_of, play_pointing_game
+from minisd.sticker.evaluation.pointing_game import mask_of, play_pointing_game, unique_nouns
 from minisd.sticker.world.checker.segment import detect_objects
 from minisd.sticker.world.render import masks, render
 from minisd.sticker.world.scene import Object, Scene
@@ -56,10 +56,10 @@ def test_hits(monkeypatch: pytest.MonkeyPatch, circle: tuple[int, int], square: 
 
 
 def test_only_nouns_that_name_one_object() -> None:
-    assert list(_unique_nouns("a red circle above a blue square")) == ["circle", "square"]
-    assert list(_unique_nouns("a red circle above a blue circle")) == []
-    assert list(_unique_nouns("a red shape above a star")) == ["star"]
-    assert list(_unique_nouns("two red circles")) == []
+    assert list(unique_nouns("a red circle above a blue square")) == ["circle", "square"]
+    assert list(unique_nouns("a red circle above a blue circle")) == []
+    assert list(unique_nouns("a red shape above a star")) == ["star"]
+    assert list(unique_nouns("two red circles")) == []
 
 
 def test_the_mask_of_a_detected_object() -> None:
