@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from torch import nn
 
+from minisd._internal import validation
 from minisd.pipeline import StableDiffusion
 from minisd.training.captioned_images import CaptionedImages
 from minisd.training.denoising import freeze
@@ -25,6 +27,7 @@ def train_full(
 ) -> StableDiffusion:
     """Train the UNet of `sd` in place, and its text encoders if the settings say so; returns `sd`.
 
+    The words of the captions become words that the model knows, where it has a list of them.
     prior: images of the class of the subject, with their captions. sample: gets the model as it is so far, whenever the
     run is saved. Raises InputError for a model of another task or with weights other than float32, and for captions of
     the class that are captions of the subject; what `train` raises for the run's file.
@@ -45,6 +48,8 @@ def train_full(
     average = fine_tune(sd, trained, sd.unet, rate, pictures, run, settings, prior, show=shown)
     trained.load_state_dict(average.state_dict())
     freeze(trained)
+    learned = validation.unknown_words(pictures.captions, sd.defaults.words)
+    sd.defaults = replace(sd.defaults, words=" ".join([sd.defaults.words, *learned]))
     return sd
 
 

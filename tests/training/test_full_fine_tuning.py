@@ -188,7 +188,9 @@ def test_what_is_trained(text_encoder: bool, tmp_path: Path) -> None:
     sd = small_pipeline()
     before = copy.deepcopy(sd)
     settings = Settings(batch=2, learning_rate=1e-3, text_encoder=text_encoder, ema_decay=0.5)
+    sd.defaults = replace(sd.defaults, words="a dog" if text_encoder else "")
     assert train_full(sd, training_images("a cat"), steps_of(tmp_path / "run.pt", 3), settings) is sd
+    assert sd.defaults.words == ("a dog cat" if text_encoder else "")  # no list stays no list
     changed = {
         name
         for name in ("unet", "text_encoder", "vae")
