@@ -430,6 +430,11 @@ apart = max(float((from_pil(a) - from_pil(b)).abs().max()) for a, b in zip(drawn
 lesson.claim("and draw_edit draws our row", apart < 0.1)
 
 # %% [markdown]
+# `minisd edit` goes further with the embedded model: it changes all layers, at a higher rank and for more steps, and
+# then keeps the other object far more often. How often an edit is right, both ways, is in
+# [minisd/editing](../minisd/editing/README.md).
+
+# %% [markdown]
 # ## What each stage is for
 #
 # **Predict, then run**: leave one stage out. Without stage 2, what is lost? And without stage 1, when the model is

@@ -24,7 +24,7 @@ COUNT = 32
 SIDE = 128  # pixels of an image, as the embedded model draws them
 TOKEN, TOKEN_SHAPE, TOKEN_COLOUR = "<candy>", "star", "pink"
 MOON = Object("circle", "yellow", "small", 0.86, 0.14, 0.085)
-CLASS_COUNT = 300
+CLASS_COUNT = 1000
 SUBJECT_EXAMPLES = (  # the subject in front of a scene, and the caption; none is a context of the evaluation
     (Scene(()), Subject(0.45, 0.5, 0.2), f"a large {NAMED.removeprefix('a ')}"),
     (
