@@ -52,15 +52,19 @@ class LowRankChanges(nn.Module):
     def __init__(self, network: nn.Module, names: Sequence[str], rank: int) -> None:
         super().__init__()
         self.names = list(names)
-        sizes = [(len(weight), weight[0].numel()) for weight in map(network.get_parameter, self.names)]
-        self.down = nn.ParameterList(torch.randn(rank, width) / width**0.5 for _, width in sizes)
-        self.up = nn.ParameterList(torch.zeros(width, rank) for width, _ in sizes)
+        self.shapes = [network.get_parameter(name).shape for name in self.names]
+        widths = [(shape[0], shape[1:].numel()) for shape in self.shapes]
+        self.down = nn.ParameterList(torch.randn(rank, width) / width**0.5 for _, width in widths)
+        self.up = nn.ParameterList(torch.zeros(width, rank) for width, _ in widths)
 
     @property
     def parts(self) -> dict[str, LowRank]:
         """The change of each weight, by name."""
-        changes = zip(self.names, self.down, self.up, strict=True)
-        return {name: LowRank(down.detach(), up.detach()) for name, down, up in changes}
+        changes = zip(self.names, self.shapes, self.down, self.up, strict=True)
+        return {
+            name: LowRank(down.detach().unflatten(1, shape[1:]), up.detach().view(*up.shape, *(1 for _ in shape[2:])))
+            for name, shape, down, up in changes
+        }
 
     def weights(self, network: nn.Module) -> dict[str, Tensor]:
         """The changed weights of the network, by name."""

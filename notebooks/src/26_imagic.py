@@ -390,8 +390,9 @@ lesson.show(
 # first time**. This $\eta$ depends on the image, the wish and the seed; one draws a row and looks.
 #
 # `minisd eval --edits N` is stricter than our table: an edit is right if the image shows the wish *and* the circle has
-# an overlap of at least 0.8. After a training as short as ours hardly any image does. The library's default is about
-# twice as long.
+# an overlap of at least 0.8. After a training as short as ours, of the attention layers alone, hardly any image does.
+# `minisd edit` changes all layers of the embedded model and trains for more steps, and most of its edits are right
+# ([minisd/editing](../minisd/editing/README.md)).
 
 # %%
 from minisd.sticker.evaluation.edits import is_edit
@@ -428,11 +429,6 @@ ours = Edit(prompt_states, optimised, {n: LowRank(a.detach(), b.detach()) for n,
 drawn = draw_edit(sd, ours, etas, seed=1, num_inference_steps=10).images
 apart = max(float((from_pil(a) - from_pil(b)).abs().max()) for a, b in zip(drawn, row[1], strict=True))
 lesson.claim("and draw_edit draws our row", apart < 0.1)
-
-# %% [markdown]
-# `minisd edit` goes further with the embedded model: it changes all layers, at a higher rank and for more steps, and
-# then keeps the other object far more often. How often an edit is right, both ways, is in
-# [minisd/editing](../minisd/editing/README.md).
 
 # %% [markdown]
 # ## What each stage is for

@@ -46,11 +46,8 @@ def _tensors(
     tensors: dict[str, Tensor] = {}
     for name, change in changes.items():
         theirs = f"{network}.{names[name.removesuffix('.weight')]}"
-        down, up = change.down, change.factor * change.up  # the file has no alpha
-        kernel = module.get_parameter(name).shape[1:]
-        if len(kernel) == 3:  # a convolution and one of 1 x 1
-            down, up = down.unflatten(1, kernel), up[..., None, None]
-        tensors |= {f"{theirs}.lora_A.weight": down, f"{theirs}.lora_B.weight": up}
+        tensors[f"{theirs}.lora_A.weight"] = change.down
+        tensors[f"{theirs}.lora_B.weight"] = change.factor * change.up  # the file has no alpha
     return tensors
 
 
