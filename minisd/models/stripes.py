@@ -55,7 +55,7 @@ def _convolve(
     height, zeros = x.shape[2], torch.zeros_like(x[:, :, :1])
     kept = zeros  # the padding above; then the last two rows of the stripe before
     for top in range(0, height, ROWS):
-        rows = (x[:, :, top : top + ROWS] - mean) * scale + norm.bias[:, None, None]
+        rows = (x[:, :, top : top + ROWS] - mean).mul_(scale).add_(norm.bias[:, None, None])
         stripe = [kept, F.silu(rows, inplace=True).to(x.dtype)]
         window = torch.cat(stripe if top + ROWS < height else [*stripe, zeros], dim=2)
         kept = window[:, :, -2:]
