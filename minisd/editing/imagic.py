@@ -106,15 +106,12 @@ def train_edit(
         "batch": settings.batch,
         "start model": fingerprint(sd.unet, sd.vae, sd.text_encoder),
     }
+    layers = {"layers": "all"} if settings.all_layers else {}  # no entry otherwise, so that older runs continue
     runs = [
         TrainingRun(folder / f"{name}.pt", TrainingBudget(0, steps), report, about={**about, **own})
         for name, steps, own in (
             ("states", settings.state_steps, {}),
-            (
-                "unet",
-                settings.unet_steps,
-                {"rank": settings.rank, **({"layers": "all"} if settings.all_layers else {})},
-            ),
+            ("unet", settings.unet_steps, {"rank": settings.rank} | layers),
         )
     ]
     for run in runs:
